@@ -1,0 +1,58 @@
+"""Multi-layer exit: one model trained to predict at every layer, which terminates early.
+
+The LM loss at every layer with weights proportional to the layer's number, one shared final norm and
+head (the training of CALM, arXiv 2207.07061, equation 6; the "multi-layer" baseline of SkipDecode,
+arXiv 2307.02628, section 4). Decoding terminates at the depths that SkipDecode runs for the same
+target speedup.
+"""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+from torch import Tensor
+
+from skiplab.backbone import Backbone
+from skiplab.batch import Batch
+from skiplab.forward import layer_states
+from skiplab.losses import token_loss, weighted_layer_loss
+from skiplab.module import ExitModule, Setup
+from skiplab.policy import ExitPolicy, Scheduled
+from skiplab.schedule import ScheduleSpec
+
+RECIPE: dict[str, Any] = {"loss": "every_layer", "weights": "layer_number"}
+
+
+def every_layer_loss(backbone: Backbone, batch: Batch) -> Tensor:
+    """The weighted mean of the token losses of all layers."""
+    return weighted_layer_loss(
+        token_loss(backbone.head(h_BTD[:, batch.prompt_columns - 1 :]), batch.target_BG)
+        for h_BTD in layer_states(backbone, batch.input_BT, batch.prompt_mask_BP)
+    )
+
+
+@final
+class MultiLayerExit(ExitModule):
+    """Trains every layer as an exit, terminates by schedule; keywords are those of `ScheduleSpec`."""
+
+    def __init__(self, setup: Setup, **schedule: Any) -> None:
+        super().__init__(setup)
+        self._spec = ScheduleSpec(**schedule)
+        self._policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), "terminate")
+
+    @property
+    def setting(self) -> str:
+        return str(self._spec)
+
+    @property
+    def target_speedup(self) -> float | None:
+        return self._spec.speedup
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        return RECIPE
+
+    def loss(self, batch: Batch) -> Tensor:
+        return every_layer_loss(self.backbone, batch)
+
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        return self._policy

@@ -1,0 +1,52 @@
+"""Padding: prompts to the left, so that generation starts at one column; targets to the right.
+
+Shapes: B rows, P prompt columns, G generated columns, T = P + G - 1 input columns.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+
+
+class Batch(NamedTuple):
+    """Teacher-forced examples. Input column `P - 1 + g` predicts generated token `g`.
+
+    Attributes:
+        input_BT: prompt, then all generated tokens but the last.
+        prompt_mask_BP: True at prompt tokens, False at left padding.
+        target_BG: generated tokens, `IGNORE` at right padding.
+    """
+
+    input_BT: Tensor
+    prompt_mask_BP: Tensor
+    target_BG: Tensor
+
+    @property
+    def prompt_columns(self) -> int:
+        return self.prompt_mask_BP.shape[1]
+
+    @property
+    def decode_steps(self) -> int:
+        """Generation steps after the first token."""
+        return self.target_BG.shape[1] - 1
+
+
+def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token lists to ids (B, P) and a mask (B, P) that is True at real tokens."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    return ids, torch.arange(width) >= width - lengths[:, None]
+
+
+def collate(prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad_id: int) -> Batch:
+    """Pairs of token lists to a `Batch`; targets end with the end-of-sequence token."""
+    prompt_BP, mask_BP = left_pad(prompts, pad_id)
+    width = max(map(len, targets))
+    target_BG = torch.tensor([list(target) + [IGNORE] * (width - len(target)) for target in targets])
+    fed = target_BG[:, :-1].masked_fill(target_BG[:, :-1] == IGNORE, pad_id)
+    return Batch(torch.cat([prompt_BP, fed], dim=1), mask_BP, target_BG)

@@ -1,0 +1,205 @@
+"""Interleaved timing of whole decoding runs, prefill apart.
+
+The clock stands outside the model: it reads the time when a step's tokens are known. Systems take
+turns (A B C A B C ...), so that a drift of the machine's speed meets all of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skiplab.backbone import Backbone
+from skiplab.batch import left_pad
+from skiplab.decode import decode
+from skiplab.policy import ExitPolicy
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Prompts and how many tokens each is made to generate, whatever the tokens are.
+
+    So every system generates the same number of tokens, with the data's own lengths.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    lengths: Sequence[int]
+    batch_size: int
+    pad_id: int
+
+    def batches(self) -> list[tuple[Sequence[Sequence[int]], Sequence[int]]]:
+        starts = range(0, len(self.prompts), self.batch_size)
+        return [(self.prompts[s : s + self.batch_size], self.lengths[s : s + self.batch_size]) for s in starts]
+
+
+@dataclass
+class Clock:
+    """Times of one batch: when it began, and when each step's tokens were known, in seconds."""
+
+    device: torch.device
+    times: list[float] = field(default_factory=list)
+
+    def read(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.times.append(time.perf_counter())
+
+    def on_step(self, step: int, index_B: Tensor, logits_BV: Tensor) -> None:
+        self.read()
+
+
+System = Callable[[Sequence[Sequence[int]], Sequence[int], int, Clock], int | None]
+"""Decodes a batch (prompts, lengths, pad id), reads the clock at each step, returns its KV bytes if it knows them."""
+
+
+def engine_system(backbone: Backbone, policy: ExitPolicy) -> System:
+    """skiplab's decode under a policy."""
+
+    def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> int:
+        result = decode(
+            backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=pad_id, on_step=clock.on_step
+        )
+        return result.kv_bytes
+
+    return run
+
+
+def hf_generate_system(backbone: Backbone) -> System:
+    """Hugging Face `generate` with its dynamic cache, on the same weights.
+
+    All rows run to the batch's longest length; only the tokens asked for count.
+    """
+    from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+    class ReadClock(LogitsProcessor):
+        def __init__(self, clock: Clock) -> None:
+            self.clock = clock
+
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            self.clock.read()
+            return scores
+
+    def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> None:
+        ids_BP, mask_BP = left_pad(prompts, pad_id)
+        config = GenerationConfig(
+            max_new_tokens=max(lengths), do_sample=False, eos_token_id=None, pad_token_id=pad_id, use_cache=True
+        )
+        backbone.model.generate(  # type: ignore[operator]
+            ids_BP.to(backbone.device),
+            attention_mask=mask_BP.long().to(backbone.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([ReadClock(clock)]),
+        )
+
+    return run
+
+
+@dataclass(frozen=True)
+class Round:
+    """One system's times over a whole workload, in seconds."""
+
+    prefill: float
+    decode: float
+    total: float
+    step_ms: list[float]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One system's rounds on one workload."""
+
+    rounds: list[Round]
+    workload: Workload
+    kv_bytes: int | None
+
+    def row(self, baseline: "Timing") -> dict[str, Any]:
+        """Speed figures: medians over rounds, quartiles of the throughput and of the speedup.
+
+        The speedup is the ratio of decode times round by round against `baseline` in the same run.
+        """
+        tokens, rows = sum(self.workload.lengths), len(self.workload.lengths)
+        batches = self.workload.batches()
+        steps = sum(max(lengths) - 1 for _, lengths in batches)
+        rates = [(tokens - rows) / run.decode for run in self.rounds]
+        speedups = [base.decode / run.decode for base, run in zip(baseline.rounds, self.rounds, strict=True)]
+        row: dict[str, Any] = {
+            "batch_size": self.workload.batch_size,
+            "decode_tokens_per_s": statistics.median(rates),
+            "decode_tokens_per_s_quartiles": quartiles(rates),
+            "decode_speedup": statistics.median(speedups),
+            "decode_speedup_quartiles": quartiles(speedups),
+            "decode_ms_per_step": 1e3 * statistics.median(run.decode for run in self.rounds) / steps,
+            "prefill_ms": 1e3 * statistics.median(run.prefill for run in self.rounds) / len(batches),
+            "end_to_end_tokens_per_s": tokens / statistics.median(run.total for run in self.rounds),
+            "timing_rounds": len(self.rounds),
+        }
+        return row if self.kv_bytes is None else row | {"kv_bytes": self.kv_bytes}
+
+    def step_ms(self) -> list[float]:
+        """Median over rounds of each decode step's mean milliseconds, from step 1."""
+        return [statistics.median(times) for times in zip(*(run.step_ms for run in self.rounds), strict=True)]
+
+
+def interleave(
+    systems: Mapping[str, System],
+    workload: Workload,
+    *,
+    rounds: int,
+    device: torch.device,
+    warmup: int = 1,
+    progress: Progress = iter,
+) -> tuple[dict[str, Timing], dict[str, Exception]]:
+    """Time all systems in turns.
+
+    A system that raises is dropped, and the others go on.
+
+    Returns:
+        Timings, and errors of the systems that raised, by name.
+    """
+    measured: dict[str, list[Round]] = {name: [] for name in systems}
+    kv_bytes: dict[str, int | None] = {}
+    errors: dict[str, Exception] = {}
+    for number in progress(range(warmup + rounds)):
+        for name, system in systems.items():
+            if name in errors:
+                continue
+            try:
+                run, kv_bytes[name] = _run(system, workload, device)
+            except Exception as error:  # noqa: BLE001 - any failure of one system must spare the others
+                errors[name] = error
+            else:
+                if number >= warmup:
+                    measured[name].append(run)
+    timings = {name: Timing(runs, workload, kv_bytes[name]) for name, runs in measured.items() if name not in errors}
+    return timings, errors
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """First and third quartile."""
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return [first, third]
+
+
+def _run(system: System, workload: Workload, device: torch.device) -> tuple[Round, int | None]:
+    prefill = decoding = 0.0
+    steps: list[list[float]] = []
+    kv_bytes: int | None = None
+    for prompts, lengths in workload.batches():
+        clock = Clock(device)
+        clock.read()
+        used = system(prompts, lengths, workload.pad_id, clock)
+        kv_bytes = used if kv_bytes is None or used is None else max(kv_bytes, used)
+        start, first, *later = clock.times
+        prefill += first - start
+        decoding += clock.times[-1] - first
+        for step, (before, after) in enumerate(zip([first, *later], later, strict=False)):
+            if step == len(steps):
+                steps.append([])
+            steps[step].append(1e3 * (after - before))
+    return Round(prefill, decoding, prefill + decoding, [statistics.mean(times) for times in steps]), kv_bytes

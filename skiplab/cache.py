@@ -1,0 +1,68 @@
+"""A preallocated key/value store in which each layer holds only the positions that it runs.
+
+Shapes: B rows, H key/value heads, T positions, K head size.
+"""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+
+@final
+class KVCache:
+    """Keys and values of all layers, written in place at a moving column.
+
+    Hugging Face's attention modules call `update`; the engine calls `seek` before each forward.
+
+    Args:
+        slots_L: positions to hold per layer. A layer of 0 slots keeps nothing: its keys and values
+            serve the forward that computed them and are dropped.
+    """
+
+    def __init__(
+        self,
+        slots_L: Sequence[int],
+        *,
+        rows: int,
+        heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._keys = [torch.empty(rows, heads, slots, head_size, dtype=dtype, device=device) for slots in slots_L]
+        self._values = [torch.empty_like(key) for key in self._keys]
+        self._rows = rows
+        self._start = 0
+        self._end = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for keys and values."""
+        return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
+
+    def seek(self, start: int) -> None:
+        """Set the column at which each layer's next `update` writes."""
+        self._start = start
+
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """Store the new columns of a layer; return views of its filled prefix, the new columns included."""
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        if keys.shape[2] == 0:
+            return key_BHTK, value_BHTK
+        end = self._end = self._start + key_BHTK.shape[2]
+        if end > keys.shape[2]:
+            raise IndexError(f"layer {layer_idx} holds {keys.shape[2]} positions, asked to write up to {end}")
+        keys[: self._rows, :, self._start : end] = key_BHTK
+        values[: self._rows, :, self._start : end] = value_BHTK
+        return keys[: self._rows, :, :end], values[: self._rows, :, :end]
+
+    def keep(self, source: Sequence[int]) -> None:
+        """Keep `len(source)` rows: row `i` becomes the present row `source[i]`, where `source[i] >= i`."""
+        self._rows = len(source)
+        moves = [(to, row) for to, row in enumerate(source) if to != row]
+        for buffer in (*self._keys, *self._values):
+            filled = buffer[:, :, : self._end]
+            for to, row in moves:
+                filled[to] = filled[row]

@@ -1,0 +1,102 @@
+"""The E2E NLG challenge's CSV files (Novikova et al., arXiv 1706.09254; CC BY-SA 4.0)."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from skiplab.data.source import Source
+from skiplab.data.tokenizers import byte_bpe_tokenizer
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from transformers import PreTrainedTokenizerFast
+
+Examples = dict[str, list[str]]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class E2E(Source):
+    """Reads `trainset.csv`, `devset.csv` and `testset_w_refs.csv` with columns `mr` and `ref`.
+
+    All references of a meaning representation make one item. Without `trainset.csv` the model is
+    trained on the dev split, less every `holdout`-th of its MRs, which then validate.
+
+    Args:
+        dir: the folder of the CSVs.
+        vocab_size: entries of the byte-level BPE trained on the training split.
+        holdout: one MR in so many validates where the dev split trains.
+    """
+
+    dir: str
+    vocab_size: int = 1024
+    holdout: int = 10
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 300:
+            raise ValueError(f"data vocab_size must be at least 300 (256 bytes and specials), got {self.vocab_size}")
+        if self.holdout < 2:
+            raise ValueError(f"data holdout must be at least 2, got {self.holdout}")
+
+    @property
+    def name(self) -> str:
+        trained = "train" if (Path(self.dir) / "trainset.csv").exists() else "dev"
+        return f"e2e (trained on the {trained} split)"
+
+    def load(self) -> "DatasetDict":
+        from datasets import Dataset, DatasetDict
+
+        folder = Path(self.dir)
+        dev, test = _read(folder / "devset.csv"), _read(folder / "testset_w_refs.csv")
+        if (folder / "trainset.csv").exists():
+            train, valid = _read(folder / "trainset.csv"), dev
+        else:
+            train = {mr: refs for index, (mr, refs) in enumerate(dev.items()) if index % self.holdout}
+            valid = {mr: refs for mr, refs in dev.items() if mr not in train}
+        splits = {"train": train, "valid": valid, "test": test}
+        for name, examples in splits.items():
+            if not examples:
+                raise ValueError(f"the {name} split of the E2E files in {folder} is empty")
+        return DatasetDict(
+            {
+                name: Dataset.from_dict({"prompt": list(examples), "references": list(examples.values())})
+                for name, examples in splits.items()
+            }
+        )
+
+    def tokenizer(self, splits: "DatasetDict") -> "PreTrainedTokenizerFast":
+        return byte_bpe_tokenizer(_texts(splits["train"]), self.vocab_size)
+
+    def item_scores(self, prompt: str, output: str) -> dict[str, float]:
+        return {}
+
+
+def _texts(rows: Iterable[dict]) -> Iterator[str]:
+    for row in rows:
+        yield row["prompt"]
+        yield from row["references"]
+
+
+def _read(path: Path) -> Examples:
+    """References by MR, in the file's order."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}: data.dir must be the folder of the E2E CSV files")
+    examples: Examples = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"mr", "ref"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(
+                f"{path} lacks the column {' and '.join(sorted(missing))}: expected mr and ref, "
+                f"found {', '.join(reader.fieldnames or ()) or 'an empty file'}"
+            )
+        for row in reader:
+            mr, reference = (row["mr"] or "").strip(), (row["ref"] or "").strip()
+            if not mr or not reference:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: empty {'mr' if not mr else 'ref'}; mend or drop the line"
+                )
+            examples.setdefault(mr, []).append(reference)
+    return examples

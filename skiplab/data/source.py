@@ -1,0 +1,36 @@
+"""Where a task's examples come from."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from transformers import PreTrainedTokenizerFast
+
+
+class Source(ABC):
+    """A task: its splits, its tokenizer, and what it can score beyond text overlap."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The task's name in reports."""
+
+    @abstractmethod
+    def load(self) -> "DatasetDict":
+        """Splits `train`, `valid`, `test` with columns `prompt` (str) and `references` (list of str).
+
+        Raises:
+            ValueError, FileNotFoundError: the data cannot be used; the message says what to do.
+        """
+
+    @abstractmethod
+    def tokenizer(self, splits: "DatasetDict") -> "PreTrainedTokenizerFast":
+        """A tokenizer with pad, end-of-sequence and begin-of-sequence tokens.
+
+        The begin-of-sequence token closes the prompt: generation starts behind it.
+        """
+
+    @abstractmethod
+    def item_scores(self, prompt: str, output: str) -> dict[str, float]:
+        """Task-specific scores in [0, 1] of one output; empty if the task has none."""

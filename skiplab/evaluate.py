@@ -1,0 +1,129 @@
+"""Decode a split under a policy, and score what came out."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from skiplab import metrics
+from skiplab.backbone import Backbone
+from skiplab.batch import IGNORE, Batch, left_pad
+from skiplab.data.module import Item, TextData
+from skiplab.decode import decode
+from skiplab.forward import scheduled_logits
+from skiplab.policy import AdaptivePolicy, ExitPolicy
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Outputs of a split, in the order of its items.
+
+    Attributes:
+        texts: outputs as text.
+        tokens: outputs as ids, end-of-sequence included.
+        depths: layers run per output token.
+    """
+
+    texts: list[str]
+    tokens: list[list[int]]
+    depths: list[list[int]]
+
+    @property
+    def mean_depth(self) -> float:
+        """Layers per token, over all tokens after the first of each output."""
+        later = [depth for row in self.depths for depth in row[1:]]
+        return sum(later) / len(later) if later else math.nan
+
+    def depth_by_step(self) -> list[float]:
+        """Mean depth of the outputs that reach each generation step, from step 0."""
+        longest = max(map(len, self.depths))
+        reached = [[row[step] for row in self.depths if len(row) > step] for step in range(longest)]
+        return [sum(depths) / len(depths) for depths in reached]
+
+
+def generate(
+    backbone: Backbone,
+    policy: ExitPolicy,
+    data: TextData,
+    items: Sequence[Item],
+    *,
+    batch_size: int,
+    progress: Progress = iter,
+) -> Generation:
+    """Decode all items in batches of like prompt length."""
+    order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
+    tokens: list[list[int]] = [[] for _ in items]
+    depths: list[list[int]] = [[] for _ in items]
+    for start in progress(range(0, len(order), batch_size)):
+        batch = order[start : start + batch_size]
+        result = decode(
+            backbone,
+            policy,
+            [items[index].prompt_ids for index in batch],
+            max_new_tokens=data.max_new_tokens,
+            eos_id=data.eos_id,
+            pad_id=data.pad_id,
+        )
+        for index, row, depth in zip(batch, result.sequences(), result.depth_BT.tolist(), strict=True):
+            tokens[index] = row
+            depths[index] = depth[: len(row)]
+    return Generation(_texts(tokens, data), tokens, depths)
+
+
+def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int) -> Generation:
+    """As `generate`, by Hugging Face's `generate` on the same weights."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(
+        max_new_tokens=data.max_new_tokens, do_sample=False, eos_token_id=data.eos_id, pad_token_id=data.pad_id
+    )
+    tokens: list[list[int]] = []
+    for start in range(0, len(items), batch_size):
+        ids_BP, mask_BP = left_pad([item.prompt_ids for item in items[start : start + batch_size]], data.pad_id)
+        out_BT = backbone.model.generate(  # type: ignore[operator]
+            ids_BP.to(backbone.device), attention_mask=mask_BP.long().to(backbone.device), generation_config=config
+        )
+        for row in out_BT[:, ids_BP.shape[1] :].tolist():
+            tokens.append(row[: row.index(data.eos_id) + 1] if data.eos_id in row else row)
+    return Generation(_texts(tokens, data), tokens, [[backbone.num_layers] * len(row) for row in tokens])
+
+
+def quality(
+    generation: Generation, items: Sequence[Item], data: TextData, full: Generation
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Quality figures with their intervals, and the item scores behind the means."""
+    references = [item.references for item in items]
+    score, interval = metrics.bleu(generation.texts, references)
+    row: dict[str, Any] = {"bleu": score, "bleu_ci95": list(interval)}
+    by_item = {
+        "rouge_l": metrics.rouge_l(generation.texts, references),
+        "agreement": metrics.agreement(generation.tokens, full.tokens),
+    }
+    scored = [data.source.item_scores(item.prompt, text) for item, text in zip(items, generation.texts, strict=True)]
+    by_item |= {name: [scores[name] for scores in scored] for name in scored[0]}
+    for name, values in by_item.items():
+        row[name] = sum(values) / len(values)
+        if (bounds := metrics.mean_interval(values)) is not None:
+            row[f"{name}_ci95"] = list(bounds)
+    return row, by_item
+
+
+@torch.inference_mode()
+def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Iterable[Batch]) -> float | None:
+    """Teacher-forced perplexity of the references under the policy's plans; None if it is adaptive."""
+    from torchmetrics.text import Perplexity
+
+    if isinstance(policy, AdaptivePolicy):
+        return None
+    metric = Perplexity(ignore_index=IGNORE)
+    for batch in batches:
+        metric.update(scheduled_logits(backbone, policy, batch), batch.target_BG)
+    return float(metric.compute())
+
+
+def _texts(tokens: list[list[int]], data: TextData) -> list[str]:
+    return [text.strip() for text in data.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

@@ -1,0 +1,39 @@
+"""The full model: every layer at every step. Its training makes the base that all methods start from."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+from torch import Tensor
+
+from skiplab.batch import Batch
+from skiplab.forward import scheduled_logits
+from skiplab.losses import token_loss
+from skiplab.module import ExitModule, Setup
+from skiplab.policy import ExitPolicy, FullDepth
+
+
+@final
+class Full(ExitModule):
+    """Full depth, with the base's weights."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._policy = FullDepth(setup.backbone.num_layers)
+
+    @property
+    def setting(self) -> str:
+        return "1x"
+
+    @property
+    def target_speedup(self) -> float | None:
+        return 1.0
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        return None
+
+    def loss(self, batch: Batch) -> Tensor:
+        return token_loss(scheduled_logits(self.backbone, self._policy, batch), batch.target_BG)
+
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        return self._policy

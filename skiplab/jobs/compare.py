@@ -1,0 +1,320 @@
+"""Compare methods on one shared base: train, decode, score, then time all of them in turns."""
+
+import itertools
+import json
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+
+from skiplab import plots, report, tracking
+from skiplab.benchmark import System, Workload, engine_system, hf_generate_system, interleave
+from skiplab.data.module import Item
+from skiplab.environment import environment, git_revision
+from skiplab.evaluate import Generation, generate, generate_hf, perplexity, quality
+from skiplab.files import write_text
+from skiplab.jobs.cases import Case, Entry
+from skiplab.jobs.models import Models
+from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
+from skiplab.policy import ExitPolicy
+from skiplab.results import Row, write_results
+from skiplab.run_folder import RunFolder
+
+HF = Entry("hf_generate", "full depth", 0)
+
+
+def compare(cfg: DictConfig, run_dir: Path) -> bool:
+    """Run the comparison into a folder; True if every setting has its figures.
+
+    Raises:
+        ConfigurationError: before anything is trained or written.
+    """
+    prepared = prepare(cfg)
+    comparable = {key: value for key, value in prepared.config.items() if key not in ("tracking", "cache_dir")}
+    folder = RunFolder(run_dir)
+    try:
+        folder.bind(json.loads(json.dumps(comparable)))
+        tracking.connect(prepared.config["tracking"]["uri"], prepared.config["tracking"]["experiment"])
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    return Comparison(prepared, folder, Console()).run()
+
+
+@final
+class Comparison:
+    """One comparison under way. What is finished is a file in the run folder, and is not made again."""
+
+    def __init__(self, prepared: Prepared, folder: RunFolder, console: Console) -> None:
+        self._prepared = prepared
+        self._config = prepared.config
+        self._data = prepared.data
+        self._folder = folder
+        self._console = console
+        self._models = Models(prepared, folder.path)
+        self._cases: dict[Entry, Case | None] = {case.entry: case for case in prepared.cases} | {HF: None}
+        self._policies: dict[Entry, ExitPolicy] = {}
+        self._errors: dict[Entry, str] = {}
+
+    def run(self) -> bool:
+        """All settings, the timing, the results; True if nothing failed."""
+        with self._tracked("parent", self._config["tracking"]["experiment"], nested=False):
+            self._describe()
+            self._console.print("base")
+            _ = self._models.lengths
+            for number, entry in enumerate(self._cases, start=1):
+                self._attempt(entry, f"[{number}/{len(self._cases)}]")
+                self._write()
+            self._time()
+            rows = self._write()
+            self._publish(rows)
+        report.print_table(rows, self._console)
+        self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
+        for entry, error in self._errors.items():
+            self._console.print(f"[red]failed[/] {entry.label}: {error}", soft_wrap=True, highlight=False)
+        return not self._errors
+
+    # One setting: train, decode, score.
+
+    def _attempt(self, entry: Entry, counter: str) -> None:
+        if self._record(entry) is not None:
+            self._console.print(f"{counter} {entry.label}: finished before")
+            return
+        self._console.print(f"{counter} {entry.label}")
+        try:
+            with self._tracked(entry.key, entry.label, nested=True) as run_id:
+                try:
+                    record = self._make_record(entry, run_id)
+                except Exception:
+                    tracking.log_text(traceback.format_exc(), "error.txt")
+                    raise
+                self._folder.save(f"settings/{entry.key}", record)
+        except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
+            self._errors[entry] = f"{type(error).__name__}: {error}"
+            self._console.print(f"    [red]failed[/]: {self._errors[entry]}", soft_wrap=True, highlight=False)
+        else:
+            self._console.print(f"    {report.one_line(record['row'])}", highlight=False)
+
+    def _make_record(self, entry: Entry, run_id: str) -> dict[str, Any]:
+        case = self._cases[entry]
+        row: Row = {"method": entry.method, "setting": entry.setting, "seed": entry.seed}
+        batch_size = self._config["decode_batch_size"]
+        if case is None:
+            outputs = generate_hf(self._models.base, self._data, self._items, batch_size=batch_size)
+        else:
+            tracking.log_params({"method": entry.method, "setting": entry.setting, "seed": entry.seed, **case.params})
+            module = self._models.module(case, run_id)
+            policy = self._policies[entry] = module.exit_policy(self._models.valid_batches)
+            outputs = generate(
+                module.backbone, policy, self._data, self._items, batch_size=batch_size, progress=self._progress
+            )
+            row |= _given("target_speedup", module.target_speedup)
+            row |= _given("threshold", getattr(policy, "threshold", None))
+            row |= _given("perplexity", perplexity(module.backbone, policy, self._test_batches))
+        full = outputs if entry == self._full_entry else self._full_outputs
+        figures, by_item = quality(outputs, self._items, self._data, full)
+        row |= {
+            "mean_depth": outputs.mean_depth,
+            "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
+            "dtype": str(self._models.base.dtype).removeprefix("torch."),
+            **figures,
+        }
+        self._track_record(row, outputs, full)
+        return {
+            "series": HF.method if case is None else case.series,
+            "row": row,
+            "outputs": vars(outputs),
+            "depth_by_step": outputs.depth_by_step(),
+            "by_item": by_item,
+        }
+
+    # All settings: speed.
+
+    def _time(self) -> None:
+        finished = [entry for entry in self._cases if self._record(entry)]
+        if self._full_entry not in finished:
+            return
+        timing = self._folder.load("timing")
+        if timing is not None and timing.keys() == {entry.key for entry in finished}:
+            self._console.print("timing: finished before")
+            return
+        self._console.print(f"timing {len(finished)} systems in turns")
+        systems = {entry.key: self._system(entry) for entry in finished}
+        found: dict[str, list[dict[str, Any]]] = {key: [] for key in systems}
+        for batch_size in self._config["benchmark"]["batch_sizes"]:
+            workload = self._workload(batch_size)
+            timings, errors = interleave(
+                systems,
+                workload,
+                rounds=self._config["benchmark"]["rounds"],
+                warmup=self._config["benchmark"]["warmup"],
+                device=self._prepared.device,
+                progress=self._progress,
+            )
+            for key, timed in timings.items():
+                found[key].append({"row": timed.row(timings[self._full_entry.key]), "step_ms": timed.step_ms()})
+            for entry in finished:
+                if entry.key in errors:
+                    error = errors[entry.key]
+                    self._errors[entry] = f"timing: {type(error).__name__}: {error}"
+        self._folder.save("timing", {key: parts for key, parts in found.items() if parts})
+
+    def _system(self, entry: Entry) -> System:
+        case = self._cases[entry]
+        if case is None:
+            return hf_generate_system(self._models.base)
+        module = self._models.module(case, None)
+        if entry not in self._policies:
+            self._policies[entry] = module.exit_policy(self._models.valid_batches)
+        return engine_system(module.backbone, self._policies[entry])
+
+    def _workload(self, batch_size: int) -> Workload:
+        """Test prompts, each to generate as many tokens as the full model gave it; few items are repeated."""
+        count = batch_size * self._config["benchmark"]["batches"].get(str(batch_size), 1)
+        tokens = self._full_outputs.tokens
+        chosen = list(itertools.islice(itertools.cycle(range(len(self._items))), count))
+        return Workload(
+            prompts=[self._items[index].prompt_ids for index in chosen],
+            lengths=[max(2, len(tokens[index])) for index in chosen],
+            batch_size=batch_size,
+            pad_id=self._data.pad_id,
+        )
+
+    # Results.
+
+    def _write(self) -> list[Row]:
+        """Rows of all settings tried so far, one per timed batch size, to the results files."""
+        timing = self._folder.load("timing") or {}
+        rows: list[Row] = []
+        for entry in self._cases:
+            record = self._record(entry)
+            if record is not None:
+                speeds = [part["row"] for part in timing.get(entry.key, [])] or [{}]
+                failed = {"error": self._errors[entry]} if entry in self._errors else {}
+                rows += [{**record["row"], **speed, **failed} for speed in speeds]
+            elif entry in self._errors:
+                rows.append({**vars(entry), "error": self._errors[entry]})
+        write_results(
+            self._folder.path,
+            job="compare",
+            experiment=self._config["tracking"]["experiment"],
+            environment=self._environment,
+            rows=rows,
+        )
+        return rows
+
+    def _publish(self, rows: list[Row]) -> None:
+        """The report, and everything to MLflow."""
+        records = {entry.key: record for entry in self._cases if (record := self._record(entry))}
+        timing = self._folder.load("timing") or {}
+        config = OmegaConf.to_yaml(OmegaConf.create(self._config))
+        curves = plots.curves(rows, records, timing)
+        figures = plots.figures(curves)
+        page = report.Page(
+            title=self._config["tracking"]["experiment"],
+            description=self._config["description"] or "",
+            task=self._data.source.name,
+            rows=rows,
+            figures=figures,
+            samples=report.samples(self._items, records, count=5),
+            environment=self._environment,
+            config=config,
+        )
+        write_text(self._folder.path / "report.html", report.html(page))
+        write_text(self._folder.path / "config.yaml", config)
+        for name, figure in figures.items():
+            path = self._folder.path / "plots" / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            figure.savefig(path, dpi=150)
+            tracking.log_file(path, "plots")
+        for name in ("report.html", "results.json", "results.csv", "config.yaml"):
+            tracking.log_file(self._folder.path / name)
+        tracking.set_note(report.markdown(rows))
+        for entry in self._cases:
+            for part in timing.get(entry.key, []):
+                self._track_timing(entry, part)
+
+    # MLflow.
+
+    @contextmanager
+    def _tracked(self, key: str, name: str, *, nested: bool) -> Iterator[str]:
+        """The MLflow run of a piece of work; an earlier attempt's run goes on."""
+        known = self._folder.load("mlflow") or {}
+        with tracking.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
+            self._folder.save("mlflow", known | {key: run_id})
+            yield run_id
+
+    def _describe(self) -> None:
+        tracking.log_params(
+            {
+                "data": self._data.source.name,
+                "backbone": self._config["backbone"],
+                "trainer": self._config["trainer"],
+                "speedups": self._config["speedups"],
+                "seeds": self._config["seeds"],
+                "limit": self._config["limit"],
+            }
+        )
+        tracking.log_params({f"environment.{key}": value for key, value in self._environment.items()})
+        for split, context in (("train", "training"), ("test", "testing")):
+            tracking.log_dataset(self._data.splits[split], f"{self._data.source.name} {split}", context)
+
+    def _track_record(self, row: Row, outputs: Generation, full: Generation) -> None:
+        tracking.log_figures(row)
+        tracking.log_series("depth", outputs.depth_by_step())
+        shown = range(min(50, len(self._items)))
+        tracking.log_table(
+            {
+                "prompt": [self._items[index].prompt for index in shown],
+                "output": [outputs.texts[index] for index in shown],
+                "full model": [full.texts[index] for index in shown],
+                "reference": [self._items[index].references[0] for index in shown],
+            },
+            "outputs.json",
+        )
+
+    def _track_timing(self, entry: Entry, part: dict[str, Any]) -> None:
+        run_id = (self._folder.load("mlflow") or {}).get(entry.key)
+        batch = part["row"]["batch_size"]
+        tracking.log_figures(part["row"], suffix=f"_batch{batch}", run_id=run_id)
+        tracking.log_series(f"step_ms_batch{batch}", part["step_ms"], first_step=1, run_id=run_id)
+
+    # Shared parts.
+
+    @property
+    def _full_entry(self) -> Entry:
+        return self._prepared.cases[0].entry
+
+    @cached_property
+    def _full_outputs(self) -> Generation:
+        record = self._record(self._full_entry)
+        if record is None:
+            raise RuntimeError("the full model has no outputs to compare with, because it failed")
+        return Generation(**record["outputs"])
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        return self._data.items("test")
+
+    @cached_property
+    def _test_batches(self) -> list[Any]:
+        return [batch for batch in self._data.test_dataloader()]
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        return environment(self._config["seeds"])
+
+    def _record(self, entry: Entry) -> dict[str, Any] | None:
+        return self._folder.load(f"settings/{entry.key}")
+
+    def _progress(self, work: Any) -> Any:
+        return track(list(work), console=self._console, transient=True)
+
+
+def _given(key: str, value: Any) -> dict[str, Any]:
+    return {} if value is None else {key: value}

@@ -1,0 +1,96 @@
+"""The shared base and the methods' trained modules: from disk where they are there, else trained."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+import lightning as L
+from safetensors.torch import load_model
+
+from skiplab import tracking
+from skiplab.backbone import Backbone
+from skiplab.batch import Batch
+from skiplab.evaluate import generate
+from skiplab.files import load_json, save_json
+from skiplab.full import Full
+from skiplab.jobs.cases import Case
+from skiplab.jobs.prepare import Prepared
+from skiplab.module import ExitModule, Setup
+from skiplab.policy import FullDepth
+from skiplab.training import TrainerSpec, train
+from skiplab.weights import fingerprint, load_or_train
+
+
+@final
+class Models:
+    """Makes each model once. Bases are shared between runs through the cache, methods' weights are the run's own."""
+
+    def __init__(self, prepared: Prepared, run_dir: Path) -> None:
+        self._prepared = prepared
+        self._run_dir = run_dir
+        self._base_dir = Path(prepared.config["cache_dir"]) / f"base-{prepared.base_key}"
+        self._backbones: dict[str, Backbone] = {}
+
+    @cached_property
+    def base(self) -> Backbone:
+        """The backbone trained at full depth, for all methods to start from."""
+        prepared, seed = self._prepared, self._prepared.config["base"]["seed"]
+        L.seed_everything(seed, verbose=False)
+        backbone = prepared.new_backbone()
+
+        def train_base(checkpoints: Path) -> None:
+            with tracking.run("base", nested=True) as run_id:
+                module = Full(Setup(backbone, [], prepared.base_trainer.optimization))
+                self._train(module, prepared.base_trainer, seed, checkpoints, run_id)
+
+        if load_or_train(backbone, self._base_dir, train_base):
+            prepared.data.tokenizer.save_pretrained(self._base_dir)
+        return backbone.to(prepared.device)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens per output of the base on the validation prompts: what schedules are solved for."""
+        stored = self._base_dir / "lengths.json"
+        if (lengths := load_json(stored)) is None:
+            data, policy = self._prepared.data, FullDepth(self.base.num_layers)
+            batch_size = self._prepared.config["decode_batch_size"]
+            outputs = generate(self.base, policy, data, data.items("valid"), batch_size=batch_size)
+            lengths = [len(tokens) for tokens in outputs.tokens]
+            save_json(stored, lengths)
+        return lengths
+
+    @cached_property
+    def valid_batches(self) -> list[Batch]:
+        loader = self._prepared.data.val_dataloader()
+        return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in loader]
+
+    def module(self, case: Case, run_id: str | None) -> ExitModule:
+        """A case's module with its trained weights.
+
+        Args:
+            run_id: MLflow run for the training curves; None keeps none.
+        """
+        recipe = case.build(self._setup(self.base)).recipe
+        if recipe is None:
+            return case.build(self._setup(self.base)).eval()
+        trainer, seed = self._prepared.trainer, case.entry.seed
+        key = fingerprint(base=self._prepared.base_key, trainer=vars(trainer), recipe=recipe, seed=seed)
+        if key in self._backbones:
+            return case.build(self._setup(self._backbones[key])).eval()
+        backbone = self._prepared.new_backbone()
+        load_model(backbone.model, self._base_dir / "model.safetensors")
+        module = case.build(self._setup(backbone))
+        load_or_train(
+            backbone,
+            self._run_dir / "weights" / key,
+            lambda checkpoints: self._train(module, trainer, seed, checkpoints, run_id),
+        )
+        self._backbones[key] = backbone.to(self._prepared.device)
+        return module.eval()
+
+    def _setup(self, backbone: Backbone) -> Setup:
+        return Setup(backbone, self.lengths, self._prepared.trainer.optimization)
+
+    def _train(self, module: ExitModule, spec: TrainerSpec, seed: int, checkpoints: Path, run_id: str | None) -> None:
+        logger = tracking.lightning_logger(run_id) if run_id else None
+        train(module, self._prepared.data, spec, seed=seed, folder=checkpoints, logger=logger)

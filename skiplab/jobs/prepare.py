@@ -1,0 +1,120 @@
+"""Everything that can be refused, before anything is trained or written."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from skiplab.backbone import Backbone, OPTSpec
+from skiplab.data.module import TextData
+from skiplab.jobs.cases import Case, expand
+from skiplab.module import Setup
+from skiplab.training import TrainerSpec
+from skiplab.weights import fingerprint
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be run; the message says what was expected, what came, and what to do."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A comparison's parts, checked.
+
+    Attributes:
+        config: the resolved configuration as plain values.
+        base_key: hash of all that the shared base depends on.
+        base_trainer: the training that makes the base.
+    """
+
+    config: dict[str, Any]
+    data: TextData
+    spec: OPTSpec
+    trainer: TrainerSpec
+    base_trainer: TrainerSpec
+    base_key: str
+    cases: list[Case]
+    device: torch.device
+
+    def new_backbone(self) -> Backbone:
+        """A backbone with random weights."""
+        vocabulary = len(self.data.tokenizer)
+        ids = {"pad_id": self.data.pad_id, "bos_id": self.data.bos_id, "eos_id": self.data.eos_id}
+        return self.spec.build(vocab_size=vocabulary, **ids)
+
+
+def prepare(cfg: DictConfig) -> Prepared:
+    """Resolve and check a configuration.
+
+    Raises:
+        ConfigurationError: anything in it cannot work.
+    """
+    try:
+        return _prepare(cfg)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise ConfigurationError(str(cause).removeprefix(f"{cfg}: ")) from error
+    except (ValueError, TypeError, OSError, OmegaConfBaseException) as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _prepare(cfg: DictConfig) -> Prepared:
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    trainer: TrainerSpec = instantiate(config["trainer"])
+    base_options = {key: value for key, value in config["base"].items() if key != "seed"}
+    base_trainer = replace(trainer, **base_options)
+    spec: OPTSpec = instantiate(config["backbone"])
+    data = TextData(
+        instantiate(config["data"]),
+        batch_size=trainer.batch_size,
+        max_new_tokens=config["max_new_tokens"],
+        limit=config["limit"],
+    )
+    data.check(spec.max_positions)
+    _check_benchmark(config)
+    methods = _methods(config)
+    tokenizer_text = data.tokenizer.backend_tokenizer.to_str()
+    prepared = Prepared(
+        config=config,
+        data=data,
+        spec=spec,
+        trainer=trainer,
+        base_trainer=base_trainer,
+        base_key=fingerprint(
+            backbone=config["backbone"], trainer=vars(base_trainer), seed=config["base"]["seed"],
+            data=data.digest, tokenizer=tokenizer_text, max_new_tokens=data.max_new_tokens,
+        ),
+        cases=[],
+        device=torch.device("cuda" if trainer.accelerator in ("gpu", "cuda") else "cpu"),
+    )  # fmt: skip
+    if prepared.device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator asks for a GPU, and this machine has none; use trainer=cpu")
+    with torch.device("meta"):
+        probe = Setup(prepared.new_backbone(), [len(ids) for _, ids in data.valid_pairs], trainer.optimization)
+    return replace(prepared, cases=expand(methods, config["seeds"], probe))
+
+
+def _methods(config: dict[str, Any]) -> dict[str, Any]:
+    """The method nodes, the full model first; `method=NAME` leaves that one beside it."""
+    methods = dict(config["methods"])
+    if single := config.get("method"):
+        methods = {"full": methods.get("full"), single["name"]: single}
+    full = methods.pop("full", None) or {"name": "full", "_target_": "skiplab.full.Full"}
+    return {"full": full, **methods}
+
+
+def _check_benchmark(config: dict[str, Any]) -> None:
+    benchmark = config["benchmark"]
+    if benchmark["rounds"] < 2 or benchmark["warmup"] < 0:
+        raise ValueError(
+            f"benchmark needs rounds >= 2 for a spread and warmup >= 0, got {benchmark['rounds']} and "
+            f"{benchmark['warmup']}"
+        )
+    if config["decode_batch_size"] < 1 or any(size < 1 for size in benchmark["batch_sizes"]):
+        raise ValueError("decode_batch_size and benchmark.batch_sizes must be at least 1")
+    if config["threads"] < 1:
+        raise ValueError(f"threads must be at least 1, got {config['threads']}")

@@ -1,0 +1,48 @@
+"""Quality of generated text, per item where the metric allows it, with 95% intervals over items."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+Interval = tuple[float, float]
+
+
+def bleu(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, Interval]:
+    """Corpus BLEU (sacrebleu's default: 13a tokenizer, 0 to 100) and its bootstrap interval.
+
+    Args:
+        references: one or more per output; their number may differ.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    streams = list(zip_longest(*references))
+    score = BLEU().corpus_score(list(outputs), streams, n_bootstrap=1000)  # type: ignore[arg-type]
+    return score.score, (score._mean - score._ci, score._mean + score._ci)
+
+
+def rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """ROUGE-L F1 of each output against its best reference, in [0, 1]."""
+    from torchmetrics.functional.text import rouge_score
+
+    return [
+        float(rouge_score(output, [list(refs)], accumulate="best", rouge_keys="rougeL")["rougeL_fmeasure"])
+        for output, refs in zip(outputs, references, strict=True)
+    ]
+
+
+def agreement(tokens: Sequence[Sequence[int]], full_tokens: Sequence[Sequence[int]]) -> list[float]:
+    """Share of positions at which an output has the full model's token, over the longer of the two."""
+    return [
+        sum(a == b for a, b in zip(own, full, strict=False)) / max(len(own), len(full))
+        for own, full in zip(tokens, full_tokens, strict=True)
+    ]
+
+
+def mean_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
+    """Bootstrap 95% interval of the mean of item scores; None for fewer than two items."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if len(values) < 2:
+        return None
+    found = bootstrap((np.asarray(values),), np.mean, n_resamples=2000, method="percentile", rng=seed)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -1,0 +1,115 @@
+"""The abstract LightningModule: how a method trains, and the policy that it decodes with."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from skiplab.backbone import Backbone
+from skiplab.batch import Batch
+from skiplab.policy import ExitPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """AdamW with linear warm-up and linear decay to zero.
+
+    Args:
+        learning_rate: its peak.
+        warmup_fraction: share of all steps over which the rate rises.
+    """
+
+    learning_rate: float
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"trainer learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ValueError(f"trainer warmup_fraction must lie in [0, 1), got {self.warmup_fraction}")
+
+    def scale(self, step: int, steps: int) -> float:
+        """The learning rate at optimizer step `step` of `steps`, relative to its peak."""
+        warmup = max(1, round(self.warmup_fraction * steps))
+        return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the methods of a comparison share.
+
+    Attributes:
+        lengths: generated tokens per output of the full model, end-of-sequence included.
+    """
+
+    backbone: Backbone
+    lengths: Sequence[int]
+    optimization: Optimization
+
+
+class ExitModule(L.LightningModule, ABC):
+    """One setting of one method. A subclass passes `setup` on and takes its own hyperparameters as keywords."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["setup"])
+        self.backbone = setup.backbone
+        self.lengths = setup.lengths
+        self.optimization = setup.optimization
+
+    @property
+    @abstractmethod
+    def setting(self) -> str:
+        """What a person would call this setting, such as `3x`."""
+
+    @property
+    @abstractmethod
+    def target_speedup(self) -> float | None:
+        """The layer speedup that the setting promises; None if it promises none."""
+
+    @property
+    @abstractmethod
+    def recipe(self) -> dict[str, Any] | None:
+        """What the trained weights depend on beside base model, data, trainer and seed, as plain values.
+
+        Modules with equal recipes share one training. None: the method decodes with the base's weights.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The training loss of a batch, a scalar."""
+
+    @abstractmethod
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        """The policy to decode with, after training.
+
+        Args:
+            valid: validation batches, for what a policy must measure.
+        """
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train_loss", loss, batch_size=len(batch.input_BT))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("valid_loss", self.loss(batch), batch_size=len(batch.input_BT))
+
+    def configure_optimizers(self) -> Any:
+        options = self.optimization
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=options.learning_rate,
+            betas=(0.9, options.beta2),
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: options.scale(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

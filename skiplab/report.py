@@ -1,0 +1,168 @@
+"""A comparison for people: a table on the console and in Markdown, and one self-contained page."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from skiplab.results import VOCABULARY, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from skiplab.data.module import Item
+
+_FORMATS: dict[str, tuple[str, str]] = {
+    "layer_speedup": ("layer speedup", "{:.2f}x"),
+    "bleu": ("BLEU", "{:.1f}"),
+    "rouge_l": ("ROUGE-L", "{:.3f}"),
+    "slot_accuracy": ("slot acc.", "{:.3f}"),
+    "agreement": ("agreement", "{:.3f}"),
+    "perplexity": ("perplexity", "{:.3f}"),
+}
+_SPEEDS: dict[str, tuple[str, str, float]] = {
+    "decode_speedup": ("decode speedup", "{:.2f}x", 1.0),
+    "decode_tokens_per_s": ("tokens/s", "{:,.0f}", 1.0),
+    "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
+    "kv_bytes": ("KV KiB", "{:,.0f}", 1 / 1024),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Formatted cells: one line per setting and seed, speed columns per batch size."""
+
+    header: list[str]
+    lines: list[list[str]]
+    errors: dict[int, str]
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Lay a comparison's rows out for reading."""
+    settings: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        settings.setdefault((row["method"], row["setting"], row["seed"]), []).append(row)
+    figures = [key for key in _FORMATS if any(key in row for row in rows)]
+    batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
+    seeds = len({seed for _, _, seed in settings}) > 1
+    header = ["method", "setting", *(["seed"] if seeds else []), *(_FORMATS[key][0] for key in figures)]
+    header += [f"{name}, batch {batch}" for name, _, _ in _SPEEDS.values() for batch in batches]
+    lines, errors = [], {}
+    for number, ((method, setting, seed), members) in enumerate(settings.items()):
+        by_batch = {row.get("batch_size"): row for row in members}
+        line = [method, setting, *([str(seed)] if seeds else [])]
+        line += [_with_interval(members[0], key, _FORMATS[key][1]) for key in figures]
+        for key, (_, form, scale) in _SPEEDS.items():
+            values = [by_batch.get(batch, {}).get(key) for batch in batches]
+            line += ["" if value is None else form.format(scale * value) for value in values]
+        lines.append(line)
+        if "error" in members[0]:
+            errors[number] = members[0]["error"]
+    return Table(header, lines, errors)
+
+
+def print_table(rows: Sequence[Row], console: "Console") -> None:
+    """The table on the console, without intervals."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    laid = table(rows)
+    shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False)
+    for number, name in enumerate(laid.header):
+        shown.add_column(name, justify="left" if number < 2 else "right")
+    for number, line in enumerate(laid.lines):
+        cells = [cell.split(" [")[0] for cell in line]
+        if number in laid.errors:
+            cells[2] = "failed"
+        shown.add_row(*cells)
+    console.print(shown)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table in Markdown, errors below it."""
+    laid = table(rows)
+    lines = [laid.header, ["---"] * len(laid.header), *laid.lines]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    errors = [f"- {' '.join(laid.lines[number][:2])} failed: {error}" for number, error in laid.errors.items()]
+    return "\n\n".join([text, *(["\n".join(errors)] if errors else [])])
+
+
+def one_line(row: Row) -> str:
+    """A finished setting in one line."""
+    return ", ".join(f"{_FORMATS[key][0]} {_FORMATS[key][1].format(row[key])}" for key in _FORMATS if key in row)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One test prompt with every setting's output."""
+
+    prompt: str
+    references: Sequence[str]
+    outputs: dict[str, str]
+
+
+def samples(items: Sequence["Item"], records: Mapping[str, Mapping[str, Any]], *, count: int) -> list[Sample]:
+    """The first test items with the outputs of all finished settings, the full model's first."""
+    return [
+        Sample(
+            item.prompt,
+            item.references,
+            {
+                f"{record['row']['method']} {record['row']['setting']}": record["outputs"]["texts"][index]
+                for record in records.values()
+            },
+        )
+        for index, item in enumerate(items[:count])
+    ]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the report page shows."""
+
+    title: str
+    description: str
+    task: str
+    rows: Sequence[Row]
+    figures: Mapping[str, "Figure"]
+    samples: Sequence[Sample]
+    environment: Mapping[str, Any]
+    config: str
+
+
+def html(page: Page) -> str:
+    """One page that needs nothing beside itself: plots are inline SVG."""
+    from jinja2 import Environment
+
+    template = (files("skiplab") / "report.html.j2").read_text(encoding="utf-8")
+    used = {key for row in page.rows for key in row}
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            page=page,
+            table=table(page.rows),
+            plots={name: _svg(figure) for name, figure in page.figures.items()},
+            vocabulary={key: meaning for key, meaning in VOCABULARY.items() if key in used},
+        )
+    )
+
+
+def _with_interval(row: Row, key: str, form: str) -> str:
+    if key not in row:
+        return ""
+    text = form.format(row[key])
+    bounds = row.get(f"{key}_ci95")
+    return text if bounds is None else f"{text} [{', '.join(form.format(bound) for bound in bounds)}]"
+
+
+def _svg(figure: "Figure") -> str:
+    import matplotlib
+    from markupsafe import Markup
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "skiplab"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return Markup(text.getvalue()[text.getvalue().index("<svg") :])

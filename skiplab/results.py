@@ -1,0 +1,94 @@
+"""The results vocabulary, and the files a job leaves: `results.json` and `results.csv`."""
+
+import csv
+import difflib
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skiplab.files import write_text
+
+SCHEMA = 1
+
+Row = dict[str, Any]
+
+VOCABULARY: dict[str, str] = {
+    "method": "which method",
+    "setting": "what a person would call its setting",
+    "seed": "seed of its training",
+    "error": "why the setting has no figures",
+    "target_speedup": "layer speedup that the schedule was solved for",
+    "threshold": "exit threshold of an adaptive method",
+    "layer_speedup": "layers of the backbone over mean_depth",
+    "mean_depth": "layers run per generated token after the first, on the test set",
+    "bytes_speedup": "as layer_speedup, with embeddings, head and KV counted in bytes",
+    "decode_speedup": "decode tokens/s over the full model's in the same run, median over rounds",
+    "decode_speedup_quartiles": "its first and third quartile",
+    "decode_tokens_per_s": "generated tokens after the first per second, prefill excluded, median over rounds",
+    "decode_tokens_per_s_quartiles": "its first and third quartile",
+    "decode_ms_per_step": "milliseconds per decode step of a batch",
+    "prefill_ms": "milliseconds from the call to the first token of a batch",
+    "end_to_end_tokens_per_s": "generated tokens per second, prefill included",
+    "timing_rounds": "timed rounds behind the medians",
+    "kv_bytes": "bytes allocated for keys and values of a batch of the timing",
+    "peak_memory_bytes": "largest memory in use",
+    "batch_size": "rows per batch in the timing",
+    "dtype": "number format of the weights",
+    "bleu": "corpus BLEU, sacrebleu, 0 to 100",
+    "rouge_l": "ROUGE-L F1 against the best reference, 0 to 1, mean over items",
+    "bertscore_f1": "BERTScore F1, mean over items",
+    "slot_accuracy": "slots both asked for and stated over slots that are either, 0 to 1, mean over items",
+    "agreement": "share of tokens equal to the full model's, 0 to 1, mean over items",
+    "perplexity": "of the references under the method's own plans, teacher-forced",
+}
+_INTERVALS = {f"{name}_ci95" for name in ("bleu", "rouge_l", "bertscore_f1", "slot_accuracy", "agreement")}
+
+
+def check_row(row: Mapping[str, Any]) -> None:
+    """Refuse names outside the vocabulary and figures that are no numbers.
+
+    Raises:
+        ValueError: the message names the key.
+    """
+    for key in ("method", "setting", "seed"):
+        if key not in row:
+            raise ValueError(f"a result row needs {key!r}, got {sorted(row)}")
+    known = VOCABULARY.keys() | _INTERVALS
+    for key, value in row.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{key!r} is not in the results vocabulary{hint}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key!r} is {value}; leave out what was not measured")
+
+
+def write_results(
+    folder: Path, *, job: str, experiment: str, environment: Mapping[str, Any], rows: Sequence[Row]
+) -> None:
+    """Write `results.json` and `results.csv` into a run folder, each in one piece."""
+    for row in rows:
+        check_row(row)
+    content = {
+        "schema": SCHEMA,
+        "job": job,
+        "experiment": experiment,
+        "environment": dict(environment),
+        "rows": list(rows),
+    }
+    write_text(folder / "results.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / "results.csv", _csv(rows))
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    present = {key for row in rows for key in row}
+    columns = [key for name in VOCABULARY for key in (name, f"{name}_ci95") if key in present]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()})
+    return text.getvalue()

@@ -1,0 +1,46 @@
+"""The folder of one run: what is finished stays finished, whatever happens next."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, final
+
+from skiplab.files import load_json, save_json
+
+
+@final
+class RunFolder:
+    """Finished pieces of work as JSON files, bound to one configuration."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def bind(self, config: Mapping[str, Any]) -> None:
+        """Take the folder for a configuration.
+
+        Raises:
+            ValueError: it holds results of another one; nothing was written.
+        """
+        stored = self.load("config")
+        if stored is None:
+            self.save("config", config)
+        elif differing := sorted(_differences(stored, config)):
+            raise ValueError(
+                f"{self.path} holds results of another configuration (it differs in {', '.join(differing)}); "
+                "choose another folder with hydra.run.dir=DIR, or remove this one"
+            )
+
+    def load(self, name: str) -> Any | None:
+        """What `save` stored under a name; None if nothing."""
+        return load_json(self.path / f"{name}.json")
+
+    def save(self, name: str, content: Any) -> None:
+        """Store plain values under a name."""
+        save_json(self.path / f"{name}.json", content)
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in old.keys() | new.keys():
+            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif old != new:
+        yield prefix

@@ -1,0 +1,313 @@
+"""Depth by generation step: decay functions, exit schedules, layer plans and the speedup solver.
+
+Pure Python. Terms: `L` layers with index 0..L-1; generation step `g` (0 is the token of the prompt
+pass, which runs at full depth; `g >= 1` are decode steps); a plan is the ascending tuple of the
+layers that run at a step; plans are nested when each is a subset of the one before it.
+
+Source: SkipDecode, arXiv 2307.02628, section 3.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+LayerPlan = tuple[int, ...]
+PlanKind = Literal["skip", "terminate"]
+
+
+def skip_plan(num_layers: int, depth: int, warmup: int) -> LayerPlan:
+    """Layers of a SkipDecode step: the bottom `warmup` and the top `depth - warmup` of `num_layers`."""
+    return (*range(warmup), *range(num_layers - depth + warmup, num_layers))
+
+
+def terminate_plan(depth: int) -> LayerPlan:
+    """Layers of an early-exit step: the bottom `depth`."""
+    return tuple(range(depth))
+
+
+def layer_steps(plan: Callable[[int], LayerPlan], num_layers: int, steps: int) -> list[int]:
+    """For each layer, how many of the decode steps 1..`steps` run it.
+
+    Because plans are nested these are the first steps, so layer `l` works on a prefix of the
+    sequence: the prompt and its first `layer_steps(...)[l]` generated positions.
+
+    Raises:
+        ValueError: a plan runs a layer that an earlier step left out.
+    """
+    counts = [0] * num_layers
+    for step in range(1, steps + 1):
+        for layer in plan(step):
+            if counts[layer] != step - 1:
+                raise ValueError(
+                    f"plans must be nested: step {step} runs layer {layer}, which step "
+                    f"{counts[layer] + 1} left out; later steps may only drop layers"
+                )
+            counts[layer] = step
+    return counts
+
+
+def _linear(x: float, rate: float) -> float:
+    return 1 - x
+
+
+def _power(x: float, rate: float) -> float:
+    return (1 - x) ** rate
+
+
+def _cosine(x: float, rate: float) -> float:
+    return (1 + math.cos(math.pi * x)) / 2
+
+
+def _exponential(x: float, rate: float) -> float:
+    return (math.exp(-rate * x) - math.exp(-rate)) / (1 - math.exp(-rate))
+
+
+def _step(x: float, rate: float) -> float:
+    levels = round(rate)
+    return 1 - min(math.floor(x * levels), levels - 1) / (levels - 1)
+
+
+def _constant(x: float, rate: float) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Decay:
+    """What remains (1 to 0, never rising) of the range between max and min exit at `x` in [0, 1]."""
+
+    remaining: Callable[[float, float], float]
+    default_rate: float
+    lowest_rate: float
+    rate_means: str
+
+
+DECAYS: dict[str, Decay] = {
+    "linear": Decay(_linear, 1.0, 0.0, "unused"),
+    "power": Decay(_power, 2.0, 1e-3, "the exponent of (1 - x)"),
+    "cosine": Decay(_cosine, 1.0, 0.0, "unused"),
+    "exponential": Decay(_exponential, 3.0, 1e-3, "k in exp(-k x)"),
+    "step": Decay(_step, 3.0, 2.0, "the number of levels"),
+    "constant": Decay(_constant, 1.0, 0.0, "unused"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitSchedule:
+    """Depth as a function of the generation step alone, shared by all rows, never increasing.
+
+    Args:
+        num_layers: `L` of the backbone.
+        max_exit: depth at step 1, in layers; may be fractional, depth is rounded at each step.
+        min_exit: depth at the horizon and beyond, likewise.
+        horizon: generation step at which the depth reaches `min_exit`, at least 2.
+        warmup: bottom layers that always run.
+        decay: a name in `DECAYS`.
+        rate: the decay's parameter; None takes its default.
+
+    Raises:
+        ValueError: at construction, saying which bound is broken.
+    """
+
+    num_layers: int
+    max_exit: float
+    min_exit: float
+    horizon: int
+    warmup: int = 1
+    decay: str = "linear"
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.decay not in DECAYS:
+            raise ValueError(f"unknown decay {self.decay!r}; choose one of {', '.join(DECAYS)}")
+        if not 1 <= self.min_exit <= self.max_exit <= self.num_layers:
+            raise ValueError(
+                f"exit layers must satisfy 1 <= min_exit <= max_exit <= num_layers, got "
+                f"min_exit={self.min_exit:g}, max_exit={self.max_exit:g}, num_layers={self.num_layers}"
+            )
+        if not 0 <= self.warmup <= self.min_exit:
+            raise ValueError(
+                f"warmup must lie between 0 and min_exit={self.min_exit:g}, got {self.warmup}: "
+                "the warm-up layers run at every step"
+            )
+        if self.horizon < 2:
+            raise ValueError(f"horizon must be at least 2 generation steps, got {self.horizon}")
+        if self.decay == "constant" and self.max_exit != self.min_exit:
+            raise ValueError("a constant decay holds one depth: set max_exit equal to min_exit")
+        lowest = DECAYS[self.decay].lowest_rate
+        if self.decay_rate < lowest:
+            raise ValueError(f"rate of the {self.decay} decay must be at least {lowest:g}, got {self.rate}")
+
+    @property
+    def decay_rate(self) -> float:
+        return DECAYS[self.decay].default_rate if self.rate is None else self.rate
+
+    def depth(self, step: int) -> int:
+        """Number of layers that run at generation step `step`; step 0 runs all."""
+        if step == 0:
+            return self.num_layers
+        x = min(1.0, (step - 1) / (self.horizon - 1))
+        remaining = DECAYS[self.decay].remaining(x, self.decay_rate)
+        return math.floor(self.min_exit + (self.max_exit - self.min_exit) * remaining + 0.5)
+
+    def plan(self, step: int, kind: PlanKind = "skip") -> LayerPlan:
+        """Layers that run at generation step `step`."""
+        if kind == "skip":
+            return skip_plan(self.num_layers, self.depth(step), self.warmup)
+        if kind == "terminate":
+            return terminate_plan(self.depth(step))
+        raise ValueError(f"unknown plan kind {kind!r}; choose one of {', '.join(get_args(PlanKind))}")
+
+
+def median_length(lengths: Sequence[int]) -> int:
+    """The median, at least 2: the paper's horizon."""
+    return max(2, sorted(lengths)[len(lengths) // 2])
+
+
+def decode_steps(lengths: Iterable[int]) -> list[int]:
+    """How many outputs reach each decode step: element `g - 1` counts the lengths above `g`.
+
+    Args:
+        lengths: generated tokens per output, end-of-sequence included.
+    """
+    ordered = sorted(lengths)
+    counts: list[int] = []
+    shorter = 0
+    for step in range(1, ordered[-1] if ordered else 0):
+        while ordered[shorter] <= step:
+            shorter += 1
+        counts.append(len(ordered) - shorter)
+    return counts
+
+
+def expected_depth(depth: Callable[[int], int], reach: Sequence[int]) -> float:
+    """Mean depth per decode step over outputs of which `reach[g - 1]` get to step `g`.
+
+    Raises:
+        ValueError: no output has a second token.
+    """
+    total = sum(reach)
+    if total == 0:
+        raise ValueError("no output is longer than one token, so there is no decode step to average over")
+    return sum(count * depth(step) for step, count in enumerate(reach, start=1)) / total
+
+
+def solve_schedule(
+    target_speedup: float,
+    *,
+    num_layers: int,
+    lengths: Sequence[int],
+    warmup: int = 1,
+    decay: str = "linear",
+    rate: float | None = None,
+    horizon: int | None = None,
+    spread: float = 1 / 3,
+    tolerance: float = 0.05,
+) -> ExitSchedule:
+    """The schedule whose layer speedup over outputs of these lengths is `target_speedup`.
+
+    The layer speedup is `L` over the mean depth of all tokens after the first. Exit layers are
+    `c (1 + spread)` and `c (1 - spread)`, cut to what the warm-up and the backbone allow, with `c`
+    found by bisection.
+
+    Args:
+        target_speedup: at least 1.
+        lengths: generated tokens per output, end-of-sequence included.
+        horizon: None takes the median length (the paper's choice).
+        spread: half the exit range, relative to its middle, in [0, 1]; a constant decay has none.
+        tolerance: largest relative miss of the target.
+
+    Raises:
+        ValueError: the target is out of reach of any such schedule; the message says what is in reach.
+    """
+    if not 0 <= spread <= 1:
+        raise ValueError(f"spread must lie in [0, 1], got {spread}")
+    if not 0 <= warmup <= num_layers:
+        raise ValueError(f"warmup must lie between 0 and the {num_layers} layers, got {warmup}")
+    reach = decode_steps(lengths)
+    if horizon is None:
+        horizon = median_length(lengths)
+    floor = min(warmup + 1, num_layers)
+    fastest = num_layers / floor
+    if not 1 <= target_speedup <= fastest:
+        raise ValueError(
+            f"target speedup {target_speedup:g} cannot be reached: {num_layers} layers with a warm-up of "
+            f"{warmup} allow 1 to {fastest:g} (one layer above the warm-up at the least)"
+        )
+    half_range = 0.0 if decay == "constant" else spread
+    lowest = ExitSchedule(
+        num_layers=num_layers, max_exit=floor, min_exit=floor, horizon=horizon, warmup=warmup,
+        decay=decay, rate=rate,
+    )  # fmt: skip
+
+    def at(middle: float) -> ExitSchedule:
+        def clip(exit_layer: float) -> float:
+            return min(float(num_layers), max(float(floor), exit_layer))
+
+        return replace(lowest, max_exit=clip(middle * (1 + half_range)), min_exit=clip(middle * (1 - half_range)))
+
+    def speedup(middle: float) -> float:
+        return num_layers / expected_depth(at(middle).depth, reach)
+
+    # Depth is rounded, so the speedup is a falling staircase in `middle`: bisect to the stair's edge.
+    low, high = floor / (1 + half_range), num_layers / (1 - half_range) if half_range < 1 else 1e6
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if speedup(middle) > target_speedup else (low, middle)
+    best = min(low, high, key=lambda middle: abs(speedup(middle) - target_speedup))
+    if abs(speedup(best) / target_speedup - 1) > tolerance:
+        raise ValueError(
+            f"target speedup {target_speedup:g} cannot be met with a {decay} decay on {num_layers} layers: the "
+            f"nearest are {speedup(low):.3g} and {speedup(high):.3g}; choose one of these or another decay"
+        )
+    return at(best)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSpec:
+    """How a user asks for a schedule: by target speedup, or by exit layers.
+
+    Args:
+        speedup: target layer speedup, from which `solve_schedule` finds the exit layers.
+        max_exit, min_exit: exit layers given by hand instead.
+        warmup, decay, rate: as in `ExitSchedule`.
+        horizon: as in `ExitSchedule`; None takes the median length.
+        spread: as in `solve_schedule`.
+
+    Raises:
+        ValueError: neither, or both, of speedup and exit layers are given.
+    """
+
+    speedup: float | None = None
+    max_exit: float | None = None
+    min_exit: float | None = None
+    warmup: int = 1
+    decay: str = "linear"
+    rate: float | None = None
+    horizon: int | None = None
+    spread: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        if len({self.speedup is None, self.max_exit is not None, self.min_exit is not None}) > 1:
+            raise ValueError(
+                f"give either speedup, or max_exit and min_exit; got speedup={self.speedup}, "
+                f"max_exit={self.max_exit}, min_exit={self.min_exit}"
+            )
+
+    def schedule(self, num_layers: int, lengths: Sequence[int]) -> ExitSchedule:
+        """The schedule for a backbone of `num_layers` whose outputs have these lengths, in tokens."""
+        if self.max_exit is None or self.min_exit is None:
+            assert self.speedup is not None
+            return solve_schedule(
+                self.speedup, num_layers=num_layers, lengths=lengths, warmup=self.warmup, decay=self.decay,
+                rate=self.rate, horizon=self.horizon, spread=self.spread,
+            )  # fmt: skip
+        return ExitSchedule(
+            num_layers=num_layers, max_exit=self.max_exit, min_exit=self.min_exit, warmup=self.warmup,
+            decay=self.decay, rate=self.rate, horizon=self.horizon or median_length(lengths),
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        """Short name: `3x`, `8 to 4 layers`, `3x cosine`."""
+        exits = f"{self.max_exit:g} to {self.min_exit:g} layers" if self.speedup is None else f"{self.speedup:g}x"
+        return exits if self.decay == "linear" else f"{exits} {self.decay}"

@@ -1,0 +1,130 @@
+"""MLflow: one parent run per experiment, one child per method and setting. The only `mlflow` import."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from lightning.pytorch.loggers import MLFlowLogger
+
+
+def connect(uri: str, experiment: str) -> None:
+    """Use a tracking store and an experiment in it, made if it is not there.
+
+    A sqlite store keeps its artifacts in the folder `mlartifacts` beside it.
+
+    Raises:
+        ValueError: the store cannot be used.
+    """
+    location = None
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///")).absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        uri, location = f"sqlite:///{path}", (path.parent / "mlartifacts").as_uri()
+    try:
+        mlflow.set_tracking_uri(uri)
+        if mlflow.get_experiment_by_name(experiment) is None:
+            mlflow.create_experiment(experiment, artifact_location=location)
+        mlflow.set_experiment(experiment)
+    except (MlflowException, OSError) as error:
+        raise ValueError(f"cannot use the tracking store {uri}: {error}") from error
+
+
+@contextmanager
+def run(name: str, *, run_id: str | None = None, nested: bool = False, tags: Mapping[str, Any] = {}) -> Iterator[str]:  # noqa: B006
+    """An active run; yields its id. It ends FINISHED, KILLED when interrupted, FAILED when anything raises.
+
+    Args:
+        run_id: a run to go on with, if the store has it.
+        nested: make it a child of the active run.
+    """
+    if run_id is not None and not _exists(run_id):
+        run_id = None
+    active = mlflow.start_run(
+        run_id=run_id, run_name=name, nested=nested, tags={key: str(value) for key, value in tags.items()}
+    )
+    try:
+        yield active.info.run_id
+    except (KeyboardInterrupt, SystemExit):
+        mlflow.end_run("KILLED")
+        raise
+    except BaseException:
+        mlflow.end_run("FAILED")
+        raise
+    mlflow.end_run("FINISHED")
+
+
+def _exists(run_id: str) -> bool:
+    try:
+        mlflow.get_run(run_id)
+    except MlflowException:
+        return False
+    return True
+
+
+def lightning_logger(run_id: str) -> "MLFlowLogger":
+    """A Lightning logger that writes training curves to a run."""
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    return MLFlowLogger(run_id=run_id, tracking_uri=mlflow.get_tracking_uri())
+
+
+def log_params(params: Mapping[str, Any]) -> None:
+    """Parameters of the active run; those that it already has stay."""
+    active = mlflow.active_run()
+    assert active is not None
+    known = mlflow.get_run(active.info.run_id).data.params
+    mlflow.log_params({key: value for key, value in params.items() if key not in known})
+
+
+def log_figures(row: Mapping[str, Any], *, suffix: str = "", run_id: str | None = None) -> None:
+    """Numbers of a result row as metrics; an interval or pair of quartiles as two."""
+    metrics: dict[str, float] = {}
+    for key, value in row.items():
+        if isinstance(value, bool) or key == "seed":
+            continue
+        if isinstance(value, int | float):
+            metrics[f"{key}{suffix}"] = float(value)
+        elif isinstance(value, list):
+            metrics |= {f"{key}{suffix}_{end}": float(bound) for end, bound in zip(("low", "high"), value, strict=True)}
+    mlflow.log_metrics(metrics, run_id=run_id)
+
+
+def log_series(name: str, values: Sequence[float], *, first_step: int = 0, run_id: str | None = None) -> None:
+    """A metric by generation step."""
+    target = run_id or mlflow.active_run().info.run_id  # type: ignore[union-attr]
+    points = [Metric(name, float(value), 0, step) for step, value in enumerate(values, start=first_step)]
+    mlflow.MlflowClient().log_batch(target, metrics=points)
+
+
+def log_dataset(split: "Dataset", name: str, context: str) -> None:
+    """Record a split as an input of the active run."""
+    dataset = mlflow.data.from_huggingface(split, name=name)  # type: ignore[attr-defined]
+    mlflow.log_input(dataset, context=context)
+
+
+def log_table(columns: Mapping[str, Sequence[Any]], path: str) -> None:
+    """A table as an artifact of the active run, which the UI can show side by side for several runs."""
+    mlflow.log_table(dict(columns), path)
+
+
+def set_note(markdown: str) -> None:
+    """The text at the head of the active run's page."""
+    mlflow.set_tag("mlflow.note.content", markdown)
+
+
+def log_file(path: Path, folder: str | None = None) -> None:
+    """A file as an artifact of the active run."""
+    mlflow.log_artifact(os.fspath(path), folder)
+
+
+def log_text(text: str, path: str, run_id: str | None = None) -> None:
+    """A text as an artifact."""
+    mlflow.log_text(text, path, run_id=run_id)

@@ -1,0 +1,114 @@
+"""Train a module with Lightning's Trainer, from where an earlier run of it was cut off."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from torch import Tensor
+
+from skiplab.data.module import TextData
+from skiplab.module import ExitModule, Optimization
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSpec:
+    """One training's length, optimizer and device.
+
+    Args:
+        max_epochs: passes over the training split.
+        batch_size: examples per step.
+        gradient_clip: largest gradient norm.
+        precision, accelerator, devices: as in `lightning.Trainer`.
+    """
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+    gradient_clip: float = 1.0
+    precision: str = "32-true"
+    accelerator: str = "cpu"
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"trainer max_epochs and batch_size must be at least 1, got {self.max_epochs} and {self.batch_size}"
+            )
+        _ = self.optimization
+
+    @property
+    def optimization(self) -> Optimization:
+        return Optimization(
+            learning_rate=self.learning_rate,
+            warmup_fraction=self.warmup_fraction,
+            weight_decay=self.weight_decay,
+            beta2=self.beta2,
+        )
+
+
+class NonFiniteLoss(RuntimeError):
+    """Training met a loss that is not a number or infinite."""
+
+
+@final
+class StopOnNonFiniteLoss(Callback):
+    """Ends a training whose loss is no finite number, looking every `every` steps."""
+
+    def __init__(self, every: int = 10) -> None:
+        self._every = every
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss: Tensor = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if trainer.global_step % self._every == 0 and not torch.isfinite(loss):
+            raise NonFiniteLoss(
+                f"training loss is {loss.item()} at step {trainer.global_step}: lower trainer.learning_rate "
+                "or trainer.gradient_clip"
+            )
+
+
+def train(
+    module: ExitModule, data: TextData, spec: TrainerSpec, *, seed: int, folder: Path, logger: "Logger | None"
+) -> dict[str, float]:
+    """Train in place; continue from the folder's checkpoint if an earlier run left one.
+
+    Returns:
+        The last logged metrics.
+
+    Raises:
+        NonFiniteLoss: the loss left the finite numbers.
+    """
+    L.seed_everything(seed, verbose=False)
+    steps = -(-len(data.train_pairs) // spec.batch_size)
+    trainer = L.Trainer(
+        max_epochs=spec.max_epochs,
+        accelerator=spec.accelerator,
+        devices=spec.devices,
+        precision=spec.precision,  # type: ignore[arg-type]
+        gradient_clip_val=spec.gradient_clip,
+        logger=logger or False,
+        log_every_n_steps=max(1, min(20, steps)),
+        callbacks=[
+            StopOnNonFiniteLoss(),
+            RichProgressBar(leave=False),
+            ModelCheckpoint(dirpath=folder, filename="epoch", save_last=True, save_top_k=1, every_n_epochs=1),
+        ],
+        enable_model_summary=False,
+    )
+    last = folder / "last.ckpt"
+    # Our own checkpoint, written by the callback above: tensors and plain values only.
+    trainer.fit(module, datamodule=data, ckpt_path=os.fspath(last) if last.exists() else None, weights_only=True)
+    module.eval()
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -1,0 +1,43 @@
+"""Trained weights on disk, as folders that `from_pretrained` reads."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model
+
+from skiplab.backbone import Backbone
+
+
+def fingerprint(**parts: Any) -> str:
+    """A short hash of plain values: the name of what was made from them."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_or_train(backbone: Backbone, folder: Path, train: Callable[[Path], None]) -> bool:
+    """Give the backbone the folder's weights; if there are none, train them and keep them there.
+
+    Args:
+        train: trains the backbone in place; its argument is a folder for checkpoints, removed in the end.
+
+    Returns:
+        Whether it trained.
+    """
+    weights = folder / "model.safetensors"
+    if weights.exists():
+        load_model(backbone.model, weights)
+        backbone.eval()
+        return False
+    checkpoints = folder.with_name(f"{folder.name}.training")
+    train(checkpoints)
+    backbone.eval()
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+    backbone.model.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return True
