@@ -5,9 +5,9 @@ minus top-2 probability, section 3.5) exceeds the threshold; its state is then f
 above compute only keys and values from it (section 3.2), while the other rows go on. The threshold is
 constant or decays with the generation step (equation 5).
 
-Deviations: a threshold may be found from a target layer speedup instead of given. Then it is the one
-whose first exits, in one teacher-forced pass over the validation data at full depth, have the mean
-depth that the target asks for. The speedup that decoding reaches is measured, not promised.
+Deviations: a threshold may be found from a target layer speedup instead of given: from the first
+exits in one teacher-forced pass over the validation data, corrected by decoding that data. The speedup
+on other data is measured, not promised.
 """
 
 import math
@@ -20,10 +20,14 @@ from torch import Tensor
 from baselines.multi_layer import RECIPE, every_layer_loss
 from skiplab.backbone import Backbone
 from skiplab.batch import IGNORE, Batch
+from skiplab.decode import decode
 from skiplab.forward import layer_states
 from skiplab.module import ExitModule, Setup
 from skiplab.policy import AdaptivePolicy, ExitPolicy, Head
 from skiplab.schedule import LayerPlan, terminate_plan
+
+# Rounds of decoding the validation data when a threshold is matched to a speedup.
+_CORRECTIONS = 3
 
 
 def softmax_response(logits_NV: Tensor) -> Tensor:
@@ -89,6 +93,19 @@ def mean_first_exit(confidence_LN: Tensor, threshold_N: Tensor) -> float:
     return float((first_N + 1).float().mean())
 
 
+def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch]) -> float:
+    """Layers per token after the first when the batches' prompts are decoded to their targets' lengths."""
+    layers = tokens = 0
+    for batch in batches:
+        prompt_BP = batch.input_BT[:, : batch.prompt_columns]
+        prompts = [ids[mask].tolist() for ids, mask in zip(prompt_BP, batch.prompt_mask_BP, strict=True)]
+        lengths = (batch.target_BG != IGNORE).sum(1).tolist()
+        result = decode(backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=0)
+        layers += int(result.depth_BT[:, 1:].sum())
+        tokens += sum(lengths) - len(lengths)
+    return layers / tokens
+
+
 @final
 class CALM(ExitModule):
     """Adaptive exit by softmax response.
@@ -149,9 +166,23 @@ class CALM(ExitModule):
         )
 
     def _matching_threshold(self, valid: Sequence[Batch], depth: float) -> float:
-        """The threshold whose mean first exit on `valid` is `depth` layers, by bisection."""
+        """The threshold under which decoding `valid` runs about `depth` layers per token.
+
+        Teacher-forced first exits ignore that exits change the states of later tokens, so the depth
+        asked of them is corrected by the depth that decoding had.
+        """
         confidences, steps = zip(*(exit_confidences(self.backbone, batch) for batch in valid), strict=True)
         confidence_LN, step_N = torch.cat(confidences, dim=1), torch.cat(steps)
+        asked = depth
+        threshold = self._first_exit_threshold(confidence_LN, step_N, asked)
+        for _ in range(_CORRECTIONS):
+            asked *= depth / decoded_depth(self.backbone, self._policy(threshold), valid)
+            asked = min(max(asked, 1.0), float(self.backbone.num_layers))
+            threshold = self._first_exit_threshold(confidence_LN, step_N, asked)
+        return threshold
+
+    def _first_exit_threshold(self, confidence_LN: Tensor, step_N: Tensor, depth: float) -> float:
+        """The threshold whose mean first exit is `depth` layers, by bisection."""
         low, high = 0.0, 1.0
         for _ in range(30):
             middle = (low + high) / 2

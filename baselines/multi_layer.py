@@ -6,7 +6,6 @@ arXiv 2307.02628, section 4). Decoding terminates at the depths that SkipDecode 
 target speedup.
 """
 
-from collections.abc import Sequence
 from typing import Any, final
 
 from torch import Tensor
@@ -15,9 +14,8 @@ from skiplab.backbone import Backbone
 from skiplab.batch import Batch
 from skiplab.forward import layer_states
 from skiplab.losses import token_loss, weighted_layer_loss
-from skiplab.module import ExitModule, Setup
-from skiplab.policy import ExitPolicy, Scheduled
-from skiplab.schedule import ScheduleSpec
+from skiplab.module import Setup
+from skiplab.scheduled import ScheduledModule
 
 RECIPE: dict[str, Any] = {"loss": "every_layer", "weights": "layer_number"}
 
@@ -31,21 +29,11 @@ def every_layer_loss(backbone: Backbone, batch: Batch) -> Tensor:
 
 
 @final
-class MultiLayerExit(ExitModule):
+class MultiLayerExit(ScheduledModule):
     """Trains every layer as an exit, terminates by schedule; keywords are those of `ScheduleSpec`."""
 
     def __init__(self, setup: Setup, **schedule: Any) -> None:
-        super().__init__(setup)
-        self._spec = ScheduleSpec(**schedule)
-        self._policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), "terminate")
-
-    @property
-    def setting(self) -> str:
-        return str(self._spec)
-
-    @property
-    def target_speedup(self) -> float | None:
-        return self._spec.speedup
+        super().__init__(setup, "terminate", **schedule)
 
     @property
     def recipe(self) -> dict[str, Any] | None:
@@ -53,6 +41,3 @@ class MultiLayerExit(ExitModule):
 
     def loss(self, batch: Batch) -> Tensor:
         return every_layer_loss(self.backbone, batch)
-
-    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        return self._policy

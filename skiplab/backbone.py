@@ -6,7 +6,7 @@ K head size, V vocabulary.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ class OPTBackbone(Backbone):
         return self._decoder.layers[index](h_BTD, attention_mask=context.mask_B1QS, past_key_values=context.cache)
 
     def project_kv(self, index: int, h_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        layer = self._decoder.layers[index]
+        layer: Any = self._decoder.layers[index]
         if layer.do_layer_norm_before:
             h_BTD = layer.self_attn_layer_norm(h_BTD)
         shape = (*h_BTD.shape[:2], self.kv_heads, self.head_size)

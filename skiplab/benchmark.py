@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skiplab.backbone import Backbone
 from skiplab.batch import left_pad
-from skiplab.decode import decode
+from skiplab.decode import DecodeResult, decode
 from skiplab.policy import ExitPolicy
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -54,18 +54,17 @@ class Clock:
         self.read()
 
 
-System = Callable[[Sequence[Sequence[int]], Sequence[int], int, Clock], int | None]
-"""Decodes a batch (prompts, lengths, pad id), reads the clock at each step, returns its KV bytes if it knows them."""
+System = Callable[[Sequence[Sequence[int]], Sequence[int], int, Clock], DecodeResult | None]
+"""Decodes a batch (prompts, lengths, pad id) and reads the clock at each step; None if it is not our engine."""
 
 
 def engine_system(backbone: Backbone, policy: ExitPolicy) -> System:
     """skiplab's decode under a policy."""
 
-    def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> int:
-        result = decode(
+    def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> DecodeResult:
+        return decode(
             backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=pad_id, on_step=clock.on_step
         )
-        return result.kv_bytes
 
     return run
 
@@ -87,8 +86,13 @@ def hf_generate_system(backbone: Backbone) -> System:
 
     def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> None:
         ids_BP, mask_BP = left_pad(prompts, pad_id)
+        # An end-of-sequence token that no row can generate; None would mean the model's own.
         config = GenerationConfig(
-            max_new_tokens=max(lengths), do_sample=False, eos_token_id=None, pad_token_id=pad_id, use_cache=True
+            max_new_tokens=max(lengths),
+            do_sample=False,
+            eos_token_id=backbone.model.config.vocab_size,
+            pad_token_id=pad_id,
+            use_cache=True,
         )
         backbone.model.generate(  # type: ignore[operator]
             ids_BP.to(backbone.device),
@@ -112,11 +116,17 @@ class Round:
 
 @dataclass(frozen=True)
 class Timing:
-    """One system's rounds on one workload."""
+    """One system's rounds on one workload.
+
+    Attributes:
+        kv_bytes: largest key/value store of a batch; None if unknown.
+        layers_per_step: layers run per decode step of a batch, each step's deepest row counting.
+    """
 
     rounds: list[Round]
     workload: Workload
     kv_bytes: int | None
+    layers_per_step: float | None
 
     def row(self, baseline: "Timing") -> dict[str, Any]:
         """Speed figures: medians over rounds, quartiles of the throughput and of the speedup.
@@ -139,7 +149,11 @@ class Timing:
             "end_to_end_tokens_per_s": tokens / statistics.median(run.total for run in self.rounds),
             "timing_rounds": len(self.rounds),
         }
-        return row if self.kv_bytes is None else row | {"kv_bytes": self.kv_bytes}
+        if self.kv_bytes is not None:
+            row["kv_bytes"] = self.kv_bytes
+        if self.layers_per_step is not None and baseline.layers_per_step is not None:
+            row["step_layer_speedup"] = baseline.layers_per_step / self.layers_per_step
+        return row
 
     def step_ms(self) -> list[float]:
         """Median over rounds of each decode step's mean milliseconds, from step 1."""
@@ -163,20 +177,24 @@ def interleave(
         Timings, and errors of the systems that raised, by name.
     """
     measured: dict[str, list[Round]] = {name: [] for name in systems}
-    kv_bytes: dict[str, int | None] = {}
+    results: dict[str, list[DecodeResult]] = {}
     errors: dict[str, Exception] = {}
     for number in progress(range(warmup + rounds)):
         for name, system in systems.items():
             if name in errors:
                 continue
             try:
-                run, kv_bytes[name] = _run(system, workload, device)
+                run, results[name] = _run(system, workload, device)
             except Exception as error:  # noqa: BLE001 - any failure of one system must spare the others
                 errors[name] = error
             else:
                 if number >= warmup:
                     measured[name].append(run)
-    timings = {name: Timing(runs, workload, kv_bytes[name]) for name, runs in measured.items() if name not in errors}
+    timings = {
+        name: Timing(runs, workload, _kv_bytes(results[name]), _layers_per_step(results[name]))
+        for name, runs in measured.items()
+        if name not in errors
+    }
     return timings, errors
 
 
@@ -186,15 +204,15 @@ def quartiles(values: Sequence[float]) -> list[float]:
     return [first, third]
 
 
-def _run(system: System, workload: Workload, device: torch.device) -> tuple[Round, int | None]:
+def _run(system: System, workload: Workload, device: torch.device) -> tuple[Round, list[DecodeResult]]:
     prefill = decoding = 0.0
     steps: list[list[float]] = []
-    kv_bytes: int | None = None
+    results: list[DecodeResult] = []
     for prompts, lengths in workload.batches():
         clock = Clock(device)
         clock.read()
-        used = system(prompts, lengths, workload.pad_id, clock)
-        kv_bytes = used if kv_bytes is None or used is None else max(kv_bytes, used)
+        if (result := system(prompts, lengths, workload.pad_id, clock)) is not None:
+            results.append(result)
         start, first, *later = clock.times
         prefill += first - start
         decoding += clock.times[-1] - first
@@ -202,4 +220,13 @@ def _run(system: System, workload: Workload, device: torch.device) -> tuple[Roun
             if step == len(steps):
                 steps.append([])
             steps[step].append(1e3 * (after - before))
-    return Round(prefill, decoding, prefill + decoding, [statistics.mean(times) for times in steps]), kv_bytes
+    return Round(prefill, decoding, prefill + decoding, [statistics.mean(times) for times in steps]), results
+
+
+def _kv_bytes(results: Sequence[DecodeResult]) -> int | None:
+    return max((result.kv_bytes for result in results), default=None)
+
+
+def _layers_per_step(results: Sequence[DecodeResult]) -> float | None:
+    depths = [depth for result in results for depth in result.depth_BT.amax(0)[1:].tolist()]
+    return statistics.mean(depths) if depths else None

@@ -38,11 +38,14 @@ class Generation:
         later = [depth for row in self.depths for depth in row[1:]]
         return sum(later) / len(later) if later else math.nan
 
-    def depth_by_step(self) -> list[float]:
-        """Mean depth of the outputs that reach each generation step, from step 0."""
+    def depth_by_step(self, share: float = 0.05) -> list[float]:
+        """Mean depth of the outputs that reach each generation step, from step 0.
+
+        It ends at the last step that at least `share` of the outputs reach: beyond, means are of few.
+        """
         longest = max(map(len, self.depths))
         reached = [[row[step] for row in self.depths if len(row) > step] for step in range(longest)]
-        return [sum(depths) / len(depths) for depths in reached]
+        return [sum(depths) / len(depths) for depths in reached if len(depths) >= share * len(self.depths)]
 
 
 def generate(

@@ -15,7 +15,8 @@ def bleu(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[f
     from sacrebleu.metrics.bleu import BLEU
 
     streams = list(zip_longest(*references))
-    score = BLEU().corpus_score(list(outputs), streams, n_bootstrap=1000)  # type: ignore[arg-type]
+    # `force` only silences a warning about texts that look tokenized, as those of a word vocabulary do.
+    score = BLEU(force=True).corpus_score(list(outputs), streams, n_bootstrap=1000)  # type: ignore[arg-type]
     return score.score, (score._mean - score._ci, score._mean + score._ci)
 
 

@@ -117,7 +117,10 @@ def _by_step(drawn: Sequence[Curve], values: Any, *, first_step: int, ylabel: st
         for number, curve in enumerate(members, start=1):
             steps = values(curve)
             axis.plot(
-                range(first_step, first_step + len(steps)), steps, color=_COLOURS[number % 8], label=curve.row["setting"]
+                range(first_step, first_step + len(steps)),
+                steps,
+                color=_COLOURS[number % 8],
+                label=curve.row["setting"],
             )
         axis.set(title=name, xlabel="generation step")
         axis.set_ylim(bottom=0)
@@ -136,7 +139,6 @@ def _by_series(drawn: Sequence[Curve]) -> dict[str, list[Curve]]:
 def _axes(count: int, share: bool = False) -> tuple["Figure", list["Axes"]]:
     from matplotlib.figure import Figure
 
-    count = max(1, count)
     figure = Figure(figsize=(4.2 * count, 3.5), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False, sharey=share)[0]
     for axis in axes:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
     from skiplab.data.module import Item
 
+_CONSOLE = {
+    "layer_speedup": "layer\nspeedup",
+    "bleu": "BLEU",
+    "slot_accuracy": "slot\nacc.",
+    "agreement": "agree-\nment",
+}
 _FORMATS: dict[str, tuple[str, str]] = {
     "layer_speedup": ("layer speedup", "{:.2f}x"),
     "bleu": ("BLEU", "{:.1f}"),
@@ -39,11 +45,17 @@ class Table:
     errors: dict[int, str]
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Lay a comparison's rows out for reading."""
+def by_setting(rows: Sequence[Row]) -> dict[tuple[str, str, int], list[Row]]:
+    """The rows of each method, setting and seed: one per timed batch size."""
     settings: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         settings.setdefault((row["method"], row["setting"], row["seed"]), []).append(row)
+    return settings
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Lay a comparison's rows out for reading."""
+    settings = by_setting(rows)
     figures = [key for key in _FORMATS if any(key in row for row in rows)]
     batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
     seeds = len({seed for _, _, seed in settings}) > 1
@@ -64,19 +76,24 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def print_table(rows: Sequence[Row], console: "Console") -> None:
-    """The table on the console, without intervals."""
+    """The main figures on the console, one line per setting; the report has them all."""
     from rich import box
     from rich.table import Table as RichTable
 
-    laid = table(rows)
     shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False)
-    for number, name in enumerate(laid.header):
-        shown.add_column(name, justify="left" if number < 2 else "right")
-    for number, line in enumerate(laid.lines):
-        cells = [cell.split(" [")[0] for cell in line]
-        if number in laid.errors:
-            cells[2] = "failed"
-        shown.add_row(*cells)
+    batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
+    columns = {key: name for key, name in _CONSOLE.items() if any(key in row for row in rows)}
+    shown.add_column("method", no_wrap=True)
+    for name in [*columns.values(), *(f"speedup\nbatch {batch}" for batch in batches)]:
+        shown.add_column(name, justify="right")
+    for members in by_setting(rows).values():
+        row, by_batch = members[0], {row.get("batch_size"): row for row in members}
+        speedups = [by_batch.get(batch, {}).get("decode_speedup") for batch in batches]
+        figures = [_FORMATS[key][1].format(row[key]) if key in row else "" for key in columns]
+        if "error" in row:
+            figures = ["failed", *[""] * (len(columns) - 1)]
+        speeds = [f"{value:.2f}x" if value is not None else "" for value in speedups]
+        shown.add_row(f"{row['method']} {row['setting']}", *figures, *speeds)
     console.print(shown)
 
 

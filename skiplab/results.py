@@ -24,6 +24,8 @@ VOCABULARY: dict[str, str] = {
     "threshold": "exit threshold of an adaptive method",
     "layer_speedup": "layers of the backbone over mean_depth",
     "mean_depth": "layers run per generated token after the first, on the test set",
+    "step_layer_speedup": "layers of the full model over layers run, per step of the timed batches: a batch's step "
+    "runs as deep as its deepest row, and its late steps count as much as its early ones",
     "bytes_speedup": "as layer_speedup, with embeddings, head and KV counted in bytes",
     "decode_speedup": "decode tokens/s over the full model's in the same run, median over rounds",
     "decode_speedup_quartiles": "its first and third quartile",

@@ -8,7 +8,6 @@ Deviations: exit layers follow from the target speedup and the data's length dis
 paper sets them by hand; decays other than linear can be chosen.
 """
 
-from collections.abc import Sequence
 from typing import Any, final
 
 from torch import Tensor
@@ -16,34 +15,20 @@ from torch import Tensor
 from skiplab.batch import Batch
 from skiplab.forward import scheduled_logits
 from skiplab.losses import token_loss
-from skiplab.module import ExitModule, Setup
-from skiplab.policy import ExitPolicy, Scheduled
-from skiplab.schedule import ScheduleSpec
+from skiplab.module import Setup
+from skiplab.scheduled import ScheduledModule
 
 
 @final
-class SkipDecode(ExitModule):
+class SkipDecode(ScheduledModule):
     """Fine-tunes and decodes under one skip schedule; keywords are those of `ScheduleSpec`."""
 
     def __init__(self, setup: Setup, **schedule: Any) -> None:
-        super().__init__(setup)
-        self._spec = ScheduleSpec(**schedule)
-        self._policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), "skip")
-
-    @property
-    def setting(self) -> str:
-        return str(self._spec)
-
-    @property
-    def target_speedup(self) -> float | None:
-        return self._spec.speedup
+        super().__init__(setup, "skip", **schedule)
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        return {"loss": "scheduled", "kind": self._policy.kind, **vars(self._policy.schedule)}
+        return {"loss": "scheduled", "kind": self.policy.kind, **vars(self.policy.schedule)}
 
     def loss(self, batch: Batch) -> Tensor:
-        return token_loss(scheduled_logits(self.backbone, self._policy, batch), batch.target_BG)
-
-    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        return self._policy
+        return token_loss(scheduled_logits(self.backbone, self.policy, batch), batch.target_BG)

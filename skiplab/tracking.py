@@ -24,11 +24,11 @@ def connect(uri: str, experiment: str) -> None:
         ValueError: the store cannot be used.
     """
     location = None
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///")).absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        uri, location = f"sqlite:///{path}", (path.parent / "mlartifacts").as_uri()
     try:
+        if uri.startswith("sqlite:///"):
+            path = Path(uri.removeprefix("sqlite:///")).absolute()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            uri, location = f"sqlite:///{path}", (path.parent / "mlartifacts").as_uri()
         mlflow.set_tracking_uri(uri)
         if mlflow.get_experiment_by_name(experiment) is None:
             mlflow.create_experiment(experiment, artifact_location=location)
@@ -38,7 +38,7 @@ def connect(uri: str, experiment: str) -> None:
 
 
 @contextmanager
-def run(name: str, *, run_id: str | None = None, nested: bool = False, tags: Mapping[str, Any] = {}) -> Iterator[str]:  # noqa: B006
+def run(name: str, *, run_id: str | None = None, nested: bool = False, tags: Mapping[str, Any] = {}) -> Iterator[str]:
     """An active run; yields its id. It ends FINISHED, KILLED when interrupted, FAILED when anything raises.
 
     Args:

@@ -57,7 +57,7 @@ class TrainerSpec:
         )
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """Training met a loss that is not a number or infinite."""
 
 
@@ -73,7 +73,7 @@ class StopOnNonFiniteLoss(Callback):
     ) -> None:
         loss: Tensor = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         if trainer.global_step % self._every == 0 and not torch.isfinite(loss):
-            raise NonFiniteLoss(
+            raise NonFiniteLossError(
                 f"training loss is {loss.item()} at step {trainer.global_step}: lower trainer.learning_rate "
                 "or trainer.gradient_clip"
             )
@@ -88,7 +88,7 @@ def train(
         The last logged metrics.
 
     Raises:
-        NonFiniteLoss: the loss left the finite numbers.
+        NonFiniteLossError: the loss left the finite numbers.
     """
     L.seed_everything(seed, verbose=False)
     steps = -(-len(data.train_pairs) // spec.batch_size)
@@ -108,7 +108,13 @@ def train(
         enable_model_summary=False,
     )
     last = folder / "last.ckpt"
-    # Our own checkpoint, written by the callback above: tensors and plain values only.
-    trainer.fit(module, datamodule=data, ckpt_path=os.fspath(last) if last.exists() else None, weights_only=True)
+    checkpoint = os.fspath(last) if last.exists() else None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        # Lightning turns Ctrl-C into an exit.
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     module.eval()
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from skiplab.data.source import Source
 from skiplab.data.tokenizers import byte_bpe_tokenizer
@@ -73,7 +73,7 @@ class E2E(Source):
         return {}
 
 
-def _texts(rows: Iterable[dict]) -> Iterator[str]:
+def _texts(rows: Iterable[Any]) -> Iterator[str]:
     for row in rows:
         yield row["prompt"]
         yield from row["references"]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, final
@@ -156,7 +156,7 @@ class TextData(L.LightningDataModule):
             target = max(len(target) for _, target in pairs)
             if name != "test" and target > self.max_new_tokens:
                 raise ValueError(
-                    f"the longest {name} reference has {target} tokens, data.max_new_tokens is "
+                    f"the longest {name} reference has {target} tokens, max_new_tokens is "
                     f"{self.max_new_tokens}; raise it or drop such references"
                 )
             if prompt + self.max_new_tokens - 1 > max_positions:

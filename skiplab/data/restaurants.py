@@ -24,8 +24,34 @@ Meaning = dict[str, str]
 _NAMES = [
     " ".join(words)
     for words in itertools.product(
-        "golden silver crimson little hungry wild quiet copper velvet amber rustic merry".split(),
-        "lotus fox kettle anchor willow lantern sparrow harvest table garden oak rose".split(),
+        [
+            "golden",
+            "silver",
+            "crimson",
+            "little",
+            "hungry",
+            "wild",
+            "quiet",
+            "copper",
+            "velvet",
+            "amber",
+            "rustic",
+            "merry",
+        ],
+        [
+            "lotus",
+            "fox",
+            "kettle",
+            "anchor",
+            "willow",
+            "lantern",
+            "sparrow",
+            "harvest",
+            "table",
+            "garden",
+            "oak",
+            "rose",
+        ],
     )
 ] + ["zaffiro", "tamarind", "old saint george", "house of spice", "juniper", "three blind mice"]
 _LANDMARKS = ["museum", "market hall", "castle", "grand theatre", "station", "library", "opera", "town bridge"]
@@ -167,9 +193,8 @@ class Restaurants(Source):
 
     Args:
         seed: fixes every MR and every text.
-        train_size, valid_size, test_size: MRs per split; each has `references` texts, and a training
-            or validation text is drawn from them at each use.
-        references: texts per validation and test MR; a training MR has one.
+        train_size, valid_size, test_size: MRs per split.
+        references: texts per test MR; a training or validation MR has one.
     """
 
     seed: int = 0
@@ -199,7 +224,7 @@ class Restaurants(Source):
         meanings = iter(seen.items())
         splits = {}
         for split, size in sizes.items():
-            texts = 1 if split == "train" else self.references
+            texts = self.references if split == "test" else 1
             splits[split] = Dataset.from_list(
                 [
                     {"prompt": prompt, "references": [realise(meaning, rng) for _ in range(texts)]}
@@ -223,7 +248,7 @@ def linearise(meaning: Mapping[str, str]) -> str:
 def parse_prompt(prompt: str) -> Meaning:
     """The inverse of `linearise`."""
     pairs = (part.split("> ", 1) for part in prompt.removeprefix("<").split(" <"))
-    return {slot: value for slot, value in pairs}
+    return dict(pairs)
 
 
 def _words() -> list[str]:

@@ -10,7 +10,6 @@ from hydra.utils import instantiate
 
 from skiplab.module import ExitModule, Setup
 
-
 Build = Callable[[Setup], ExitModule]
 
 
@@ -69,7 +68,9 @@ def expand(methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], probe
                 raise ValueError(f"method {node['name']}: {error}") from error
             # Without training of its own a method is the same for every seed.
             used = seeds if module.recipe is not None else seeds[:1]
-            cases += [Case(Entry(node["name"], module.setting, seed), _series(node, params), params, build) for seed in used]
+            cases += [
+                Case(Entry(node["name"], module.setting, seed), _series(node, params), params, build) for seed in used
+            ]
     keys = [case.entry.key for case in cases]
     for key in keys:
         if keys.count(key) > 1:

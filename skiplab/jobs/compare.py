@@ -72,7 +72,8 @@ class Comparison:
                 self._write()
             self._time()
             rows = self._write()
-            self._publish(rows)
+            if self._record(self._full_entry):
+                self._publish(rows)
         report.print_table(rows, self._console)
         self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
         for entry, error in self._errors.items():
@@ -102,6 +103,7 @@ class Comparison:
 
     def _make_record(self, entry: Entry, run_id: str) -> dict[str, Any]:
         case = self._cases[entry]
+        full = None if entry == self._full_entry else self._full_outputs
         row: Row = {"method": entry.method, "setting": entry.setting, "seed": entry.seed}
         batch_size = self._config["decode_batch_size"]
         if case is None:
@@ -116,15 +118,14 @@ class Comparison:
             row |= _given("target_speedup", module.target_speedup)
             row |= _given("threshold", getattr(policy, "threshold", None))
             row |= _given("perplexity", perplexity(module.backbone, policy, self._test_batches))
-        full = outputs if entry == self._full_entry else self._full_outputs
-        figures, by_item = quality(outputs, self._items, self._data, full)
+        figures, by_item = quality(outputs, self._items, self._data, full or outputs)
         row |= {
             "mean_depth": outputs.mean_depth,
             "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
             "dtype": str(self._models.base.dtype).removeprefix("torch."),
             **figures,
         }
-        self._track_record(row, outputs, full)
+        self._track_record(row, outputs, full or outputs)
         return {
             "series": HF.method if case is None else case.series,
             "row": row,
@@ -303,7 +304,7 @@ class Comparison:
 
     @cached_property
     def _test_batches(self) -> list[Any]:
-        return [batch for batch in self._data.test_dataloader()]
+        return list(self._data.test_dataloader())
 
     @cached_property
     def _environment(self) -> dict[str, Any]:

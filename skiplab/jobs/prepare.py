@@ -7,7 +7,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from skiplab.backbone import Backbone, OPTSpec
 from skiplab.data.module import TextData
@@ -58,6 +58,8 @@ def prepare(cfg: DictConfig) -> Prepared:
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise ConfigurationError(str(cause).removeprefix(f"{cfg}: ")) from error
+    except MissingMandatoryValue as error:
+        raise ConfigurationError(f"{error.full_key} has no value yet; give it as {error.full_key}=VALUE") from error
     except (ValueError, TypeError, OSError, OmegaConfBaseException) as error:
         raise ConfigurationError(str(error)) from error
 

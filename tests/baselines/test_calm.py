@@ -1,0 +1,93 @@
+"""CALM's parts by hand; what holds for every method is in the conformance tests."""
+
+import math
+
+import pytest
+import torch
+
+from baselines.calm import (
+    CALM,
+    ConfidenceExit,
+    decayed_threshold,
+    decoded_depth,
+    exit_confidences,
+    mean_first_exit,
+    softmax_response,
+)
+from skiplab.decode import decode
+from skiplab.module import Optimization, Setup
+from skiplab.policy import FullDepth, Scheduled
+from skiplab.schedule import ExitSchedule
+from tests.test_conformance import some_batch
+from tests.tiny import PAD, prompts, tiny_backbone
+
+
+def calm_policy(threshold: float, temperature: float | None = None) -> ConfidenceExit:
+    return ConfidenceExit(6, threshold, temperature=temperature, longest=20)
+
+
+def test_softmax_response_is_top_1_minus_top_2() -> None:
+    logits = torch.tensor([[math.log(5), math.log(3), math.log(2)], [0.0, 0.0, -9e9]])
+    torch.testing.assert_close(softmax_response(logits), torch.tensor([0.2, 0.0]))
+
+
+def test_decayed_threshold_is_equation_5() -> None:
+    assert decayed_threshold(0.8, 0, temperature=4, longest=20) == pytest.approx(0.9 * 0.8 + 0.1)
+    assert decayed_threshold(0.8, 10, temperature=4, longest=20) == pytest.approx(0.72 + 0.1 * math.exp(-2))
+    assert decayed_threshold(1.0, 0, temperature=4, longest=20) == 1.0
+    assert calm_policy(0.5).step_threshold(7) == 0.5
+    assert calm_policy(0.5, 0.0).step_threshold(7) == pytest.approx(0.55)
+
+
+def test_mean_first_exit_by_hand() -> None:
+    # Tokens exit after layers 1, 3 and none of four.
+    confidence_LN = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.2, 0.1], [0.9, 0.8, 0.4]])
+    assert mean_first_exit(confidence_LN, torch.full((3,), 0.5)) == pytest.approx((1 + 3 + 4) / 3)
+    assert mean_first_exit(confidence_LN, torch.tensor([0.95, 0.15, 0.5])) == pytest.approx((4 + 2 + 4) / 3)
+
+
+def test_threshold_one_is_full_depth_and_zero_the_first_exit() -> None:
+    backbone, rows = tiny_backbone(), prompts(5)
+    schedule = ExitSchedule(num_layers=6, max_exit=1, min_exit=1, horizon=2)
+    for threshold, same in ((1.0, FullDepth(6)), (0.0, Scheduled(schedule, "terminate"))):
+        options = {"max_new_tokens": 12, "eos_id": None, "pad_id": PAD}
+        adaptive = decode(backbone, calm_policy(threshold), rows, **options)
+        fixed = decode(backbone, same, rows, **options)
+        assert torch.equal(adaptive.tokens_BT, fixed.tokens_BT)
+        assert torch.equal(adaptive.depth_BT, fixed.depth_BT)
+
+
+def test_confidences_are_of_the_tokens_after_the_first() -> None:
+    backbone, batch = tiny_backbone(), some_batch()
+    confidence_LN, step_N = exit_confidences(backbone, batch)
+    tokens = int((batch.target_BG[:, 1:] >= 0).sum())
+    assert confidence_LN.shape == (5, tokens)
+    assert step_N.min() == 1
+    assert step_N.max() == batch.decode_steps
+
+
+def test_a_threshold_is_matched_to_a_speedup() -> None:
+    backbone, batches = tiny_backbone(), [some_batch(1), some_batch(2)]
+    setup = Setup(backbone, [12, 14], Optimization(learning_rate=1e-3))
+    depths = []
+    for speedup in (1.2, 2, 4):
+        policy = CALM(setup, speedup=speedup).exit_policy(batches)
+        depths.append(decoded_depth(backbone, policy, batches))
+        assert depths[-1] == pytest.approx(6 / speedup, rel=0.35)
+    assert depths == sorted(depths, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either a threshold or a speedup"),
+        ({"threshold": 0.5, "speedup": 2}, "either a threshold or a speedup"),
+        ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
+        ({"speedup": 7}, "speedup must lie between 1 and the 6 layers, got 7"),
+        ({"threshold": 0.5, "temperature": -1}, "temperature must be at least 0"),
+    ],
+)
+def test_bad_hyperparameters_say_what_is_wrong(options: dict, message: str) -> None:
+    setup = Setup(tiny_backbone(), [12], Optimization(learning_rate=1e-3))
+    with pytest.raises(ValueError, match=message):
+        CALM(setup, **options)

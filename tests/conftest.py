@@ -1,0 +1,21 @@
+"""Shared fixtures: tiny random backbones in both OPT layouts, one thread, no network."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+
+import pytest
+import torch
+
+from skiplab.backbone import Backbone
+from tests.tiny import LAYOUTS, tiny_backbone
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=LAYOUTS)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return tiny_backbone(request.param)

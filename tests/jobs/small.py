@@ -1,0 +1,33 @@
+"""The comparison at a size for tests: seconds on one core."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+SMALL = (
+    "backbone.num_layers=4",
+    "backbone.hidden_size=16",
+    "backbone.num_heads=2",
+    "limit=16",
+    "speedups=[1.5,2]",
+    "base.max_epochs=1",
+    "benchmark.rounds=2",
+    "benchmark.batch_sizes=[1,4]",
+    "benchmark.warmup=0",
+    "methods.calm.sweep.temperature=[null]",
+)
+SMALL_TASK = ("data.train_size=64", "data.valid_size=16", "data.test_size=16", "max_new_tokens=48")
+
+
+def small_config(
+    folder: Path, *overrides: str, experiment: str = "compare_calm", task: tuple[str, ...] = SMALL_TASK
+) -> DictConfig:
+    """The configuration as the command line makes it, with its store and cache in a folder."""
+    store = [
+        f"tracking.uri=sqlite:///{folder}/mlflow.db",
+        f"tracking.experiment={experiment}",
+        f"cache_dir={folder}/cache",
+    ]
+    with initialize_config_module("experiments", version_base="1.3"):
+        return compose("config", overrides=[f"experiment={experiment}", *SMALL, *task, *store, *overrides])

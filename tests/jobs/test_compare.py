@@ -1,0 +1,123 @@
+"""The whole comparison, small: its files, its MLflow store, its failures and its second run."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import Run
+from transformers import OPTForCausalLM
+
+from skiplab.jobs.compare import compare
+from skiplab.jobs.prepare import ConfigurationError
+from tests.jobs.small import small_config
+
+QUALITY = ("bleu", "rouge_l", "slot_accuracy", "agreement")
+SPEED = ("layer_speedup", "decode_speedup", "decode_tokens_per_s", "prefill_ms")
+FAULTY = (
+    "+methods.faulty={name:faulty,_target_:tests.jobs.faulty.FailsInTraining,sweep:{}}",
+    "+methods.lost={name:lost,_target_:tests.jobs.faulty.FailsInDecoding,sweep:{}}",
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison in which two methods failed."""
+    home = tmp_path_factory.mktemp("compare")
+    assert compare(small_config(home, *FAULTY), home / "run") is False
+    return home
+
+
+def rows(home: Path) -> list[dict]:
+    return json.loads((home / "run" / "results.json").read_text())["rows"]
+
+
+def runs(home: Path) -> dict[str, Run]:
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    experiment = client.get_experiment_by_name("compare_calm")
+    assert experiment is not None
+    return {str(run.info.run_name): run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_every_setting_has_its_figures(home: Path) -> None:
+    good = [row for row in rows(home) if "error" not in row]
+    assert {row["method"] for row in good} == {"full", "skipdecode", "multi_layer", "calm", "hf_generate"}
+    assert len(good) == 2 * (1 + 2 + 2 + 2 + 1)
+    for row in good:
+        assert all(key in row for key in (*QUALITY, *SPEED))
+        assert all(row[f"{key}_ci95"][0] <= row[key] + 1e-9 for key in QUALITY if key != "bleu")
+        assert row["batch_size"] in (1, 4)
+        assert ("kv_bytes" in row) == (row["method"] != "hf_generate")
+        assert ("threshold" in row) == (row["method"] == "calm")
+
+
+def test_the_full_model_agrees_with_hugging_face_and_itself(home: Path) -> None:
+    for row in rows(home):
+        if row["method"] in ("full", "hf_generate"):
+            assert row["agreement"] == 1
+            assert row["layer_speedup"] == 1
+
+
+def test_a_failed_method_is_recorded_and_the_others_go_on(home: Path) -> None:
+    errors = {row["method"]: row["error"] for row in rows(home) if "error" in row}
+    assert errors == {"faulty": "RuntimeError: no loss today", "lost": "RuntimeError: no policy today"}
+    found = runs(home)
+    assert found["faulty always"].info.status == found["lost always"].info.status == "FAILED"
+    assert found["skipdecode 2x"].info.status == found["compare_calm"].info.status == "FINISHED"
+
+
+def test_mlflow_holds_curves_figures_and_artifacts(home: Path) -> None:
+    found = runs(home)
+    parent = found.pop("compare_calm")
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
+    assert "| skipdecode | 2x |" in parent.data.tags["mlflow.note.content"]
+    assert parent.inputs is not None
+    assert {source.dataset.name for source in parent.inputs.dataset_inputs} == {"restaurants train", "restaurants test"}
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert artifacts >= {"report.html", "results.json", "results.csv", "config.yaml", "plots"}
+    child = found["skipdecode 2x"]
+    assert child.data.params["speedup"] == "2"
+    assert {"bleu", "bleu_ci95_low", "decode_speedup_batch1", "decode_speedup_batch4"} <= child.data.metrics.keys()
+    assert client.get_metric_history(child.info.run_id, "train_loss")
+    depths = client.get_metric_history(child.info.run_id, "depth")
+    assert [int(point.value) for point in sorted(depths, key=lambda point: point.step)][:2] == [4, 2]
+    assert [item.path for item in client.list_artifacts(child.info.run_id)] == ["outputs.json"]
+
+
+def test_the_report_stands_alone(home: Path) -> None:
+    page = (home / "run" / "report.html").read_text()
+    assert page.count("<svg") >= 4
+    assert "failed: RuntimeError: no loss today" in page
+    assert "src=" not in page
+    assert "<link" not in page
+    assert "<script" not in page
+
+
+def test_the_base_is_a_hugging_face_folder(home: Path) -> None:
+    (base,) = (home / "cache").iterdir()
+    model = OPTForCausalLM.from_pretrained(base)
+    assert model.config.num_hidden_layers == 4
+
+
+def test_a_second_run_redoes_only_what_failed(home: Path) -> None:
+    folder = home / "run"
+    kept = {path: path.stat().st_mtime_ns for name in ("settings", "weights") for path in (folder / name).rglob("*")}
+    before, tracked = rows(home), len(runs(home))
+    assert compare(small_config(home, *FAULTY), folder) is False
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert rows(home) == before
+    assert len(runs(home)) == tracked
+
+
+def test_another_configuration_is_refused_and_nothing_overwritten(home: Path) -> None:
+    before = {path: path.read_bytes() for path in (home / "run").iterdir() if path.is_file()}
+    with pytest.raises(ConfigurationError, match=r"results of another configuration .it differs in .*speedups"):
+        compare(small_config(home, *FAULTY, "speedups=[2]"), home / "run")
+    assert before == {path: path.read_bytes() for path in (home / "run").iterdir() if path.is_file()}
+
+
+def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot use the tracking store"):
+        compare(small_config(tmp_path, f"tracking.uri=sqlite:///{tmp_path}/file/mlflow.db"), tmp_path / "run")

@@ -1,0 +1,83 @@
+"""What is refused before anything is trained or written."""
+
+from pathlib import Path
+
+import pytest
+
+from skiplab.jobs.prepare import ConfigurationError, prepare
+from tests.jobs.small import small_config
+
+# Exit layers by hand instead of speedups.
+EXITS = ("~methods.skipdecode.sweep",)
+
+
+def test_a_good_configuration_is_prepared(tmp_path: Path) -> None:
+    prepared = prepare(small_config(tmp_path))
+    assert [case.entry.label for case in prepared.cases] == [
+        "full 1x",
+        "skipdecode 1.5x",
+        "skipdecode 2x",
+        "multi_layer 1.5x",
+        "multi_layer 2x",
+        "calm softmax 1.5x",
+        "calm softmax 2x",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_method_is_compared_with_the_full_model(tmp_path: Path) -> None:
+    prepared = prepare(small_config(tmp_path, "method=multi_layer"))
+    assert {case.entry.method for case in prepared.cases} == {"full", "multi_layer"}
+
+
+def test_the_base_depends_on_backbone_data_and_training_only(tmp_path: Path) -> None:
+    def key(*overrides: str) -> str:
+        return prepare(small_config(tmp_path, *overrides)).base_key
+
+    assert key() == key("speedups=[2]", "trainer.max_epochs=3", "seeds=[4]")
+    changes = [
+        "backbone.init_std=0.1",
+        "data.seed=1",
+        "base.max_epochs=2",
+        "base.seed=1",
+        "limit=15",
+        "trainer.beta2=0.9",
+    ]
+    assert len({key(), *(key(change) for change in changes)}) == 1 + len(changes)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["speedups=[9]"], "method skipdecode: target speedup 9 cannot be reached: 4 layers with a warm-up of 1 allow"),
+        (["methods.skipdecode.warmup=7"], "warmup must lie between 0 and the 4 layers, got 7"),
+        ([*EXITS, "+methods.skipdecode.max_exit=2", "+methods.skipdecode.min_exit=3"], "min_exit=3, max_exit=2"),
+        (
+            [*EXITS, "+methods.skipdecode.max_exit=3", "+methods.skipdecode.min_exit=2", "methods.skipdecode.warmup=3"],
+            "warmup must lie between 0 and min_exit=2, got 3",
+        ),
+        (["methods.skipdecode.decay=lineal"], "unknown decay 'lineal'; choose one of linear, power"),
+        (["+methods.skipdecode.sped=2"], "unexpected keyword argument 'sped'"),
+        (["~methods.calm.sweep.speedup", "+methods.calm.sweep.threshold=[2.0]"], "threshold must lie in"),
+        (["backbone.max_positions=40"], "backbone has 40 positions"),
+        (["backbone.num_heads=3"], "multiple of num_heads, got 16 and 3"),
+        (["max_new_tokens=5"], "max_new_tokens is 5"),
+        (["trainer.learning_rate=-1"], "learning_rate must be above 0, got -1"),
+        (["trainer=gpu"], "asks for a GPU, and this machine has none"),
+        (["seeds=[]"], "seeds is empty"),
+        (["threads=0"], "threads must be at least 1"),
+        (["benchmark.rounds=1"], "rounds >= 2"),
+        (["methods.skipdecode._target_=skiplab.nothing.X"], "skiplab.nothing"),
+    ],
+)  # fmt: skip
+def test_bad_configurations_say_what_is_wrong(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        prepare(small_config(tmp_path, *overrides))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_e2e_files_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"data.dir has no value yet; give it as data.dir=VALUE"):
+        prepare(small_config(tmp_path, "data=e2e", task=()))
+    with pytest.raises(ConfigurationError, match=r"no devset.csv in /nowhere: data.dir must be the folder"):
+        prepare(small_config(tmp_path, "data=e2e", "data.dir=/nowhere", task=()))

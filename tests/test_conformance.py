@@ -1,0 +1,184 @@
+"""What every method must satisfy on every backbone layout: all files of `experiments/method/` are collected.
+
+A decoded token must have exactly the logits of a parallel forward in which each layer updates just the
+positions that ran it, while all positions offer it their keys and values.
+"""
+
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from skiplab.backbone import Backbone, Context
+from skiplab.batch import Batch, collate, left_pad
+from skiplab.decode import DecodeResult, decode
+from skiplab.forward import causal_mask, positions, scheduled_logits
+from skiplab.jobs.cases import Case, expand
+from skiplab.module import ExitModule, Optimization, Setup
+from skiplab.policy import AdaptivePolicy, ExitPolicy
+from skiplab.schedule import layer_steps
+from tests.tiny import EOS, LAYOUTS, PAD, prompts, tiny_backbone
+
+STEPS = 14
+LENGTHS = [6, 9, 10, 12, 12, 14]
+ROOT = files("experiments") / "method"
+METHODS = sorted(entry.name for entry in ROOT.iterdir() if entry.name.endswith(".yaml"))
+
+
+def cases(method_file: str, backbone: Backbone) -> list[Case]:
+    node = OmegaConf.create({"speedups": [1.5, 2.5], "method": OmegaConf.create((ROOT / method_file).read_text())})
+    resolved: Any = OmegaConf.to_container(node, resolve=True)
+    return expand({"only": resolved["method"]}, [0], setup(backbone))
+
+
+def setup(backbone: Backbone) -> Setup:
+    return Setup(backbone, LENGTHS, Optimization(learning_rate=1e-3))
+
+
+def some_batch(seed: int = 1) -> Batch:
+    targets = [[*target, EOS] for target in prompts(5, seed=seed + 50, longest=STEPS - 1)]
+    return collate(prompts(5, seed=seed), targets, PAD)
+
+
+@pytest.fixture(params=[(method, layout) for method in METHODS for layout in LAYOUTS], ids="-".join, scope="module")
+def modules(request: pytest.FixtureRequest) -> list[ExitModule]:
+    method, layout = request.param
+    backbone = tiny_backbone(layout)
+    return [case.build(setup(backbone)).eval() for case in cases(method, backbone)]
+
+
+@pytest.fixture(scope="module")
+def policies(modules: list[ExitModule]) -> list[ExitPolicy]:
+    return [module.exit_policy([some_batch()]) for module in modules]
+
+
+@pytest.fixture(scope="module")
+def engine(modules: list[ExitModule]) -> Backbone:
+    return modules[0].backbone
+
+
+def decode_with_logits(
+    backbone: Backbone, policy: ExitPolicy, rows: list[list[int]], limit: int = STEPS, eos_id: int | None = None
+) -> tuple[DecodeResult, dict[tuple[int, int], Tensor]]:
+    """The result, and the logits of every (row, step)."""
+    seen: dict[tuple[int, int], Tensor] = {}
+
+    def on_step(step: int, index_B: Tensor, logits_BV: Tensor) -> None:
+        seen.update({(row, step): logits for row, logits in zip(index_B.tolist(), logits_BV, strict=True)})
+
+    result = decode(backbone, policy, rows, max_new_tokens=limit, eos_id=eos_id, pad_id=PAD, on_step=on_step)
+    return result, seen
+
+
+@torch.inference_mode()
+def reference_logits(backbone: Backbone, policy: ExitPolicy, prompt: list[int], tokens: list[int], depths: list[int]):
+    """Logits of each generated token, from the layers that its step ran, without cache or prefix slicing."""
+    ids_1T = torch.tensor([[*prompt, *tokens[:-1]]])
+    valid_1T = torch.ones_like(ids_1T, dtype=torch.bool)
+    ran_LT = torch.ones(backbone.num_layers, ids_1T.shape[1], dtype=torch.bool)
+    for step, depth in enumerate(depths[1:], start=1):
+        ran = policy.plan(step)[:depth]
+        ran_LT[:, len(prompt) - 1 + step] = torch.tensor([layer in ran for layer in range(backbone.num_layers)])
+    h_1TD = backbone.embed(ids_1T, positions(valid_1T))
+    for layer in range(backbone.num_layers):
+        updated = backbone.layer(layer, h_1TD, Context(causal_mask(valid_1T, h_1TD.dtype)))
+        h_1TD = torch.where(ran_LT[layer][None, :, None], updated, h_1TD)
+    return backbone.head(h_1TD[0, len(prompt) - 1 :])
+
+
+def test_step_by_step_equals_parallel_forward(engine: Backbone, policies: list[ExitPolicy]) -> None:
+    rows = prompts(4)
+    for policy in policies:
+        result, seen = decode_with_logits(engine, policy, rows)
+        for row, tokens in enumerate(result.sequences()):
+            expected_TV = reference_logits(engine, policy, rows[row], tokens, result.depth_BT[row].tolist())
+            actual_TV = torch.stack([seen[row, step] for step in range(len(tokens))])
+            torch.testing.assert_close(actual_TV, expected_TV, atol=1e-4, rtol=1e-4)
+
+
+def test_step_by_step_equals_prefix_sliced_forward(engine: Backbone, policies: list[ExitPolicy]) -> None:
+    rows = prompts(4)
+    for policy in policies:
+        if isinstance(policy, AdaptivePolicy):
+            continue
+        result, seen = decode_with_logits(engine, policy, rows)
+        with torch.inference_mode():
+            logits_BGV = scheduled_logits(engine, policy, collate(rows, result.sequences(), PAD))
+        for row in range(len(rows)):
+            actual_GV = torch.stack([seen[row, step] for step in range(STEPS)])
+            torch.testing.assert_close(actual_GV, logits_BGV[row], atol=1e-4, rtol=1e-4)
+
+
+def test_batched_and_padded_equals_single(engine: Backbone, policies: list[ExitPolicy]) -> None:
+    rows = prompts(6, seed=3)
+    for policy in policies:
+        batched = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
+        for row, prompt in enumerate(rows):
+            single = decode(engine, policy, [prompt], max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
+            assert single.sequences()[0] == batched.sequences()[row]
+            length = int(single.length_B[0])
+            assert single.depth_BT[0, :length].tolist() == batched.depth_BT[row, :length].tolist()
+
+
+def test_rows_that_end_leave_without_touching_the_others(engine: Backbone, policies: list[ExitPolicy]) -> None:
+    rows, limits = prompts(5, seed=4), [3, STEPS, 1, 6, 2]
+    for policy in policies:
+        free = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD).sequences()
+        cut = decode(engine, policy, rows, max_new_tokens=limits, eos_id=None, pad_id=PAD)
+        assert cut.sequences() == [tokens[:limit] for tokens, limit in zip(free, limits, strict=True)]
+        assert cut.length_B.tolist() == limits
+
+
+def test_plans_nest_and_depth_follows_them(engine: Backbone, policies: list[ExitPolicy]) -> None:
+    for policy in policies:
+        layer_steps(policy.plan, engine.num_layers, 4 * STEPS)
+        result = decode(engine, policy, prompts(3), max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
+        assert (result.depth_BT[:, 0] == engine.num_layers).all()
+        planned = [len(policy.plan(step)) for step in range(1, STEPS)]
+        for depths in result.depth_BT[:, 1:].tolist():
+            assert depths == planned or (isinstance(policy, AdaptivePolicy) and depths <= planned)
+
+
+def test_kv_memory_is_what_the_plan_says(engine: Backbone, policies: list[ExitPolicy]) -> None:
+    rows = prompts(3)
+    columns = max(map(len, rows))
+    for policy in policies:
+        result = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
+        steps_L = [sum(layer in policy.plan(step) for step in range(1, STEPS)) for layer in range(engine.num_layers)]
+        slots = sum(columns + steps for steps in steps_L if steps)
+        width = engine.kv_heads * engine.head_size
+        assert result.kv_bytes == 2 * len(rows) * slots * width * 4
+
+
+def test_loss_trains_every_parameter_that_decoding_uses(modules: list[ExitModule]) -> None:
+    for module in modules:
+        module.zero_grad()
+        module.loss(some_batch()).backward()
+        without = [name for name, parameter in module.named_parameters() if parameter.grad is None]
+        assert not without
+
+
+def test_hyperparameters_are_plain_values(modules: list[ExitModule]) -> None:
+    for module in modules:
+        plain = (int, float, str, bool, type(None), dict, list)
+        assert all(isinstance(value, plain) for value in module.hparams.values())
+        assert "setup" not in module.hparams
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_full_depth_equals_hugging_face_greedy(layout: str) -> None:
+    backbone = tiny_backbone(layout)
+    (case,) = cases("full.yaml", backbone)
+    rows = prompts(6, seed=5)
+    policy = case.build(setup(backbone)).exit_policy([])
+    ids_BP, mask_BP = left_pad(rows, PAD)
+    out_BT = backbone.model.generate(  # type: ignore[operator]
+        ids_BP, attention_mask=mask_BP.long(), max_new_tokens=30, do_sample=False, eos_token_id=EOS, pad_token_id=PAD
+    )[:, ids_BP.shape[1] :]
+    expected = [row[: row.index(EOS) + 1] if EOS in row else row for row in out_BT.tolist()]
+    result = decode(backbone, policy, rows, max_new_tokens=30, eos_id=EOS, pad_id=PAD)
+    assert result.sequences() == expected
+    assert len({tuple(tokens) for tokens in expected}) > 1

@@ -1,0 +1,112 @@
+"""The command line, as a user meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from skiplab.run import experiments
+from tests.jobs.small import SMALL, SMALL_TASK
+
+COMMAND = [sys.executable, "-m", "skiplab.run"]
+COMPARE = [*COMMAND, "experiment=compare_calm", *SMALL, *SMALL_TASK]
+
+
+def environment(home: Path) -> dict[str, str]:
+    root = Path(__file__).parents[1]
+    return os.environ | {"SKIPLAB_CACHE": f"{home}/cache", "PYTHONPATH": str(root), "COLUMNS": "100"}
+
+
+def call(home: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
+
+
+def start(home: Path, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=home, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_without_arguments_the_experiments_are_listed(tmp_path: Path) -> None:
+    done = call(tmp_path, *COMMAND)
+    assert done.returncode == 0
+    for name, description in experiments().items():
+        assert f"{name}  " in done.stdout
+        assert description in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiment=compare_clam"], "Could not find 'experiment/compare_clam'"),
+        (["experiment=compare_calm", "backbone=opt_tni"], "Could not find 'backbone/opt_tni'"),
+        (["experiment=compare_calm", "method=skipdecod"], "Could not find 'method/skipdecod'"),
+        (["experiment=compare_calm", "trainer.max_epoch=2"], "Could not override 'trainer.max_epoch'"),
+        (["experiment=compare_calm", "speedups=[40]"], "error: method skipdecode: target speedup 40 cannot be reached"),
+        (["data=restaurants"], "experiment=NAME"),
+    ],
+)
+def test_a_bad_command_gives_one_message_and_writes_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = call(tmp_path, *COMMAND, *arguments)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not list(tmp_path.glob("outputs/*/*"))
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "compare_calm"
+    process = start(tmp_path, *COMPARE)
+    wait_for(folder / "settings" / "skipdecode-1.5x-seed-0.json", process)
+    process.kill()
+    process.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in (folder / "settings").iterdir()}
+    assert finished
+    assert json.loads((folder / "results.json").read_text())["rows"]
+
+    done = call(tmp_path, *COMPARE)
+    assert done.returncode == 0, done.stderr
+    assert "skipdecode 1.5x: finished before" in done.stdout
+    assert finished == {path: path.stat().st_mtime_ns for path in finished}
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    assert len(rows) == 2 * 8
+    statuses = [run.info.status for run in stored_runs(tmp_path)]
+    assert statuses == ["FINISHED"] * len(statuses)
+
+
+def test_an_interrupted_run_says_so_in_its_store(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "compare_calm"
+    process = start(tmp_path, *COMPARE, "trainer.max_epochs=200")
+    wait_for(folder / "settings" / "full-1x-seed-0.json", process)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "the same command goes on from what is finished" in output
+    assert "Traceback" not in output
+    statuses = {run.info.run_name: run.info.status for run in stored_runs(tmp_path)}
+    assert statuses["full 1x"] == "FINISHED"
+    assert statuses["skipdecode 1.5x"] == statuses["compare_calm"] == "KILLED"
+    assert json.loads((folder / "results.json").read_text())["rows"][0]["method"] == "full"
+
+
+def stored_runs(home: Path) -> list:
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    experiment = client.get_experiment_by_name("compare_calm")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))

@@ -1,0 +1,52 @@
+"""MLflow runs and what goes into them."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from skiplab import tracking
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path) -> None:
+    tracking.connect(f"sqlite:///{tmp_path}/store/mlflow.db", "test")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
+)
+def test_a_run_ends_as_its_work_does(error: type[BaseException] | None, status: str) -> None:
+    run_id = ""
+    try:
+        with tracking.run("work") as run_id:
+            if error is not None:
+                raise error
+    except (ValueError, KeyboardInterrupt, SystemExit):
+        pass
+    assert mlflow.get_run(run_id).info.status == status
+    assert mlflow.active_run() is None
+
+
+def test_a_known_run_goes_on_and_an_unknown_one_is_made_anew() -> None:
+    with tracking.run("work") as first:
+        tracking.log_params({"a": 1})
+    with tracking.run("work", run_id=first) as again:
+        tracking.log_params({"a": 2, "b": 3})
+    assert again == first
+    assert mlflow.get_run(first).data.params == {"a": "1", "b": "3"}
+    with tracking.run("work", run_id="0" * 32) as other:
+        assert other != first
+
+
+def test_figures_series_and_artifacts(tmp_path: Path) -> None:
+    with tracking.run("parent"), tracking.run("child", nested=True) as run_id:
+        tracking.log_figures({"method": "x", "seed": 3, "bleu": 40.0, "bleu_ci95": [39.0, 41.0]}, suffix="_b1")
+        tracking.log_series("depth", [12, 4, 3])
+        tracking.log_text("hello", "error.txt")
+    run = mlflow.get_run(run_id)
+    assert run.data.metrics == {"bleu_b1": 40, "bleu_ci95_b1_low": 39, "bleu_ci95_b1_high": 41, "depth": 3}
+    client = mlflow.MlflowClient()
+    assert [point.value for point in client.get_metric_history(run_id, "depth")] == [12, 4, 3]
+    assert (tmp_path / "store" / "mlartifacts" / run_id / "artifacts" / "error.txt").read_text() == "hello"

@@ -1,0 +1,99 @@
+"""Training: what it learns, where it stops, how it goes on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from skiplab.backbone import OPTSpec
+from skiplab.data.module import TextData
+from skiplab.data.restaurants import Restaurants
+from skiplab.full import Full
+from skiplab.module import Optimization, Setup
+from skiplab.skipdecode import SkipDecode
+from skiplab.training import NonFiniteLossError, TrainerSpec, train
+
+SPEC = TrainerSpec(max_epochs=2, batch_size=16, learning_rate=3e-3)
+SHAPE = OPTSpec(num_layers=4, hidden_size=16, num_heads=2, max_positions=128, init_std=0.1)
+
+
+def new_data() -> TextData:
+    return TextData(Restaurants(train_size=160, valid_size=16, test_size=8), batch_size=16, max_new_tokens=64)
+
+
+def new_module(data: TextData, kind=Full, spec: TrainerSpec = SPEC, **options):
+    torch.manual_seed(0)
+    backbone = SHAPE.build(vocab_size=len(data.tokenizer), pad_id=data.pad_id, bos_id=data.bos_id, eos_id=data.eos_id)
+    return kind(Setup(backbone, [20, 25, 30], spec.optimization), **options)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Full, {}), (SkipDecode, {"speedup": 1.5})])
+def test_training_lowers_the_loss(tmp_path: Path, kind, options: dict) -> None:
+    data = new_data()
+    module = new_module(data, kind, **options)
+    batch = next(iter(data.val_dataloader()))
+    before = float(module.loss(batch).detach())
+    spec = replace(SPEC, max_epochs=8, learning_rate=1e-2)
+    metrics = train(module, data, spec, seed=0, folder=tmp_path, logger=None)
+    assert float(module.loss(batch).detach()) < 0.8 * before
+    assert metrics["valid_loss"] < before
+    assert not module.training
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    data, found = new_data(), []
+    for run in ("a", "b"):
+        module = new_module(data)
+        train(module, data, SPEC, seed=1, folder=tmp_path / run, logger=None)
+        found.append(torch.cat([parameter.flatten() for parameter in module.parameters()]))
+    assert torch.equal(*found)
+
+
+def test_a_cut_off_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    data = new_data()
+    whole = new_module(data)
+    train(whole, data, SPEC, seed=1, folder=tmp_path / "whole", logger=None)
+
+    class CutOffError(Exception):
+        pass
+
+    module, steps = new_module(data), []
+
+    def loss(batch):
+        if torch.is_grad_enabled():
+            steps.append(batch)
+        if len(steps) == 14:
+            raise CutOffError
+        return Full.loss(module, batch)
+
+    module.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(CutOffError):
+        train(module, data, SPEC, seed=1, folder=tmp_path / "cut", logger=None)
+    again = new_module(data)
+    train(again, data, SPEC, seed=1, folder=tmp_path / "cut", logger=None)
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
+    data = new_data()
+    spec = TrainerSpec(max_epochs=2, batch_size=16, learning_rate=1e12, warmup_fraction=0.0, gradient_clip=1e12)
+    with pytest.raises(
+        NonFiniteLossError, match=r"training loss is (nan|inf) at step \d+: lower trainer.learning_rate"
+    ):
+        train(new_module(data, spec=spec), data, spec, seed=0, folder=tmp_path, logger=None)
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    options = Optimization(learning_rate=1.0, warmup_fraction=0.2)
+    assert [options.scale(step, 10) for step in (0, 1, 2, 6, 9, 10)] == pytest.approx([0.5, 1, 1, 0.5, 0.125, 0])
+
+
+def test_bad_options_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="learning_rate must be above 0, got 0"):
+        TrainerSpec(max_epochs=1, batch_size=1, learning_rate=0)
+    with pytest.raises(ValueError, match="max_epochs and batch_size must be at least 1, got 0 and 4"):
+        TrainerSpec(max_epochs=0, batch_size=4, learning_rate=1)
+    with pytest.raises(ValueError, match="warmup_fraction must lie in"):
+        TrainerSpec(max_epochs=1, batch_size=4, learning_rate=1, warmup_fraction=1)

@@ -1,0 +1,33 @@
+"""Backbones and prompts small enough for a test."""
+
+import random
+
+import torch
+
+from skiplab.backbone import Backbone, OPTSpec
+
+VOCABULARY, PAD, BOS, EOS = 48, 0, 1, 2
+
+LAYOUTS = {
+    "pre_norm": OPTSpec(num_layers=6, hidden_size=24, num_heads=3, max_positions=64, init_std=0.3),
+    "post_norm": OPTSpec(
+        num_layers=6, hidden_size=24, num_heads=3, max_positions=64, init_std=0.3, embed_size=16, pre_norm=False
+    ),
+}
+
+
+def tiny_backbone(layout: str = "pre_norm", seed: int = 0) -> Backbone:
+    """Random weights, large enough that greedy outputs vary; biases and norms random too."""
+    torch.manual_seed(seed)
+    backbone = LAYOUTS[layout].build(vocab_size=VOCABULARY, pad_id=PAD, bos_id=BOS, eos_id=EOS).eval()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return backbone
+
+
+def prompts(count: int, seed: int = 0, longest: int = 9) -> list[list[int]]:
+    """Prompts of different lengths, without special tokens."""
+    rng = random.Random(seed)
+    return [[rng.randrange(3, VOCABULARY) for _ in range(rng.randint(1, longest))] for _ in range(count)]
