@@ -128,6 +128,7 @@ class OPTSpec:
             `project_in` and `project_out`, as in OPT-350m.
         pre_norm: False normalises after each block, as in OPT-350m.
         init_std: standard deviation of the initial weights.
+        dropout: share of states dropped in training, as in OPT.
     """
 
     num_layers: int
@@ -138,12 +139,15 @@ class OPTSpec:
     embed_size: int | None = None
     pre_norm: bool = True
     init_std: float = 0.02
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("num_layers", "hidden_size", "num_heads", "max_positions")}
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"backbone {name} must be at least 1, got {size}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"backbone dropout must lie in [0, 1), got {self.dropout}")
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"backbone hidden_size must be a multiple of num_heads, got {self.hidden_size} and {self.num_heads}"
@@ -160,7 +164,7 @@ class OPTSpec:
             word_embed_proj_dim=self.embed_size or self.hidden_size,
             max_position_embeddings=self.max_positions,
             do_layer_norm_before=self.pre_norm,
-            dropout=0.0,
+            dropout=self.dropout,
             init_std=self.init_std,
             pad_token_id=pad_id,
             bos_token_id=bos_id,

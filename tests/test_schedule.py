@@ -173,6 +173,12 @@ def test_spec_takes_a_speedup_or_exit_layers() -> None:
     assert ScheduleSpec(speedup=2, horizon=30).schedule(12, LENGTHS).horizon == 30
     assert str(ScheduleSpec(speedup=2.5)) == "2.5x"
     assert str(ScheduleSpec(max_exit=8, min_exit=4, decay="cosine")) == "8 to 4 layers cosine"
-    for wrong in ({}, {"speedup": 2, "max_exit": 4, "min_exit": 2}, {"max_exit": 4}, {"speedup": 2, "min_exit": 4}):
+    wrongs: list[dict[str, Any]] = [
+        {},
+        {"speedup": 2, "max_exit": 4, "min_exit": 2},
+        {"max_exit": 4},
+        {"speedup": 2, "min_exit": 4},
+    ]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="give either speedup, or max_exit and min_exit"):
             ScheduleSpec(**wrong)
