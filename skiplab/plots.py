@@ -31,9 +31,7 @@ class Curve:
     step_ms: Mapping[int, Sequence[float]]
 
 
-def curves(
-    rows: Sequence[Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]], timing: Mapping[str, Any]
-) -> list[Curve]:
+def curves(records: Mapping[str, Mapping[str, Any]], timing: Mapping[str, Any]) -> list[Curve]:
     """What is drawn, from a comparison's finished records and their timing parts, both by setting."""
     found = []
     for key, record in records.items():

@@ -40,13 +40,14 @@ def run(cfg: DictConfig) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(cfg.threads))
     from skiplab.jobs.prepare import ConfigurationError
     from skiplab.quiet import quiet
+    from skiplab.training import NonFiniteLossError
 
     quiet(threads=cfg.threads)
     module, _, name = cfg.job.rpartition(".")
     job: Any = getattr(import_module(module), name)
     try:
         complete = job(cfg, Path(HydraConfig.get().runtime.output_dir))
-    except ConfigurationError as error:
+    except (ConfigurationError, NonFiniteLossError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)

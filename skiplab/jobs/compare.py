@@ -18,7 +18,7 @@ from skiplab.benchmark import System, Workload, engine_system, hf_generate_syste
 from skiplab.data.module import Item
 from skiplab.environment import environment, git_revision
 from skiplab.evaluate import Generation, generate, generate_hf, perplexity, quality
-from skiplab.files import write_text
+from skiplab.jobs import publish
 from skiplab.jobs.cases import Case, Entry
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
@@ -64,7 +64,7 @@ class Comparison:
     def run(self) -> bool:
         """All settings, the timing, the results; True if nothing failed."""
         with self._tracked("parent", self._config["tracking"]["experiment"], nested=False):
-            self._describe()
+            publish.describe(self._config, self._data, self._environment)
             self._console.print("base")
             _ = self._models.lengths
             for number, entry in enumerate(self._cases, start=1):
@@ -88,7 +88,8 @@ class Comparison:
             return
         self._console.print(f"{counter} {entry.label}")
         try:
-            with self._tracked(entry.key, entry.label, nested=True) as run_id:
+            seed = f" seed {entry.seed}" if len(self._config["seeds"]) > 1 else ""
+            with self._tracked(entry.key, f"{entry.label}{seed}", nested=True) as run_id:
                 try:
                     record = self._make_record(entry, run_id)
                 except Exception:
@@ -117,7 +118,7 @@ class Comparison:
             )
             row |= _given("target_speedup", module.target_speedup)
             row |= _given("threshold", getattr(policy, "threshold", None))
-            row |= _given("perplexity", perplexity(module.backbone, policy, self._test_batches))
+            row |= _given("perplexity", perplexity(module.backbone, policy, self._models.test_batches))
         figures, by_item = quality(outputs, self._items, self._data, full or outputs)
         row |= {
             "mean_depth": outputs.mean_depth,
@@ -125,7 +126,7 @@ class Comparison:
             "dtype": str(self._models.base.dtype).removeprefix("torch."),
             **figures,
         }
-        self._track_record(row, outputs, full or outputs)
+        publish.track_outputs(row, outputs, full or outputs, self._items)
         return {
             "series": HF.method if case is None else case.series,
             "row": row,
@@ -175,13 +176,14 @@ class Comparison:
         return engine_system(module.backbone, self._policies[entry])
 
     def _workload(self, batch_size: int) -> Workload:
-        """Test prompts, each to generate as many tokens as the full model gave it; few items are repeated."""
-        count = batch_size * self._config["benchmark"]["batches"].get(str(batch_size), 1)
+        """Test prompts, each to generate as many tokens as the full model gave it, or `benchmark.new_tokens`."""
+        options = self._config["benchmark"]
+        count = batch_size * options["batches"].get(batch_size, 1)
         tokens = self._full_outputs.tokens
         chosen = list(itertools.islice(itertools.cycle(range(len(self._items))), count))
         return Workload(
             prompts=[self._items[index].prompt_ids for index in chosen],
-            lengths=[max(2, len(tokens[index])) for index in chosen],
+            lengths=[options["new_tokens"] or max(2, len(tokens[index])) for index in chosen],
             batch_size=batch_size,
             pad_id=self._data.pad_id,
         )
@@ -214,8 +216,7 @@ class Comparison:
         records = {entry.key: record for entry in self._cases if (record := self._record(entry))}
         timing = self._folder.load("timing") or {}
         config = OmegaConf.to_yaml(OmegaConf.create(self._config))
-        curves = plots.curves(rows, records, timing)
-        figures = plots.figures(curves)
+        figures = plots.figures(plots.curves(records, timing))
         page = report.Page(
             title=self._config["tracking"]["experiment"],
             description=self._config["description"] or "",
@@ -226,19 +227,11 @@ class Comparison:
             environment=self._environment,
             config=config,
         )
-        write_text(self._folder.path / "report.html", report.html(page))
-        write_text(self._folder.path / "config.yaml", config)
-        for name, figure in figures.items():
-            path = self._folder.path / "plots" / f"{name}.png"
-            path.parent.mkdir(exist_ok=True)
-            figure.savefig(path, dpi=150)
-            tracking.log_file(path, "plots")
-        for name in ("report.html", "results.json", "results.csv", "config.yaml"):
-            tracking.log_file(self._folder.path / name)
-        tracking.set_note(report.markdown(rows))
-        for entry in self._cases:
-            for part in timing.get(entry.key, []):
-                self._track_timing(entry, part)
+        publish.publish(self._folder.path, page)
+        tracked = self._folder.load("mlflow") or {}
+        for key, parts in timing.items():
+            for part in parts:
+                publish.track_timing(tracked.get(key), part)
 
     # MLflow.
 
@@ -249,41 +242,6 @@ class Comparison:
         with tracking.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
             self._folder.save("mlflow", known | {key: run_id})
             yield run_id
-
-    def _describe(self) -> None:
-        tracking.log_params(
-            {
-                "data": self._data.source.name,
-                "backbone": self._config["backbone"],
-                "trainer": self._config["trainer"],
-                "speedups": self._config["speedups"],
-                "seeds": self._config["seeds"],
-                "limit": self._config["limit"],
-            }
-        )
-        tracking.log_params({f"environment.{key}": value for key, value in self._environment.items()})
-        for split, context in (("train", "training"), ("test", "testing")):
-            tracking.log_dataset(self._data.splits[split], f"{self._data.source.name} {split}", context)
-
-    def _track_record(self, row: Row, outputs: Generation, full: Generation) -> None:
-        tracking.log_figures(row)
-        tracking.log_series("depth", outputs.depth_by_step())
-        shown = range(min(50, len(self._items)))
-        tracking.log_table(
-            {
-                "prompt": [self._items[index].prompt for index in shown],
-                "output": [outputs.texts[index] for index in shown],
-                "full model": [full.texts[index] for index in shown],
-                "reference": [self._items[index].references[0] for index in shown],
-            },
-            "outputs.json",
-        )
-
-    def _track_timing(self, entry: Entry, part: dict[str, Any]) -> None:
-        run_id = (self._folder.load("mlflow") or {}).get(entry.key)
-        batch = part["row"]["batch_size"]
-        tracking.log_figures(part["row"], suffix=f"_batch{batch}", run_id=run_id)
-        tracking.log_series(f"step_ms_batch{batch}", part["step_ms"], first_step=1, run_id=run_id)
 
     # Shared parts.
 
@@ -301,10 +259,6 @@ class Comparison:
     @cached_property
     def _items(self) -> list[Item]:
         return self._data.items("test")
-
-    @cached_property
-    def _test_batches(self) -> list[Any]:
-        return list(self._data.test_dataloader())
 
     @cached_property
     def _environment(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The shared base and the methods' trained modules: from disk where they are there, else trained."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -61,8 +62,11 @@ class Models:
 
     @cached_property
     def valid_batches(self) -> list[Batch]:
-        loader = self._prepared.data.val_dataloader()
-        return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in loader]
+        return self._batches(self._prepared.data.val_dataloader())
+
+    @cached_property
+    def test_batches(self) -> list[Batch]:
+        return self._batches(self._prepared.data.test_dataloader())
 
     def module(self, case: Case, run_id: str | None) -> ExitModule:
         """A case's module with its trained weights.
@@ -87,6 +91,9 @@ class Models:
         )
         self._backbones[key] = backbone.to(self._prepared.device)
         return module.eval()
+
+    def _batches(self, loader: Iterable[Batch]) -> list[Batch]:
+        return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in loader]
 
     def _setup(self, backbone: Backbone) -> Setup:
         return Setup(backbone, self.lengths, self._prepared.trainer.optimization)

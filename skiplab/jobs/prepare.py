@@ -116,6 +116,11 @@ def _check_benchmark(config: dict[str, Any]) -> None:
             f"benchmark needs rounds >= 2 for a spread and warmup >= 0, got {benchmark['rounds']} and "
             f"{benchmark['warmup']}"
         )
+    if benchmark["new_tokens"] is not None and not 2 <= benchmark["new_tokens"] <= config["max_new_tokens"]:
+        raise ValueError(
+            f"benchmark.new_tokens must lie between 2 and max_new_tokens={config['max_new_tokens']}, got "
+            f"{benchmark['new_tokens']}"
+        )
     if config["decode_batch_size"] < 1 or any(size < 1 for size in benchmark["batch_sizes"]):
         raise ValueError("decode_batch_size and benchmark.batch_sizes must be at least 1")
     if config["threads"] < 1:

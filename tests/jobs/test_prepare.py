@@ -66,6 +66,7 @@ def test_the_base_depends_on_backbone_data_and_training_only(tmp_path: Path) -> 
         (["trainer=gpu"], "asks for a GPU, and this machine has none"),
         (["seeds=[]"], "seeds is empty"),
         (["threads=0"], "threads must be at least 1"),
+        (["benchmark.new_tokens=1"], "new_tokens must lie between 2 and max_new_tokens=48, got 1"),
         (["benchmark.rounds=1"], "rounds >= 2"),
         (["methods.skipdecode._target_=skiplab.nothing.X"], "skiplab.nothing"),
     ],

@@ -1,0 +1,57 @@
+"""What a comparison leaves for people: files in its run folder, runs and artifacts in MLflow."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skiplab import report, tracking
+from skiplab.data.module import Item, TextData
+from skiplab.evaluate import Generation
+from skiplab.files import write_text
+from skiplab.results import Row
+
+_DESCRIBED = ("backbone", "trainer", "base", "speedups", "seeds", "limit", "benchmark")
+
+
+def describe(config: Mapping[str, Any], data: TextData, environment: Mapping[str, Any]) -> None:
+    """Configuration, environment and data sets of the active run."""
+    tracking.log_params({"data": data.source.name, **{key: config[key] for key in _DESCRIBED}})
+    tracking.log_params({f"environment.{key}": value for key, value in environment.items()})
+    for split, context in (("train", "training"), ("test", "testing")):
+        tracking.log_dataset(data.splits[split], f"{data.source.name} {split}", context)
+
+
+def track_outputs(row: Row, outputs: Generation, full: Generation, items: Sequence[Item], count: int = 50) -> None:
+    """A setting's figures, its depth by step, and its first outputs beside the full model's, to the active run."""
+    tracking.log_figures(row)
+    tracking.log_series("depth", outputs.depth_by_step())
+    tracking.log_table(
+        {
+            "prompt": [item.prompt for item in items[:count]],
+            "output": outputs.texts[:count],
+            "full model": full.texts[:count],
+            "reference": [item.references[0] for item in items[:count]],
+        },
+        "outputs.json",
+    )
+
+
+def track_timing(run_id: str | None, part: Mapping[str, Any]) -> None:
+    """A setting's speed at one batch size to its run."""
+    batch = part["row"]["batch_size"]
+    tracking.log_figures(part["row"], suffix=f"_batch{batch}", run_id=run_id)
+    tracking.log_series(f"step_ms_batch{batch}", part["step_ms"], first_step=1, run_id=run_id)
+
+
+def publish(folder: Path, page: report.Page) -> None:
+    """Report, plots and configuration to the run folder; these and the results to the active run."""
+    write_text(folder / "report.html", report.html(page))
+    write_text(folder / "config.yaml", page.config)
+    for name, figure in page.figures.items():
+        path = folder / "plots" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, dpi=150)
+        tracking.log_file(path, "plots")
+    for name in ("report.html", "results.json", "results.csv", "config.yaml"):
+        tracking.log_file(folder / name)
+    tracking.set_note(report.markdown(page.rows))

@@ -1,0 +1,88 @@
+"""What a training step of each method costs, beside one of the full model: same weights, same batches, in turns."""
+
+import itertools
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from skiplab.batch import Batch
+from skiplab.benchmark import quartiles
+from skiplab.environment import environment
+from skiplab.jobs.prepare import Prepared, prepare
+from skiplab.module import ExitModule, Setup
+from skiplab.results import Row, write_results
+
+
+def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
+    """Time forward, backward and optimizer step of every setting from random weights; print and write the rows.
+
+    Raises:
+        ConfigurationError: before anything is timed.
+    """
+    prepared = prepare(cfg)
+    rounds = prepared.config["benchmark"]["rounds"]
+    modules = [_module(prepared, number) for number in range(len(prepared.cases))]
+    optimizers = [torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True) for module in modules]
+    batches = itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1)
+    times: list[list[float]] = [[] for _ in modules]
+    for batch in track(list(batches), console=Console(), transient=True):
+        moved = Batch(*(tensor.to(prepared.device) for tensor in batch))
+        for module, optimizer, taken in zip(modules, optimizers, times, strict=True):
+            taken.append(_timed_step(module, optimizer, moved))
+    rows = [_row(prepared, number, taken[1:], times[0][1:]) for number, taken in enumerate(times)]
+    write_results(
+        run_dir,
+        job="step_cost",
+        experiment=prepared.config["tracking"]["experiment"],
+        environment=environment(prepared.config["seeds"]),
+        rows=rows,
+    )
+    for row in rows:
+        low, high = row["train_step_ratio_quartiles"]
+        label = f"{row['method']} {row['setting']}"
+        Console().print(
+            f"{label:24} {row['train_step_ms']:8.1f} ms  {row['train_step_ratio']:.3f} [{low:.3f}, {high:.3f}] of full",
+            highlight=False,
+        )
+    return True
+
+
+def _module(prepared: Prepared, number: int) -> ExitModule:
+    torch.manual_seed(0)
+    backbone = prepared.new_backbone().to(prepared.device)
+    lengths = [len(target) for _, target in prepared.data.valid_pairs]
+    return prepared.cases[number].build(Setup(backbone, lengths, prepared.trainer.optimization)).train()
+
+
+def _timed_step(module: ExitModule, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+    _synchronise(batch)
+    start = time.perf_counter()
+    module.loss(batch).backward()
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    _synchronise(batch)
+    return time.perf_counter() - start
+
+
+def _synchronise(batch: Batch) -> None:
+    if batch.input_BT.is_cuda:
+        torch.cuda.synchronize(batch.input_BT.device)
+
+
+def _row(prepared: Prepared, number: int, taken: list[float], full: list[float]) -> Row:
+    ratios = [own / base for own, base in zip(taken, full, strict=True)]
+    return {
+        **vars(prepared.cases[number].entry),
+        "train_step_ms": 1e3 * statistics.median(taken),
+        "train_step_ratio": statistics.median(ratios),
+        "train_step_ratio_quartiles": quartiles(ratios),
+        "timing_rounds": len(taken),
+        "batch_size": prepared.trainer.batch_size,
+    }

@@ -1,0 +1,40 @@
+"""The cost of a training step."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from skiplab.jobs.prepare import prepare
+from skiplab.jobs.step_cost import step_cost
+from skiplab.module import Setup
+from tests.jobs.small import small_config
+
+
+def test_every_setting_is_timed_against_the_full_step(tmp_path: Path) -> None:
+    overrides = ("~methods.calm", "~benchmark.batches")
+    config = small_config(tmp_path, *overrides)
+    config.job = "skiplab.jobs.step_cost.step_cost"
+    assert step_cost(config, tmp_path)
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["full", *["skipdecode"] * 2, *["multi_layer"] * 2]
+    assert rows[0]["train_step_ratio"] == 1
+    assert all(row["timing_rounds"] == 2 for row in rows)
+
+
+def test_a_step_at_3x_takes_at_most_three_fifths_of_a_full_steps_arithmetic(tmp_path: Path) -> None:
+    task = ("data.train_size=64", "max_new_tokens=64")
+    shape = ("backbone.num_layers=12", "backbone.hidden_size=64", "backbone.num_heads=4")
+    prepared = prepare(small_config(tmp_path, *shape, "speedups=[3]", "limit=64", task=task))
+    backbone = prepared.new_backbone()
+    lengths = [len(target) for _, target in prepared.data.valid_pairs]
+    (batch, _) = prepared.data.train_dataloader()
+    flops = []
+    for case in prepared.cases[:2]:
+        module = case.build(Setup(backbone, lengths, prepared.trainer.optimization))
+        with FlopCounterMode(display=False) as counter, torch.enable_grad():
+            module.loss(batch).backward()
+        flops.append(counter.get_total_flops())
+    assert [case.entry.label for case in prepared.cases[:2]] == ["full 1x", "skipdecode 3x"]
+    assert flops[1] < 0.6 * flops[0]
