@@ -98,9 +98,10 @@ def print_table(rows: Sequence[Row], console: "Console") -> None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table in Markdown, errors below it."""
+    """The table in Markdown without intervals, errors below it."""
     laid = table(rows)
-    lines = [laid.header, ["---"] * len(laid.header), *laid.lines]
+    plain = [[cell.split(" [")[0] for cell in line] for line in laid.lines]
+    lines = [laid.header, ["---"] * len(laid.header), *plain]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     errors = [f"- {' '.join(laid.lines[number][:2])} failed: {error}" for number, error in laid.errors.items()]
     return "\n\n".join([text, *(["\n".join(errors)] if errors else [])])

@@ -33,6 +33,8 @@ def connect(uri: str, experiment: str) -> None:
         if mlflow.get_experiment_by_name(experiment) is None:
             mlflow.create_experiment(experiment, artifact_location=location)
         mlflow.set_experiment(experiment)
+        # The UI otherwise guesses between its two layouts.
+        mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
     except (MlflowException, OSError) as error:
         raise ValueError(f"cannot use the tracking store {uri}: {error}") from error
 
@@ -84,16 +86,21 @@ def log_params(params: Mapping[str, Any]) -> None:
     mlflow.log_params({key: value for key, value in params.items() if key not in known})
 
 
-def log_figures(row: Mapping[str, Any], *, suffix: str = "", run_id: str | None = None) -> None:
-    """Numbers of a result row as metrics; an interval or pair of quartiles as two."""
+def log_figures(row: Mapping[str, Any], *, group: str = "", run_id: str | None = None) -> None:
+    """Numbers of a result row as metrics; a pair, such as an interval, as two in the group `spread`.
+
+    Args:
+        group: prefix under which the UI shows them together, such as `batch32/`.
+    """
     metrics: dict[str, float] = {}
     for key, value in row.items():
-        if isinstance(value, bool) or key == "seed":
+        if isinstance(value, bool) or key in ("seed", "batch_size", "timing_rounds"):
             continue
         if isinstance(value, int | float):
-            metrics[f"{key}{suffix}"] = float(value)
+            metrics[f"{group}{key}"] = float(value)
         elif isinstance(value, list):
-            metrics |= {f"{key}{suffix}_{end}": float(bound) for end, bound in zip(("low", "high"), value, strict=True)}
+            ends = zip(("low", "high"), value, strict=True)
+            metrics |= {f"{group}spread/{key}_{end}": float(bound) for end, bound in ends}
     mlflow.log_metrics(metrics, run_id=run_id)
 
 

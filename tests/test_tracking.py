@@ -42,11 +42,16 @@ def test_a_known_run_goes_on_and_an_unknown_one_is_made_anew() -> None:
 
 def test_figures_series_and_artifacts(tmp_path: Path) -> None:
     with tracking.run("parent"), tracking.run("child", nested=True) as run_id:
-        tracking.log_figures({"method": "x", "seed": 3, "bleu": 40.0, "bleu_ci95": [39.0, 41.0]}, suffix="_b1")
+        tracking.log_figures({"method": "x", "seed": 3, "bleu": 40.0, "bleu_ci95": [39.0, 41.0]}, group="b1/")
         tracking.log_series("depth", [12, 4, 3])
         tracking.log_text("hello", "error.txt")
     run = mlflow.get_run(run_id)
-    assert run.data.metrics == {"bleu_b1": 40, "bleu_ci95_b1_low": 39, "bleu_ci95_b1_high": 41, "depth": 3}
+    assert run.data.metrics == {
+        "b1/bleu": 40,
+        "b1/spread/bleu_ci95_low": 39,
+        "b1/spread/bleu_ci95_high": 41,
+        "depth": 3,
+    }
     client = mlflow.MlflowClient()
     assert [point.value for point in client.get_metric_history(run_id, "depth")] == [12, 4, 3]
     assert (tmp_path / "store" / "mlartifacts" / run_id / "artifacts" / "error.txt").read_text() == "hello"

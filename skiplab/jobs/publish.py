@@ -15,8 +15,8 @@ _DESCRIBED = ("backbone", "trainer", "base", "speedups", "seeds", "limit", "benc
 
 def describe(config: Mapping[str, Any], data: TextData, environment: Mapping[str, Any]) -> None:
     """Configuration, environment and data sets of the active run."""
-    tracking.log_params({"data": data.source.name, **{key: config[key] for key in _DESCRIBED}})
-    tracking.log_params({f"environment.{key}": value for key, value in environment.items()})
+    described = {key: config[key] for key in _DESCRIBED} | {"environment": environment}
+    tracking.log_params({"data": data.source.name, **_flat(described)})
     for split, context in (("train", "training"), ("test", "testing")):
         tracking.log_dataset(data.splits[split], f"{data.source.name} {split}", context)
 
@@ -38,9 +38,9 @@ def track_outputs(row: Row, outputs: Generation, full: Generation, items: Sequen
 
 def track_timing(run_id: str | None, part: Mapping[str, Any]) -> None:
     """A setting's speed at one batch size to its run."""
-    batch = part["row"]["batch_size"]
-    tracking.log_figures(part["row"], suffix=f"_batch{batch}", run_id=run_id)
-    tracking.log_series(f"step_ms_batch{batch}", part["step_ms"], first_step=1, run_id=run_id)
+    group = f"batch{part['row']['batch_size']}/"
+    tracking.log_figures(part["row"], group=group, run_id=run_id)
+    tracking.log_series(f"{group}step_ms", part["step_ms"], first_step=1, run_id=run_id)
 
 
 def publish(folder: Path, page: report.Page) -> None:
@@ -54,4 +54,12 @@ def publish(folder: Path, page: report.Page) -> None:
         tracking.log_file(path, "plots")
     for name in ("report.html", "results.json", "results.csv", "config.yaml"):
         tracking.log_file(folder / name)
-    tracking.set_note(report.markdown(page.rows))
+    tracking.set_note(f"{page.description}. Task: {page.task}.\n\n{report.markdown(page.rows)}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

@@ -78,7 +78,12 @@ def test_mlflow_holds_curves_figures_and_artifacts(home: Path) -> None:
     assert artifacts >= {"report.html", "results.json", "results.csv", "config.yaml", "plots"}
     child = found["skipdecode 2x"]
     assert child.data.params["speedup"] == "2"
-    assert {"bleu", "bleu_ci95_low", "decode_speedup_batch1", "decode_speedup_batch4"} <= child.data.metrics.keys()
+    assert {
+        "bleu",
+        "spread/bleu_ci95_low",
+        "batch1/decode_speedup",
+        "batch4/decode_speedup",
+    } <= child.data.metrics.keys()
     assert client.get_metric_history(child.info.run_id, "train_loss")
     depths = client.get_metric_history(child.info.run_id, "depth")
     assert [int(point.value) for point in sorted(depths, key=lambda point: point.step)][:2] == [4, 2]
