@@ -140,7 +140,7 @@ class CALM(ExitModule):
 
     @property
     def setting(self) -> str:
-        exits = f"{self._threshold:g}" if self._speedup is None else f"{self._speedup:g}x"
+        exits = f"{self._threshold:g}" if self._speedup is None else f"~{self._speedup:g}x"
         return f"softmax {exits}" if self._temperature is None else f"softmax {exits} decaying"
 
     @property

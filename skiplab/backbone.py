@@ -171,14 +171,3 @@ class OPTSpec:
             eos_token_id=eos_id,
         )
         return OPTBackbone(OPTForCausalLM(config))
-
-
-def as_backbone(model: PreTrainedModel) -> Backbone:
-    """The adapter for a model's architecture.
-
-    Raises:
-        TypeError: no adapter knows the architecture.
-    """
-    if isinstance(model, OPTForCausalLM):
-        return OPTBackbone(model)
-    raise TypeError(f"no backbone adapter for {type(model).__name__}; supported: OPTForCausalLM")

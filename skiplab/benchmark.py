@@ -72,7 +72,7 @@ def engine_system(backbone: Backbone, policy: ExitPolicy) -> System:
 def hf_generate_system(backbone: Backbone) -> System:
     """Hugging Face `generate` with its dynamic cache, on the same weights.
 
-    All rows run to the batch's longest length; only the tokens asked for count.
+    All rows run to the batch's longest length, since rows cannot leave; only the tokens asked for count.
     """
     from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
@@ -128,22 +128,20 @@ class Timing:
     kv_bytes: int | None
     layers_per_step: float | None
 
-    def row(self, baseline: "Timing") -> dict[str, Any]:
+    def row(self, baseline: "Timing | None") -> dict[str, Any]:
         """Speed figures: medians over rounds, quartiles of the throughput and of the speedup.
 
-        The speedup is the ratio of decode times round by round against `baseline` in the same run.
+        The speedup is the ratio of decode times round by round against `baseline` in the same run; without
+        a baseline there is none.
         """
         tokens, rows = sum(self.workload.lengths), len(self.workload.lengths)
         batches = self.workload.batches()
         steps = sum(max(lengths) - 1 for _, lengths in batches)
         rates = [(tokens - rows) / run.decode for run in self.rounds]
-        speedups = [base.decode / run.decode for base, run in zip(baseline.rounds, self.rounds, strict=True)]
         row: dict[str, Any] = {
             "batch_size": self.workload.batch_size,
             "decode_tokens_per_s": statistics.median(rates),
             "decode_tokens_per_s_quartiles": quartiles(rates),
-            "decode_speedup": statistics.median(speedups),
-            "decode_speedup_quartiles": quartiles(speedups),
             "decode_ms_per_step": 1e3 * statistics.median(run.decode for run in self.rounds) / steps,
             "prefill_ms": 1e3 * statistics.median(run.prefill for run in self.rounds) / len(batches),
             "end_to_end_tokens_per_s": tokens / statistics.median(run.total for run in self.rounds),
@@ -151,8 +149,11 @@ class Timing:
         }
         if self.kv_bytes is not None:
             row["kv_bytes"] = self.kv_bytes
-        if self.layers_per_step is not None and baseline.layers_per_step is not None:
-            row["step_layer_speedup"] = baseline.layers_per_step / self.layers_per_step
+        if baseline is not None:
+            speedups = [base.decode / run.decode for base, run in zip(baseline.rounds, self.rounds, strict=True)]
+            row |= {"decode_speedup": statistics.median(speedups), "decode_speedup_quartiles": quartiles(speedups)}
+            if self.layers_per_step is not None and baseline.layers_per_step is not None:
+                row["step_layer_speedup"] = baseline.layers_per_step / self.layers_per_step
         return row
 
     def step_ms(self) -> list[float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skiplab.backbone import Backbone, Context
 from skiplab.batch import left_pad
-from skiplab.forward import forward
+from skiplab.forward import forward, prefix_columns
 from skiplab.policy import AdaptivePolicy, ExitPolicy
 from skiplab.schedule import LayerPlan, layer_steps
 
@@ -25,7 +25,7 @@ class DecodeResult:
     Attributes:
         tokens_BT: generated ids, end-of-sequence included, `pad_id` behind it.
         length_B: generated tokens per row.
-        depth_BT: layers that each token's step ran for the row (`L` for the first); 0 behind the end.
+        depth_BT: layers that each token's step ran for the row; 0 behind the end.
         kv_bytes: bytes allocated for keys and values.
     """
 
@@ -92,13 +92,16 @@ def decode(
     device = backbone.device
     prompt_BP, mask_BP = (tensor.to(device) for tensor in left_pad(prompts, pad_id))
     columns, steps = prompt_BP.shape[1], max(limits) - 1
-    cache = backbone.new_cache(len(prompts), _kv_slots(policy, backbone.num_layers, columns, steps))
+    steps_L = layer_steps(policy.plan, backbone.num_layers, steps)
+    # What later steps read: nothing of a layer that only the prompt pass runs.
+    cache = backbone.new_cache(len(prompts), [prefix_columns(columns, run) if run > 1 else 0 for run in steps_L])
     tokens_BT = torch.full((len(prompts), max(limits)), pad_id, device=device)
     depth_BT = torch.zeros_like(tokens_BT, dtype=torch.int32)
 
-    h_BTD = forward(backbone, prompt_BP, mask_BP, cache=cache)
+    columns_L = [columns if run else 0 for run in steps_L]
+    h_BTD = forward(backbone, prompt_BP, mask_BP, columns_L=columns_L, cache=cache)
     logits_BV = backbone.head(h_BTD[:, -1])
-    depth_B: Tensor | int = backbone.num_layers
+    depth_B: Tensor | int = len(policy.plan(0))
     rows = _Rows(
         index_B=torch.arange(len(prompts), device=device),
         token_B=logits_BV.argmax(-1),
@@ -166,11 +169,6 @@ def _run_adaptive(
             exited = exited_B.tolist()
             all_exited, any_exited = all(exited), any(exited)
     return h_B1D, depth_B
-
-
-def _kv_slots(policy: ExitPolicy, num_layers: int, columns: int, steps: int) -> list[int]:
-    """Positions that each layer must hold: what later steps read, so none for a layer that no step runs."""
-    return [columns + run if run else 0 for run in layer_steps(policy.plan, num_layers, steps)]
 
 
 def _decode_mask(mask_BP: Tensor, steps: int, dtype: torch.dtype) -> Tensor | None:

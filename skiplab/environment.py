@@ -29,11 +29,12 @@ def environment(seed: int | list[int]) -> dict[str, Any]:
 
 
 def git_revision() -> dict[str, Any]:
-    """Commit of the source tree, and whether files differ from it; empty outside a git checkout."""
+    """Commit of the source tree, and whether files differ from it; empty where the source is in no git checkout."""
     source = Path(__file__).parent
     try:
+        _git(source, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(source, "rev-parse", "HEAD")
-        changed = _git(source, "status", "--porcelain", "--untracked-files=no")
+        changed = _git(source.parent, "status", "--porcelain", "--", "skiplab", "baselines", "experiments")
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"git_revision": commit, "git_dirty": bool(changed)}

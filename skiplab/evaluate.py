@@ -1,7 +1,7 @@
 """Decode a split under a policy, and score what came out."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,11 @@ import torch
 from skiplab import metrics
 from skiplab.backbone import Backbone
 from skiplab.batch import IGNORE, Batch, left_pad
+from skiplab.benchmark import Progress
 from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
 from skiplab.forward import scheduled_logits
 from skiplab.policy import AdaptivePolicy, ExitPolicy
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Iterable[Batch])
 
     if isinstance(policy, AdaptivePolicy):
         return None
-    metric = Perplexity(ignore_index=IGNORE)
+    metric = Perplexity(ignore_index=IGNORE).to(backbone.device)
     for batch in batches:
         metric.update(scheduled_logits(backbone, policy, batch), batch.target_BG)
     return float(metric.compute())

@@ -80,9 +80,14 @@ def forward(
     return h_BTD
 
 
+def prefix_columns(prompt_columns: int, steps: int) -> int:
+    """Leading columns that a layer runs on if it takes part in the first `steps` steps from the prompt pass on."""
+    return prompt_columns + steps - 1 if steps else 0
+
+
 def scheduled_logits(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:
     """Logits (B, G, V) of the generated tokens when each step runs just the layers of its plan."""
     steps_L = layer_steps(policy.plan, backbone.num_layers, batch.decode_steps)
-    columns_L = [batch.prompt_columns + steps for steps in steps_L]
+    columns_L = [prefix_columns(batch.prompt_columns, steps) for steps in steps_L]
     h_BTD = forward(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)
     return backbone.head(h_BTD[:, batch.prompt_columns - 1 :])

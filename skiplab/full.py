@@ -14,15 +14,21 @@ from skiplab.policy import ExitPolicy, FullDepth
 
 @final
 class Full(ExitModule):
-    """Full depth, with the base's weights."""
+    """Full depth.
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        fine_tune: train on from the base as the other methods do, so that what more training gives is seen;
+            False takes the base's weights as they are.
+    """
+
+    def __init__(self, setup: Setup, *, fine_tune: bool = False) -> None:
         super().__init__(setup)
+        self._fine_tune = fine_tune
         self._policy = FullDepth(setup.backbone.num_layers)
 
     @property
     def setting(self) -> str:
-        return "1x"
+        return "1x fine-tuned" if self._fine_tune else "1x"
 
     @property
     def target_speedup(self) -> float | None:
@@ -30,7 +36,7 @@ class Full(ExitModule):
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        return None
+        return {"loss": "full"} if self._fine_tune else None
 
     def loss(self, batch: Batch) -> Tensor:
         return token_loss(scheduled_logits(self.backbone, self._policy, batch), batch.target_BG)

@@ -103,12 +103,14 @@ class ExitModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         options = self.optimization
+        # Lightning refuses to clip the gradients of a fused optimizer under mixed precision.
+        mixed = self.trainer.precision.endswith("-mixed")
         optimizer = torch.optim.AdamW(
             self.parameters(),
             lr=options.learning_rate,
             betas=(0.9, options.beta2),
             weight_decay=options.weight_decay,
-            fused=True,
+            fused=not mixed,
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: options.scale(step, steps))

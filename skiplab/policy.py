@@ -19,7 +19,7 @@ class ExitPolicy(ABC):
 
     @abstractmethod
     def plan(self, step: int) -> LayerPlan:
-        """Ascending indices of the layers that may run at generation step `step >= 1`."""
+        """Ascending indices of the layers that may run at a generation step; step 0 is the prompt pass."""
 
 
 class AdaptivePolicy(ExitPolicy):

@@ -21,6 +21,7 @@ _CONSOLE = {
     "agreement": "agree-\nment",
 }
 _FORMATS: dict[str, tuple[str, str]] = {
+    "threshold": ("threshold", "{:.3f}"),
     "layer_speedup": ("layer speedup", "{:.2f}x"),
     "bleu": ("BLEU", "{:.1f}"),
     "rouge_l": ("ROUGE-L", "{:.3f}"),
@@ -29,6 +30,7 @@ _FORMATS: dict[str, tuple[str, str]] = {
     "perplexity": ("perplexity", "{:.3f}"),
 }
 _SPEEDS: dict[str, tuple[str, str, float]] = {
+    "step_layer_speedup": ("layer speedup of the timed steps", "{:.2f}x", 1.0),
     "decode_speedup": ("decode speedup", "{:.2f}x", 1.0),
     "decode_tokens_per_s": ("tokens/s", "{:,.0f}", 1.0),
     "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
@@ -82,6 +84,7 @@ def print_table(rows: Sequence[Row], console: "Console") -> None:
 
     shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False)
     batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
+    many_seeds = len({row["seed"] for row in rows}) > 1
     columns = {key: name for key, name in _CONSOLE.items() if any(key in row for row in rows)}
     shown.add_column("method", no_wrap=True)
     for name in [*columns.values(), *(f"speedup\nbatch {batch}" for batch in batches)]:
@@ -93,7 +96,7 @@ def print_table(rows: Sequence[Row], console: "Console") -> None:
         if "error" in row:
             figures = ["failed", *[""] * (len(columns) - 1)]
         speeds = [f"{value:.2f}x" if value is not None else "" for value in speedups]
-        shown.add_row(f"{row['method']} {row['setting']}", *figures, *speeds)
+        shown.add_row(_label(row, many_seeds), *figures, *speeds)
     console.print(shown)
 
 
@@ -123,14 +126,12 @@ class Sample:
 
 def samples(items: Sequence["Item"], records: Mapping[str, Mapping[str, Any]], *, count: int) -> list[Sample]:
     """The first test items with the outputs of all finished settings, the full model's first."""
+    many_seeds = len({record["row"]["seed"] for record in records.values()}) > 1
     return [
         Sample(
             item.prompt,
             item.references,
-            {
-                f"{record['row']['method']} {record['row']['setting']}": record["outputs"]["texts"][index]
-                for record in records.values()
-            },
+            {_label(record["row"], many_seeds): record["outputs"]["texts"][index] for record in records.values()},
         )
         for index, item in enumerate(items[:count])
     ]
@@ -166,6 +167,11 @@ def html(page: Page) -> str:
             vocabulary={key: meaning for key, meaning in VOCABULARY.items() if key in used},
         )
     )
+
+
+def _label(row: Row, many_seeds: bool) -> str:
+    seed = f" seed {row['seed']}" if many_seeds else ""
+    return f"{row['method']} {row['setting']}{seed}"
 
 
 def _with_interval(row: Row, key: str, form: str) -> str:

@@ -21,7 +21,7 @@ VOCABULARY: dict[str, str] = {
     "seed": "seed of its training",
     "error": "why the setting has no figures",
     "target_speedup": "layer speedup that the schedule was solved for",
-    "threshold": "exit threshold of an adaptive method",
+    "threshold": "exit threshold of an adaptive method; a setting such as `softmax ~3x` has one matched to a speedup",
     "layer_speedup": "layers of the backbone over mean_depth",
     "mean_depth": "layers run per generated token after the first, on the test set",
     "step_layer_speedup": "layers of the full model over layers run, per step of the timed batches: a batch's step "
@@ -29,7 +29,9 @@ VOCABULARY: dict[str, str] = {
     "bytes_speedup": "as layer_speedup, with embeddings, head and KV counted in bytes",
     "decode_speedup": "decode tokens/s over the full model's in the same run, median over rounds",
     "decode_speedup_quartiles": "its first and third quartile",
-    "decode_tokens_per_s": "generated tokens after the first per second, prefill excluded, median over rounds",
+    "decode_tokens_per_s": "generated tokens after the first per second, prefill excluded, median over rounds; every "
+    "prompt is made to generate as many tokens as the full model gave it; rows that end leave the batch, but for "
+    "hf_generate, whose batches run to their longest row",
     "decode_tokens_per_s_quartiles": "its first and third quartile",
     "decode_ms_per_step": "milliseconds per decode step of a batch",
     "prefill_ms": "milliseconds from the call to the first token of a batch",

@@ -1,5 +1,6 @@
 """The folder of one run: what is finished stays finished, whatever happens next."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -15,15 +16,24 @@ class RunFolder:
         self.path = path
 
     def bind(self, config: Mapping[str, Any]) -> None:
-        """Take the folder for a configuration.
+        """Take the folder for a configuration of plain values.
 
         Raises:
             ValueError: it holds results of another one; nothing was written.
         """
+        self.check(config)
+        self.save("config", config)
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Refuse a folder that holds results of another configuration.
+
+        Raises:
+            ValueError: the message names what differs.
+        """
         stored = self.load("config")
-        if stored is None:
-            self.save("config", config)
-        elif differing := sorted(_differences(stored, config)):
+        # JSON turns tuples to lists and keys to strings.
+        present = json.loads(json.dumps(config))
+        if stored is not None and (differing := sorted(_differences(stored, present))):
             raise ValueError(
                 f"{self.path} holds results of another configuration (it differs in {', '.join(differing)}); "
                 "choose another folder with hydra.run.dir=DIR, or remove this one"

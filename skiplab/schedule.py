@@ -27,23 +27,23 @@ def terminate_plan(depth: int) -> LayerPlan:
 
 
 def layer_steps(plan: Callable[[int], LayerPlan], num_layers: int, steps: int) -> list[int]:
-    """For each layer, how many of the decode steps 1..`steps` run it.
+    """For each layer, how many of the steps 0..`steps` run it, the prompt pass (step 0) included.
 
     Because plans are nested these are the first steps, so layer `l` works on a prefix of the
-    sequence: the prompt and its first `layer_steps(...)[l]` generated positions.
+    sequence: the prompt, if it runs that, and all but one of these steps' positions.
 
     Raises:
         ValueError: a plan runs a layer that an earlier step left out.
     """
     counts = [0] * num_layers
-    for step in range(1, steps + 1):
+    for step in range(steps + 1):
         for layer in plan(step):
-            if counts[layer] != step - 1:
+            if counts[layer] != step:
                 raise ValueError(
                     f"plans must be nested: step {step} runs layer {layer}, which step "
-                    f"{counts[layer] + 1} left out; later steps may only drop layers"
+                    f"{counts[layer]} left out; later steps may only drop layers"
                 )
-            counts[layer] = step
+            counts[layer] = step + 1
     return counts
 
 

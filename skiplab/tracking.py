@@ -47,11 +47,12 @@ def run(name: str, *, run_id: str | None = None, nested: bool = False, tags: Map
         run_id: a run to go on with, if the store has it.
         nested: make it a child of the active run.
     """
-    if run_id is not None and not _exists(run_id):
-        run_id = None
-    active = mlflow.start_run(
-        run_id=run_id, run_name=name, nested=nested, tags={key: str(value) for key, value in tags.items()}
-    )
+    options: dict[str, Any] = {"run_name": name, "nested": nested, "tags": {k: str(v) for k, v in tags.items()}}
+    try:
+        active = mlflow.start_run(run_id=run_id, **options)
+    except MlflowException:
+        # The store or the experiment is another one by now, or the run was deleted.
+        active = mlflow.start_run(**options)
     try:
         yield active.info.run_id
     except (KeyboardInterrupt, SystemExit):
@@ -63,12 +64,16 @@ def run(name: str, *, run_id: str | None = None, nested: bool = False, tags: Map
     mlflow.end_run("FINISHED")
 
 
-def _exists(run_id: str) -> bool:
+def exists(run_id: str | None) -> bool:
+    """Whether the active run's experiment has a run, not deleted."""
+    active = mlflow.active_run()
+    if run_id is None or active is None:
+        return False
     try:
-        mlflow.get_run(run_id)
+        info = mlflow.get_run(run_id).info
     except MlflowException:
         return False
-    return True
+    return info.lifecycle_stage == "active" and info.experiment_id == active.info.experiment_id
 
 
 def lightning_logger(run_id: str) -> "MLFlowLogger":

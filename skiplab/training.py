@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
@@ -56,6 +57,28 @@ class TrainerSpec:
             beta2=self.beta2,
         )
 
+    def trainer(self, **options: Any) -> L.Trainer:
+        """Lightning's Trainer for it.
+
+        Raises:
+            ValueError: Lightning refuses accelerator, devices or precision.
+        """
+        try:
+            return L.Trainer(
+                max_epochs=self.max_epochs,
+                accelerator=self.accelerator,
+                devices=self.devices,
+                precision=self.precision,  # type: ignore[arg-type]
+                gradient_clip_val=self.gradient_clip,
+                enable_model_summary=False,
+                **options,
+            )
+        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Lightning refuses trainer accelerator={self.accelerator}, devices={self.devices}, "
+                f"precision={self.precision}: {error}"
+            ) from error
+
 
 class NonFiniteLossError(RuntimeError):
     """Training met a loss that is not a number or infinite."""
@@ -73,10 +96,19 @@ class StopOnNonFiniteLoss(Callback):
     ) -> None:
         loss: Tensor = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         if trainer.global_step % self._every == 0 and not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"training loss is {loss.item()} at step {trainer.global_step}: lower trainer.learning_rate "
-                "or trainer.gradient_clip"
-            )
+            raise _non_finite("training", loss.item(), trainer.global_step)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loss = trainer.callback_metrics.get("valid_loss")
+        if loss is not None and not torch.isfinite(loss):
+            raise _non_finite("validation", loss.item(), trainer.global_step)
+
+
+def _non_finite(kind: str, loss: float, step: int) -> NonFiniteLossError:
+    return NonFiniteLossError(
+        f"{kind} loss is {loss} at step {step}: lower the learning_rate or gradient_clip of trainer, or of base if "
+        "this is the base's training"
+    )
 
 
 def train(
@@ -92,12 +124,7 @@ def train(
     """
     L.seed_everything(seed, verbose=False)
     steps = -(-len(data.train_pairs) // spec.batch_size)
-    trainer = L.Trainer(
-        max_epochs=spec.max_epochs,
-        accelerator=spec.accelerator,
-        devices=spec.devices,
-        precision=spec.precision,  # type: ignore[arg-type]
-        gradient_clip_val=spec.gradient_clip,
+    trainer = spec.trainer(
         logger=logger or False,
         log_every_n_steps=max(1, min(20, steps)),
         callbacks=[
@@ -105,7 +132,6 @@ def train(
             RichProgressBar(leave=False),
             ModelCheckpoint(dirpath=folder, filename="epoch", save_last=True, save_top_k=1, every_n_epochs=1),
         ],
-        enable_model_summary=False,
     )
     last = folder / "last.ckpt"
     checkpoint = os.fspath(last) if last.exists() else None

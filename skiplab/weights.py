@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from safetensors.torch import load_model
 
 from skiplab.backbone import Backbone
@@ -21,12 +22,20 @@ def fingerprint(**parts: Any) -> str:
 def load_or_train(backbone: Backbone, folder: Path, train: Callable[[Path], None]) -> bool:
     """Give the backbone the folder's weights; if there are none, train them and keep them there.
 
+    One process at a time trains for a folder; others wait and load.
+
     Args:
         train: trains the backbone in place; its argument is a folder for checkpoints, removed in the end.
 
     Returns:
         Whether it trained.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        return _load_or_train(backbone, folder, train)
+
+
+def _load_or_train(backbone: Backbone, folder: Path, train: Callable[[Path], None]) -> bool:
     weights = folder / "model.safetensors"
     if weights.exists():
         load_model(backbone.model, weights)

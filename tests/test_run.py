@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert "skipdecode 1.5x: finished before" in done.stdout
     assert finished == {path: path.stat().st_mtime_ns for path in finished}
     rows = json.loads((folder / "results.json").read_text())["rows"]
-    assert len(rows) == 2 * 8
+    assert len(rows) == 2 * 9
     statuses = [run.info.status for run in stored_runs(tmp_path)]
     assert statuses == ["FINISHED"] * len(statuses)
 

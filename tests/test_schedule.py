@@ -1,6 +1,7 @@
 """The laws of schedules, plans and the solver."""
 
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -78,9 +79,15 @@ def test_solver_meets_reachable_targets(target: float, decay: str, warmup: int, 
     num_layers = 24
     assume(target <= num_layers / (warmup + 1))
     assume(len(decode_steps(lengths)) >= 12)
-    schedule = solve_schedule(target, num_layers=num_layers, lengths=lengths, warmup=warmup, decay=decay, tolerance=1)
+    try:
+        schedule = solve_schedule(target, num_layers=num_layers, lengths=lengths, warmup=warmup, decay=decay)
+    except ValueError as error:
+        # Too few steps to round to: the message then names speedups on both sides, more than the tolerance away.
+        near, far = map(float, re.findall(r"nearest are ([\d.]+) and ([\d.]+)", str(error))[0])
+        assert min(abs(near / target - 1), abs(far / target - 1)) > 0.045
+        return
     assert schedule.warmup + 1 <= schedule.min_exit <= schedule.max_exit <= num_layers
-    assert num_layers / expected_depth(schedule.depth, decode_steps(lengths)) == pytest.approx(target, rel=0.12)
+    assert num_layers / expected_depth(schedule.depth, decode_steps(lengths)) == pytest.approx(target, rel=0.0501)
 
 
 @pytest.mark.parametrize("target", [1, 1.5, 2, 3, 4, 5, 6])
@@ -123,12 +130,13 @@ def test_plans_by_hand() -> None:
     assert skip_plan(12, 5, 2) == (0, 1, 9, 10, 11)
     assert skip_plan(12, 12, 3) == tuple(range(12))
     assert terminate_plan(3) == (0, 1, 2)
-    assert layer_steps(lambda step: skip_plan(4, 4 - step, 1), 4, 2) == [2, 0, 1, 2]
+    assert layer_steps(lambda step: skip_plan(4, 4 - step, 1), 4, 2) == [3, 1, 2, 3]
+    assert layer_steps(lambda step: (1, 3), 4, 2) == [0, 3, 0, 3]
 
 
 def test_plans_that_come_back_are_refused() -> None:
     with pytest.raises(ValueError, match="step 2 runs layer 3, which step 1 left out"):
-        layer_steps(lambda step: (0, 1, 2)[:2] if step == 1 else (0, 3), 4, 2)
+        layer_steps(lambda step: [(0, 1, 3), (0, 1), (0, 3)][step], 4, 2)
 
 
 @pytest.mark.parametrize(

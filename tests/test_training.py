@@ -50,6 +50,21 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert torch.equal(*found)
 
 
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    data, found = new_data(), []
+    for seed in (1, 2):
+        module = new_module(data)
+        train(module, data, SPEC, seed=seed, folder=tmp_path / str(seed), logger=None)
+        found.append(torch.cat([parameter.flatten() for parameter in module.parameters()]))
+    assert not torch.allclose(*found, atol=1e-3)
+
+
+def test_mixed_precision_trains(tmp_path: Path) -> None:
+    data = new_data()
+    metrics = train(new_module(data), data, replace(SPEC, precision="bf16-mixed"), seed=0, folder=tmp_path, logger=None)
+    assert metrics["valid_loss"] < 6
+
+
 def test_a_cut_off_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     data = new_data()
     whole = new_module(data)
@@ -76,12 +91,11 @@ def test_a_cut_off_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
-    data = new_data()
-    spec = TrainerSpec(max_epochs=2, batch_size=16, learning_rate=1e12, warmup_fraction=0.0, gradient_clip=1e12)
-    with pytest.raises(
-        NonFiniteLossError, match=r"training loss is (nan|inf) at step \d+: lower trainer.learning_rate"
-    ):
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, epochs: int) -> None:
+    data = TextData(Restaurants(train_size=80 * epochs, valid_size=16, test_size=8), batch_size=16, max_new_tokens=64)
+    spec = TrainerSpec(max_epochs=epochs, batch_size=16, learning_rate=1e12, warmup_fraction=0.0, gradient_clip=1e12)
+    with pytest.raises(NonFiniteLossError, match=r"loss is (nan|inf) at step \d+: lower the learning_rate"):
         train(new_module(data, spec=spec), data, spec, seed=0, folder=tmp_path, logger=None)
 
 

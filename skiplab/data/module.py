@@ -56,7 +56,7 @@ class LengthGrouped(Sampler[int]):
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._epoch) % 2**63)
         shuffled = torch.randperm(len(self._lengths), generator=generator).tolist()
         for start in range(0, len(shuffled), self._window):
             window = sorted(shuffled[start : start + self._window], key=lambda index: self._lengths[index])
@@ -76,12 +76,9 @@ class TextData(L.LightningDataModule):
         batch_size: examples per training batch.
         max_new_tokens: longest output; longer references are refused.
         limit: keep the first so many items of each split; None keeps all.
-        seed: fixes the shuffling.
     """
 
-    def __init__(
-        self, source: Source, *, batch_size: int, max_new_tokens: int, limit: int | None = None, seed: int = 0
-    ) -> None:
+    def __init__(self, source: Source, *, batch_size: int, max_new_tokens: int, limit: int | None = None) -> None:
         super().__init__()
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1 item per split, got {limit}")
@@ -91,7 +88,6 @@ class TextData(L.LightningDataModule):
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self._limit = limit
-        self._seed = seed
 
     @cached_property
     def splits(self) -> "DatasetDict":
@@ -159,15 +155,17 @@ class TextData(L.LightningDataModule):
                     f"the longest {name} reference has {target} tokens, max_new_tokens is "
                     f"{self.max_new_tokens}; raise it or drop such references"
                 )
-            if prompt + self.max_new_tokens - 1 > max_positions:
+            longest = max(target, self.max_new_tokens)
+            if prompt + longest - 1 > max_positions:
                 raise ValueError(
-                    f"the longest {name} prompt has {prompt} tokens and outputs may have {self.max_new_tokens}, the "
+                    f"the longest {name} prompt has {prompt} tokens and outputs or references up to {longest}, the "
                     f"backbone has {max_positions} positions; raise backbone.max_positions or shorten the data"
                 )
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        """Training batches, shuffled by torch's seed of the moment."""
         lengths = [len(prompt) + len(target) for prompt, target in self.train_pairs]
-        return self._loader(self.train_pairs, LengthGrouped(lengths, self.batch_size, self._seed))
+        return self._loader(self.train_pairs, LengthGrouped(lengths, self.batch_size, torch.initial_seed()))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.valid_pairs)

@@ -56,8 +56,6 @@ def expand(methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], probe
     Raises:
         ValueError: a module refuses its hyperparameters, or two cases have one name.
     """
-    if not seeds:
-        raise ValueError("seeds is empty; give at least one, such as seeds=[0]")
     cases: list[Case] = []
     for node in methods.values():
         for params in _settings(node):

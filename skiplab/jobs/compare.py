@@ -1,7 +1,6 @@
 """Compare methods on one shared base: train, decode, score, then time all of them in turns."""
 
-import itertools
-import json
+import math
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from skiplab.jobs.cases import Case, Entry
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
 from skiplab.policy import ExitPolicy
-from skiplab.results import Row, write_results
+from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 
 HF = Entry("hf_generate", "full depth", 0)
@@ -39,8 +38,9 @@ def compare(cfg: DictConfig, run_dir: Path) -> bool:
     comparable = {key: value for key, value in prepared.config.items() if key not in ("tracking", "cache_dir")}
     folder = RunFolder(run_dir)
     try:
-        folder.bind(json.loads(json.dumps(comparable)))
+        folder.check(comparable)
         tracking.connect(prepared.config["tracking"]["uri"], prepared.config["tracking"]["experiment"])
+        folder.bind(comparable)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     return Comparison(prepared, folder, Console()).run()
@@ -56,7 +56,7 @@ class Comparison:
         self._data = prepared.data
         self._folder = folder
         self._console = console
-        self._models = Models(prepared, folder.path)
+        self._models = Models(prepared, folder.path, lambda: self._tracked("base", "base", nested=True))
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in prepared.cases} | {HF: None}
         self._policies: dict[Entry, ExitPolicy] = {}
         self._errors: dict[Entry, str] = {}
@@ -72,10 +72,11 @@ class Comparison:
                 self._write()
             self._time()
             rows = self._write()
-            if self._record(self._full_entry):
+            if published := self._record(self._full_entry) is not None:
                 self._publish(rows)
         report.print_table(rows, self._console)
-        self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
+        if published:
+            self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
         for entry, error in self._errors.items():
             self._console.print(f"[red]failed[/] {entry.label}: {error}", soft_wrap=True, highlight=False)
         return not self._errors
@@ -83,13 +84,13 @@ class Comparison:
     # One setting: train, decode, score.
 
     def _attempt(self, entry: Entry, counter: str) -> None:
-        if self._record(entry) is not None:
+        if (finished := self._record(entry)) is not None:
             self._console.print(f"{counter} {entry.label}: finished before")
+            self._track_again(entry, finished)
             return
         self._console.print(f"{counter} {entry.label}")
         try:
-            seed = f" seed {entry.seed}" if len(self._config["seeds"]) > 1 else ""
-            with self._tracked(entry.key, f"{entry.label}{seed}", nested=True) as run_id:
+            with self._tracked(entry.key, self._run_name(entry), nested=True) as run_id:
                 try:
                     record = self._make_record(entry, run_id)
                 except Exception:
@@ -107,10 +108,10 @@ class Comparison:
         full = None if entry == self._full_entry else self._full_outputs
         row: Row = {"method": entry.method, "setting": entry.setting, "seed": entry.seed}
         batch_size = self._config["decode_batch_size"]
+        tracking.log_params({**row, **({} if case is None else case.params)})
         if case is None:
             outputs = generate_hf(self._models.base, self._data, self._items, batch_size=batch_size)
         else:
-            tracking.log_params({"method": entry.method, "setting": entry.setting, "seed": entry.seed, **case.params})
             module = self._models.module(case, run_id)
             policy = self._policies[entry] = module.exit_policy(self._models.valid_batches)
             outputs = generate(
@@ -126,6 +127,7 @@ class Comparison:
             "dtype": str(self._models.base.dtype).removeprefix("torch."),
             **figures,
         }
+        check_row(row)
         publish.track_outputs(row, outputs, full or outputs, self._items)
         return {
             "series": HF.method if case is None else case.series,
@@ -141,14 +143,15 @@ class Comparison:
         finished = [entry for entry in self._cases if self._record(entry)]
         if self._full_entry not in finished:
             return
-        timing = self._folder.load("timing")
-        if timing is not None and timing.keys() == {entry.key for entry in finished}:
+        batch_sizes = self._config["benchmark"]["batch_sizes"]
+        timing = self._folder.load("timing") or {}
+        if all(len(timing.get(entry.key, ())) == len(batch_sizes) for entry in finished):
             self._console.print("timing: finished before")
             return
         self._console.print(f"timing {len(finished)} systems in turns")
         systems = {entry.key: self._system(entry) for entry in finished}
         found: dict[str, list[dict[str, Any]]] = {key: [] for key in systems}
-        for batch_size in self._config["benchmark"]["batch_sizes"]:
+        for batch_size in batch_sizes:
             workload = self._workload(batch_size)
             timings, errors = interleave(
                 systems,
@@ -159,7 +162,7 @@ class Comparison:
                 progress=self._progress,
             )
             for key, timed in timings.items():
-                found[key].append({"row": timed.row(timings[self._full_entry.key]), "step_ms": timed.step_ms()})
+                found[key].append({"row": timed.row(timings.get(self._full_entry.key)), "step_ms": timed.step_ms()})
             for entry in finished:
                 if entry.key in errors:
                     error = errors[entry.key]
@@ -178,9 +181,12 @@ class Comparison:
     def _workload(self, batch_size: int) -> Workload:
         """Test prompts, each to generate as many tokens as the full model gave it, or `benchmark.new_tokens`."""
         options = self._config["benchmark"]
-        count = batch_size * options["batches"].get(batch_size, 1)
         tokens = self._full_outputs.tokens
-        chosen = list(itertools.islice(itertools.cycle(range(len(self._items))), count))
+        by_length = sorted(range(len(self._items)), key=lambda index: len(tokens[index]))
+        count = batch_size * math.ceil(options["prompts"] / batch_size)
+        # The middles of equal parts, in an order that mixes lengths between batches.
+        chosen = [by_length[(2 * part + 1) * len(by_length) // (2 * count)] for part in range(count)]
+        chosen = [index for offset in range(count // batch_size) for index in chosen[offset :: count // batch_size]]
         return Workload(
             prompts=[self._items[index].prompt_ids for index in chosen],
             lengths=[options["new_tokens"] or max(2, len(tokens[index])) for index in chosen],
@@ -243,6 +249,16 @@ class Comparison:
             self._folder.save("mlflow", known | {key: run_id})
             yield run_id
 
+    def _run_name(self, entry: Entry) -> str:
+        return f"{entry.label} seed {entry.seed}" if len(self._config["seeds"]) > 1 else entry.label
+
+    def _track_again(self, entry: Entry, record: dict[str, Any]) -> None:
+        """Give a finished setting a run in a store that has none of it."""
+        if not tracking.exists((self._folder.load("mlflow") or {}).get(entry.key)):
+            with self._tracked(entry.key, self._run_name(entry), nested=True):
+                outputs = Generation(**record["outputs"])
+                publish.track_outputs(record["row"], outputs, self._full_outputs, self._items)
+
     # Shared parts.
 
     @property
@@ -262,7 +278,14 @@ class Comparison:
 
     @cached_property
     def _environment(self) -> dict[str, Any]:
-        return environment(self._config["seeds"])
+        """The environment that the run began in, with those that it went on in where they differ."""
+        known = self._folder.load("environments") or []
+        present = environment(self._config["seeds"])
+        if present not in known:
+            known.append(present)
+            self._folder.save("environments", known)
+        first, *later = known
+        return {**first, "continued_under": later} if later else first
 
     def _record(self, entry: Entry) -> dict[str, Any] | None:
         return self._folder.load(f"settings/{entry.key}")

@@ -1,6 +1,7 @@
 """The shared base and the methods' trained modules: from disk where they are there, else trained."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -26,8 +27,10 @@ from skiplab.weights import fingerprint, load_or_train
 class Models:
     """Makes each model once. Bases are shared between runs through the cache, methods' weights are the run's own."""
 
-    def __init__(self, prepared: Prepared, run_dir: Path) -> None:
+    def __init__(self, prepared: Prepared, run_dir: Path, base_run: Callable[[], AbstractContextManager[str]]) -> None:
+        """`base_run` opens the MLflow run for the base's training."""
         self._prepared = prepared
+        self._base_run = base_run
         self._run_dir = run_dir
         self._base_dir = Path(prepared.config["cache_dir"]) / f"base-{prepared.base_key}"
         self._backbones: dict[str, Backbone] = {}
@@ -40,7 +43,7 @@ class Models:
         backbone = prepared.new_backbone()
 
         def train_base(checkpoints: Path) -> None:
-            with tracking.run("base", nested=True) as run_id:
+            with self._base_run() as run_id:
                 module = Full(Setup(backbone, [], prepared.base_trainer.optimization))
                 self._train(module, prepared.base_trainer, seed, checkpoints, run_id)
 

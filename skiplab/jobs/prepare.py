@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from skiplab.backbone import Backbone, OPTSpec
 from skiplab.data.module import TextData
 from skiplab.jobs.cases import Case, expand
+from skiplab.jobs.types import check_types
 from skiplab.module import Setup
 from skiplab.training import TrainerSpec
 from skiplab.weights import fingerprint
@@ -56,16 +58,16 @@ def prepare(cfg: DictConfig) -> Prepared:
     try:
         return _prepare(cfg)
     except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise ConfigurationError(str(cause).removeprefix(f"{cfg}: ")) from error
+        raise ConfigurationError(str(error.__cause__ or error)) from error
     except MissingMandatoryValue as error:
         raise ConfigurationError(f"{error.full_key} has no value yet; give it as {error.full_key}=VALUE") from error
-    except (ValueError, TypeError, OSError, OmegaConfBaseException) as error:
+    except (ValueError, TypeError, OSError, OmegaConfBaseException, StrictDataclassError) as error:
         raise ConfigurationError(str(error)) from error
 
 
 def _prepare(cfg: DictConfig) -> Prepared:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    check_types(config)
     trainer: TrainerSpec = instantiate(config["trainer"])
     base_options = {key: value for key, value in config["base"].items() if key != "seed"}
     base_trainer = replace(trainer, **base_options)
@@ -95,6 +97,8 @@ def _prepare(cfg: DictConfig) -> Prepared:
     )  # fmt: skip
     if prepared.device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator asks for a GPU, and this machine has none; use trainer=cpu")
+    for spec_ in (trainer, base_trainer):
+        spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with torch.device("meta"):
         probe = Setup(prepared.new_backbone(), [len(ids) for _, ids in data.valid_pairs], trainer.optimization)
     return replace(prepared, cases=expand(methods, config["seeds"], probe))
@@ -116,6 +120,12 @@ def _check_benchmark(config: dict[str, Any]) -> None:
             f"benchmark needs rounds >= 2 for a spread and warmup >= 0, got {benchmark['rounds']} and "
             f"{benchmark['warmup']}"
         )
+    if not config["speedups"] or not config["seeds"] or min(config["seeds"]) < 0:
+        raise ValueError(
+            f"speedups and seeds need a value each, seeds at least 0, got {config['speedups']} and {config['seeds']}"
+        )
+    if benchmark["prompts"] < 1:
+        raise ValueError(f"benchmark.prompts must be at least 1, got {benchmark['prompts']}")
     if benchmark["new_tokens"] is not None and not 2 <= benchmark["new_tokens"] <= config["max_new_tokens"]:
         raise ValueError(
             f"benchmark.new_tokens must lie between 2 and max_new_tokens={config['max_new_tokens']}, got "

@@ -14,9 +14,10 @@ from torch import nn
 from skiplab.batch import Batch
 from skiplab.benchmark import quartiles
 from skiplab.environment import environment
-from skiplab.jobs.prepare import Prepared, prepare
+from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
 from skiplab.module import ExitModule, Setup
 from skiplab.results import Row, write_results
+from skiplab.run_folder import RunFolder
 
 
 def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
@@ -26,6 +27,10 @@ def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
         ConfigurationError: before anything is timed.
     """
     prepared = prepare(cfg)
+    try:
+        RunFolder(run_dir).bind(prepared.config)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
     rounds = prepared.config["benchmark"]["rounds"]
     modules = [_module(prepared, number) for number in range(len(prepared.cases))]
     optimizers = [torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True) for module in modules]

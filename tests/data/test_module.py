@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"longest train reference has .* max_new_tokens is 5"):
         new_data(max_new_tokens=5).check(max_positions=100)
     with pytest.raises(
-        ValueError, match=r"longest train prompt has .* outputs may have 64, the backbone has 70 positions"
+        ValueError, match=r"longest train prompt has .* outputs or references up to 64, the backbone has 70 positions"
     ):
         new_data().check(max_positions=70)
     with pytest.raises(ValueError, match="limit must be at least 1"):

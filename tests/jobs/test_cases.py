@@ -41,7 +41,6 @@ def test_series_name_what_is_swept_beside_the_first_axis() -> None:
         ({**SKIP, "sweep": {"speedup": [9]}}, [0], "method skipdecode: target speedup 9 cannot be reached"),
         ({**SKIP, "decai": "linear"}, [0], "method skipdecode: .*unexpected keyword argument 'decai'"),
         ({**SKIP, "sweep": {"speedup": [2, 2]}}, [0], "two settings are called 'skipdecode-2x-seed-0'"),
-        (SKIP, [], "seeds is empty"),
     ],
 )
 def test_bad_nodes_say_what_is_wrong(node: dict, seeds: list[int], message: str) -> None:

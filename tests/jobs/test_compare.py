@@ -42,10 +42,14 @@ def runs(home: Path) -> dict[str, Run]:
 def test_every_setting_has_its_figures(home: Path) -> None:
     good = [row for row in rows(home) if "error" not in row]
     assert {row["method"] for row in good} == {"full", "skipdecode", "multi_layer", "calm", "hf_generate"}
-    assert len(good) == 2 * (1 + 2 + 2 + 2 + 1)
+    assert len(good) == 2 * (2 + 2 + 2 + 2 + 1)
     for row in good:
         assert all(key in row for key in (*QUALITY, *SPEED))
-        assert all(row[f"{key}_ci95"][0] <= row[key] + 1e-9 for key in QUALITY if key != "bleu")
+        for key in QUALITY:
+            low, high = row[f"{key}_ci95"]
+            # Sacrebleu's interval is around its bootstrap's mean, which for few items is not the score.
+            assert low - 1e-9 <= row[key] <= high + 1e-9 or key == "bleu"
+            assert low <= high
         assert row["batch_size"] in (1, 4)
         assert ("kv_bytes" in row) == (row["method"] != "hf_generate")
         assert ("threshold" in row) == (row["method"] == "calm")
@@ -54,8 +58,8 @@ def test_every_setting_has_its_figures(home: Path) -> None:
 def test_the_full_model_agrees_with_hugging_face_and_itself(home: Path) -> None:
     for row in rows(home):
         if row["method"] in ("full", "hf_generate"):
-            assert row["agreement"] == 1
             assert row["layer_speedup"] == 1
+            assert row["agreement"] == 1 or row["setting"] == "1x fine-tuned"
 
 
 def test_a_failed_method_is_recorded_and_the_others_go_on(home: Path) -> None:
@@ -100,7 +104,7 @@ def test_the_report_stands_alone(home: Path) -> None:
 
 
 def test_the_base_is_a_hugging_face_folder(home: Path) -> None:
-    (base,) = (home / "cache").iterdir()
+    (base,) = (path for path in (home / "cache").iterdir() if path.is_dir())
     model = OPTForCausalLM.from_pretrained(base)
     assert model.config.num_hidden_layers == 4
 
@@ -126,3 +130,49 @@ def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot use the tracking store"):
         compare(small_config(tmp_path, f"tracking.uri=sqlite:///{tmp_path}/file/mlflow.db"), tmp_path / "run")
+
+
+def test_a_new_store_gets_the_finished_settings_again(home: Path) -> None:
+    fresh = f"tracking.uri=sqlite:///{home}/fresh/mlflow.db"
+    assert compare(small_config(home, *FAULTY, fresh), home / "run") is False
+    found = runs(home / "fresh")
+    assert len(found) == len(runs(home)) - 1, "all but the base's, which was not trained again"
+    assert {"bleu", "batch4/decode_speedup"} <= found["skipdecode 2x"].data.metrics.keys()
+
+
+def test_a_failure_in_timing_is_met_again_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(
+        tmp_path, "method=skipdecode", "method.sweep.speedup=[2]", "methods.full.sweep.fine_tune=[false]"
+    )
+
+    def broken(*_):
+        def run(prompts, lengths, pad_id, clock):
+            raise RuntimeError("no time today")
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr("skiplab.jobs.compare.hf_generate_system", broken)
+        assert compare(config, tmp_path / "run") is False
+        failed = [row for row in rows(tmp_path) if "error" in row]
+        assert [(row["method"], row["error"]) for row in failed] == [
+            ("hf_generate", "timing: RuntimeError: no time today")
+        ]
+        assert "bleu" in failed[0]
+        assert compare(config, tmp_path / "run") is False
+    assert compare(config, tmp_path / "run") is True
+    assert not [row for row in rows(tmp_path) if "error" in row]
+
+
+def test_a_figure_that_is_no_number_fails_its_setting_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(
+        tmp_path, "method=skipdecode", "method.sweep.speedup=[2]", "methods.full.sweep.fine_tune=[false]"
+    )
+    figures = iter([3.0, float("inf")])
+    monkeypatch.setattr("skiplab.jobs.compare.perplexity", lambda *_: next(figures))
+    assert compare(config, tmp_path / "run") is False
+    assert {row["method"]: row.get("error") for row in rows(tmp_path)} == {
+        "full": None,
+        "skipdecode": "ValueError: 'perplexity' is inf; leave out what was not measured",
+        "hf_generate": None,
+    }

@@ -15,12 +15,13 @@ def test_a_good_configuration_is_prepared(tmp_path: Path) -> None:
     prepared = prepare(small_config(tmp_path))
     assert [case.entry.label for case in prepared.cases] == [
         "full 1x",
+        "full 1x fine-tuned",
         "skipdecode 1.5x",
         "skipdecode 2x",
         "multi_layer 1.5x",
         "multi_layer 2x",
-        "calm softmax 1.5x",
-        "calm softmax 2x",
+        "calm softmax ~1.5x",
+        "calm softmax ~2x",
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -64,7 +65,20 @@ def test_the_base_depends_on_backbone_data_and_training_only(tmp_path: Path) -> 
         (["max_new_tokens=5"], "max_new_tokens is 5"),
         (["trainer.learning_rate=-1"], "learning_rate must be above 0, got -1"),
         (["trainer=gpu"], "asks for a GPU, and this machine has none"),
-        (["seeds=[]"], "seeds is empty"),
+        (["seeds=[]"], r"speedups and seeds need a value each, seeds at least 0, got \[1.5, 2\] and \[\]"),
+        (["seeds=[-1]"], "seeds at least 0"),
+        (["seeds=1"], r"seeds must be list\[int\], got 1"),
+        (["speedups=[2,three]"], r"speedups must be list\[float\], got \[2, 'three'\]"),
+        (["max_new_tokens=null"], "max_new_tokens must be int, got None"),
+        (["trainer.learning_rate=fast"], "trainer.learning_rate must be float, got 'fast'"),
+        (["base.learning_rate=fast"], "base.learning_rate must be float, got 'fast'"),
+        (["+base.batchsize=3"], "base.batchsize is no setting of the trainer; choose from accelerator"),
+        (["backbone.num_layers=4.5"], "backbone.num_layers must be int, got 4.5"),
+        (["data.train_size=1e2"], "data.train_size must be int, got 100.0"),
+        (["trainer.precision=fp16"], "Lightning refuses trainer accelerator=cpu, devices=1, precision=fp16"),
+        (["trainer.devices=0"], "Lightning refuses trainer accelerator=cpu, devices=0"),
+        (["+methods.x={sweep:{}}"], "methods.x must be a node with name and _target_"),
+        (["benchmark.prompts=0"], "benchmark.prompts must be at least 1"),
         (["threads=0"], "threads must be at least 1"),
         (["benchmark.new_tokens=1"], "new_tokens must lie between 2 and max_new_tokens=48, got 1"),
         (["benchmark.rounds=1"], "rounds >= 2"),

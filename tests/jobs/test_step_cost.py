@@ -3,30 +3,35 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from skiplab.jobs.prepare import prepare
+from skiplab.jobs.prepare import ConfigurationError, prepare
 from skiplab.jobs.step_cost import step_cost
 from skiplab.module import Setup
 from tests.jobs.small import small_config
 
 
 def test_every_setting_is_timed_against_the_full_step(tmp_path: Path) -> None:
-    overrides = ("~methods.calm", "~benchmark.batches")
-    config = small_config(tmp_path, *overrides)
-    config.job = "skiplab.jobs.step_cost.step_cost"
+    config = small_config(tmp_path, "~methods.calm", "methods.full.sweep.fine_tune=[false]")
     assert step_cost(config, tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["full", *["skipdecode"] * 2, *["multi_layer"] * 2]
     assert rows[0]["train_step_ratio"] == 1
     assert all(row["timing_rounds"] == 2 for row in rows)
+    with pytest.raises(ConfigurationError, match=r"results of another configuration .it differs in threads"):
+        step_cost(
+            small_config(tmp_path, "~methods.calm", "methods.full.sweep.fine_tune=[false]", "threads=2"), tmp_path
+        )
 
 
 def test_a_step_at_3x_takes_at_most_three_fifths_of_a_full_steps_arithmetic(tmp_path: Path) -> None:
     task = ("data.train_size=64", "max_new_tokens=64")
     shape = ("backbone.num_layers=12", "backbone.hidden_size=64", "backbone.num_heads=4")
-    prepared = prepare(small_config(tmp_path, *shape, "speedups=[3]", "limit=64", task=task))
+    prepared = prepare(
+        small_config(tmp_path, *shape, "speedups=[3]", "limit=64", "methods.full.sweep.fine_tune=[false]", task=task)
+    )
     backbone = prepared.new_backbone()
     lengths = [len(target) for _, target in prepared.data.valid_pairs]
     (batch, _) = prepared.data.train_dataloader()
