@@ -4,7 +4,11 @@ from abc import ABC
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from skiplab.batch import Batch
+from skiplab.forward import scheduled_logits
+from skiplab.losses import token_loss
 from skiplab.module import ExitModule, Setup
 from skiplab.policy import ExitPolicy, Scheduled
 from skiplab.schedule import PlanKind, ScheduleSpec
@@ -32,3 +36,11 @@ class ScheduledModule(ExitModule, ABC):
 
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
         return self.policy
+
+    def scheduled_recipe(self) -> dict[str, Any]:
+        """The recipe of a training under the schedule itself."""
+        return {"loss": "scheduled", "kind": self.policy.kind, **vars(self.policy.schedule)}
+
+    def scheduled_loss(self, batch: Batch) -> Tensor:
+        """The LM loss of the function that decoding under the schedule computes."""
+        return token_loss(scheduled_logits(self.backbone, self.policy, batch), batch.target_BG)

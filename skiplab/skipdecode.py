@@ -13,8 +13,6 @@ from typing import Any, final
 from torch import Tensor
 
 from skiplab.batch import Batch
-from skiplab.forward import scheduled_logits
-from skiplab.losses import token_loss
 from skiplab.module import Setup
 from skiplab.scheduled import ScheduledModule
 
@@ -28,7 +26,7 @@ class SkipDecode(ScheduledModule):
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        return {"loss": "scheduled", "kind": self.policy.kind, **vars(self.policy.schedule)}
+        return self.scheduled_recipe()
 
     def loss(self, batch: Batch) -> Tensor:
-        return token_loss(scheduled_logits(self.backbone, self.policy, batch), batch.target_BG)
+        return self.scheduled_loss(batch)
