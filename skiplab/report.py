@@ -82,7 +82,7 @@ def print_table(rows: Sequence[Row], console: "Console") -> None:
     from rich import box
     from rich.table import Table as RichTable
 
-    shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False)
+    shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
     many_seeds = len({row["seed"] for row in rows}) > 1
     columns = {key: name for key, name in _CONSOLE.items() if any(key in row for row in rows)}

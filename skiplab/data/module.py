@@ -39,9 +39,13 @@ class LengthGrouped(Sampler[int]):
     """A shuffle in which each batch holds examples of like length, to spare padding.
 
     Batches are formed within windows of `window` batches and shuffled.
+
+    Args:
+        lengths: (prompt, target) tokens per example. Like prompts come first: a padded prompt column costs
+            all layers, a padded target column only those of its step.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, window: int = 16) -> None:
+    def __init__(self, lengths: Sequence[tuple[int, int]], batch_size: int, seed: int, window: int = 64) -> None:
         self._lengths = lengths
         self._batch_size = batch_size
         self._window = window * batch_size
@@ -164,7 +168,7 @@ class TextData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches, shuffled by torch's seed of the moment."""
-        lengths = [len(prompt) + len(target) for prompt, target in self.train_pairs]
+        lengths = [(len(prompt), len(target)) for prompt, target in self.train_pairs]
         return self._loader(self.train_pairs, LengthGrouped(lengths, self.batch_size, torch.initial_seed()))
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -101,7 +101,7 @@ class Comparison:
             self._errors[entry] = f"{type(error).__name__}: {error}"
             self._console.print(f"    [red]failed[/]: {self._errors[entry]}", soft_wrap=True, highlight=False)
         else:
-            self._console.print(f"    {report.one_line(record['row'])}", highlight=False)
+            self._console.print(f"    {report.one_line(record['row'])}", highlight=False, soft_wrap=True)
 
     def _make_record(self, entry: Entry, run_id: str) -> dict[str, Any]:
         case = self._cases[entry]
