@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _COLOURS = ["#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999"]
 _MARKERS = "osD^vPX*"
+# Drawn in every panel of the plots by step.
+_REFERENCES = ("full", "hf_generate")
 _QUALITY = {"bleu": "BLEU", "rouge_l": "ROUGE-L", "slot_accuracy": "slot accuracy", "bertscore_f1": "BERTScore F1"}
 
 
@@ -91,7 +93,7 @@ def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int
 
 
 def _depth_figure(drawn: Sequence[Curve]) -> "Figure":
-    """Mean depth of the outputs that reach each step, one panel per series with more than one setting."""
+    """Mean depth of the outputs that reach each step, one panel per series."""
     return _by_step(drawn, lambda curve: curve.depth_by_step, first_step=0, ylabel="mean layers run")
 
 
@@ -104,11 +106,12 @@ def _step_time_figure(drawn: Sequence[Curve], batches: Sequence[int]) -> "Figure
 
 def _by_step(drawn: Sequence[Curve], values: Any, *, first_step: int, ylabel: str) -> "Figure":
     series = _by_series(drawn)
-    alone = [members[0] for members in series.values() if len(members) == 1]
-    panels = {name: members for name, members in series.items() if len(members) > 1} or {"": []}
+    references = [members[0] for members in series.values() if members[0].row["method"] in _REFERENCES]
+    panels = {name: members for name, members in series.items() if members[0].row["method"] not in _REFERENCES}
+    panels = panels or {"": []}
     figure, axes = _axes(len(panels), share=True)
     for axis, (name, members) in zip(axes, panels.items(), strict=True):
-        for curve in alone:
+        for curve in references:
             steps = values(curve)
             style = "--" if curve.row["method"] == "full" else ":"
             axis.plot(range(first_step, first_step + len(steps)), steps, style, color="#777777", label=curve.label)

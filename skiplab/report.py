@@ -40,8 +40,13 @@ _SPEEDS: dict[str, tuple[str, str, float]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """Formatted cells: one line per setting and seed, speed columns per batch size."""
+    """Formatted cells, one line per setting and seed.
 
+    Attributes:
+        errors: by line, why a setting has no figures.
+    """
+
+    title: str
     header: list[str]
     lines: list[list[str]]
     errors: dict[int, str]
@@ -55,26 +60,24 @@ def by_setting(rows: Sequence[Row]) -> dict[tuple[str, str, int], list[Row]]:
     return settings
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Lay a comparison's rows out for reading."""
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """A comparison's rows laid out for reading: quality, then speed by batch size."""
     settings = by_setting(rows)
-    figures = [key for key in _FORMATS if any(key in row for row in rows)]
     batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
-    seeds = len({seed for _, _, seed in settings}) > 1
-    header = ["method", "setting", *(["seed"] if seeds else []), *(_FORMATS[key][0] for key in figures)]
-    header += [f"{name}, batch {batch}" for name, _, _ in _SPEEDS.values() for batch in batches]
-    lines, errors = [], {}
+    many_seeds = len({seed for _, _, seed in settings}) > 1
+    figures = [key for key in _FORMATS if any(key in row for row in rows)]
+    head = ["method", "setting", *(["seed"] if many_seeds else [])]
+    quality = Table("Quality", head + [_FORMATS[key][0] for key in figures], [], {})
+    columns = [(key, batch) for key in _SPEEDS for batch in batches]
+    speed = Table("Speed", head + [f"{_SPEEDS[key][0]}, batch {batch}" for key, batch in columns], [], {})
     for number, ((method, setting, seed), members) in enumerate(settings.items()):
         by_batch = {row.get("batch_size"): row for row in members}
-        line = [method, setting, *([str(seed)] if seeds else [])]
-        line += [_with_interval(members[0], key, _FORMATS[key][1]) for key in figures]
-        for key, (_, form, scale) in _SPEEDS.items():
-            values = [by_batch.get(batch, {}).get(key) for batch in batches]
-            line += ["" if value is None else form.format(scale * value) for value in values]
-        lines.append(line)
+        label = [method, setting, *([str(seed)] if many_seeds else [])]
+        quality.lines.append(label + [_with_interval(members[0], key, _FORMATS[key][1]) for key in figures])
+        speed.lines.append(label + [_speed(by_batch.get(batch, {}), key) for key, batch in columns])
         if "error" in members[0]:
-            errors[number] = members[0]["error"]
-    return Table(header, lines, errors)
+            quality.errors[number] = speed.errors[number] = members[0]["error"]
+    return [quality, speed]
 
 
 def print_table(rows: Sequence[Row], console: "Console") -> None:
@@ -101,13 +104,16 @@ def print_table(rows: Sequence[Row], console: "Console") -> None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table in Markdown without intervals, errors below it."""
-    laid = table(rows)
-    plain = [[cell.split(" [")[0] for cell in line] for line in laid.lines]
-    lines = [laid.header, ["---"] * len(laid.header), *plain]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    errors = [f"- {' '.join(laid.lines[number][:2])} failed: {error}" for number, error in laid.errors.items()]
-    return "\n\n".join([text, *(["\n".join(errors)] if errors else [])])
+    """The tables in Markdown without intervals, errors below them."""
+    laid = tables(rows)
+    parts = []
+    for table in laid:
+        plain = [[cell.split(" [")[0] for cell in line] for line in table.lines]
+        parts.append(
+            "\n".join(f"| {' | '.join(line)} |" for line in [table.header, ["---"] * len(table.header), *plain])
+        )
+    errors = [f"- {' '.join(laid[0].lines[number][:2])} failed: {error}" for number, error in laid[0].errors.items()]
+    return "\n\n".join([*parts, *(["\n".join(errors)] if errors else [])])
 
 
 def one_line(row: Row) -> str:
@@ -162,7 +168,7 @@ def html(page: Page) -> str:
         .from_string(template)
         .render(
             page=page,
-            table=table(page.rows),
+            tables=tables(page.rows),
             plots={name: _svg(figure) for name, figure in page.figures.items()},
             vocabulary={key: meaning for key, meaning in VOCABULARY.items() if key in used},
         )
@@ -172,6 +178,11 @@ def html(page: Page) -> str:
 def _label(row: Row, many_seeds: bool) -> str:
     seed = f" seed {row['seed']}" if many_seeds else ""
     return f"{row['method']} {row['setting']}{seed}"
+
+
+def _speed(row: Row, key: str) -> str:
+    _, form, scale = _SPEEDS[key]
+    return form.format(scale * row[key]) if key in row else ""
 
 
 def _with_interval(row: Row, key: str, form: str) -> str:
