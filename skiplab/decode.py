@@ -149,7 +149,7 @@ def _run(
 def _run_adaptive(
     backbone: Backbone, policy: AdaptivePolicy, plan: LayerPlan, h_B1D: Tensor, context: Context, step: int
 ) -> tuple[Tensor, Tensor]:
-    """As `_run`, each row freezing when the policy lets it exit.
+    """As `_run`, rows freezing when the policy lets them exit.
 
     A frozen row's keys and values in the layers above come from its frozen state.
     """
@@ -161,11 +161,13 @@ def _run_adaptive(
         if all_exited:
             context.cache.update(*backbone.project_kv(index, h_B1D), index)
             continue
-        run_B1D = backbone.layer(index, h_B1D, context)
-        h_B1D = torch.where(exited_B[:, None, None], h_B1D, run_B1D) if any_exited else run_B1D
+        below_B1D = h_B1D
+        run_B1D = backbone.layer(index, below_B1D, context)
+        h_B1D = torch.where(exited_B[:, None, None], below_B1D, run_B1D) if any_exited else run_B1D
         depth_B += ~exited_B
-        if index != plan[-1]:
-            exited_B |= policy.exits(h_B1D[:, -1], layer=index, step=step, head=backbone.head)
+        if index in policy.exit_layers and index != plan[-1]:
+            exits_B = policy.exits(h_B1D[:, -1], below_B1D[:, -1], step=step, head=backbone.head)
+            exited_B |= exits_B if policy.batch_policy == "freeze" else exits_B.all()
             exited = exited_B.tolist()
             all_exited, any_exited = all(exited), any(exited)
     return h_B1D, depth_B

@@ -36,6 +36,11 @@ def causal_mask(valid_BT: Tensor, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros_like(seen_BTT, dtype=dtype).masked_fill_(~seen_BTT, -torch.inf)[:, None]
 
 
+def embedded(backbone: Backbone, ids_BT: Tensor, prompt_mask_BP: Tensor) -> Tensor:
+    """The state (B, T, D) that the first layer takes."""
+    return backbone.embed(ids_BT, positions(_valid(ids_BT, prompt_mask_BP)))
+
+
 def layer_states(
     backbone: Backbone,
     ids_BT: Tensor,
@@ -51,10 +56,8 @@ def layer_states(
         columns_L: how many leading columns each layer runs on; the others pass by it. None runs all.
         cache: filled with the keys and values of what ran.
     """
-    generated = prompt_mask_BP.new_ones(ids_BT.shape[0], ids_BT.shape[1] - prompt_mask_BP.shape[1])
-    valid_BT = torch.cat([prompt_mask_BP, generated], dim=1)
-    h_BTD = backbone.embed(ids_BT, positions(valid_BT))
-    context = Context(causal_mask(valid_BT, h_BTD.dtype), cache)
+    h_BTD = embedded(backbone, ids_BT, prompt_mask_BP)
+    context = Context(causal_mask(_valid(ids_BT, prompt_mask_BP), h_BTD.dtype), cache)
     if cache is not None:
         cache.seek(0)
     for index in range(backbone.num_layers):
@@ -83,6 +86,12 @@ def forward(
 def prefix_columns(prompt_columns: int, steps: int) -> int:
     """Leading columns that a layer runs on if it takes part in the first `steps` steps from the prompt pass on."""
     return prompt_columns + steps - 1 if steps else 0
+
+
+def _valid(ids_BT: Tensor, prompt_mask_BP: Tensor) -> Tensor:
+    """True at prompt tokens and generated columns, False at left padding."""
+    generated = prompt_mask_BP.new_ones(ids_BT.shape[0], ids_BT.shape[1] - prompt_mask_BP.shape[1])
+    return torch.cat([prompt_mask_BP, generated], dim=1)
 
 
 def scheduled_logits(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:

@@ -4,14 +4,15 @@ Shapes: B rows, D hidden size, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import final
+from collections.abc import Callable, Container
+from typing import Literal, final
 
 from torch import Tensor
 
 from skiplab.schedule import ExitSchedule, LayerPlan, PlanKind, terminate_plan
 
 Head = Callable[[Tensor], Tensor]
+BatchPolicy = Literal["freeze", "min"]
 
 
 class ExitPolicy(ABC):
@@ -25,12 +26,23 @@ class ExitPolicy(ABC):
 class AdaptivePolicy(ExitPolicy):
     """A policy under which a row may leave the plan early, judged from its hidden state."""
 
+    @property
     @abstractmethod
-    def exits(self, h_BD: Tensor, *, layer: int, step: int, head: Head) -> Tensor:
-        """Rows that need no layer after `layer`, as a boolean tensor of shape (B,).
+    def exit_layers(self) -> Container[int]:
+        """Layers after which `exits` is asked."""
+
+    @property
+    @abstractmethod
+    def batch_policy(self) -> BatchPolicy:
+        """`freeze`: each row exits on its own. `min`: all exit when the least confident row does."""
+
+    @abstractmethod
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
+        """Rows that need no further layer, as a boolean tensor of shape (B,).
 
         Args:
-            h_BD: the state that `layer` has just put out.
+            h_BD: the state that a layer of `exit_layers` has just put out.
+            below_BD: the state that it took.
             head: final norm and language-model head, (B, D) to logits (B, V).
         """
 

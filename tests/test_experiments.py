@@ -1,0 +1,62 @@
+"""Every shipped YAML file is a test case: it composes, and what it describes can be prepared."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+
+from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
+from skiplab.run import experiments
+
+ROOT = files("experiments")
+SMALL_TASK = ("data.train_size=40", "data.valid_size=10", "data.test_size=10")
+
+
+def options(group: str) -> list[str]:
+    names = (entry.name for entry in (ROOT / group).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def prepared(*overrides: str) -> Prepared:
+    with initialize_config_module("experiments", version_base="1.3"):
+        return prepare(compose("config", overrides=[*overrides, "tracking.experiment=test"]))
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiments(name: str) -> None:
+    assert prepared(f"experiment={name}", *SMALL_TASK).cases[0].entry.label == "full 1x"
+    assert len(experiments()[name]) > 20
+
+
+@pytest.mark.parametrize("name", options("backbone"))
+def test_backbones(name: str) -> None:
+    backbone = prepared("experiment=compare_calm", f"backbone={name}", *SMALL_TASK).new_backbone()
+    assert backbone.num_layers == 12
+
+
+@pytest.mark.parametrize("name", options("method"))
+def test_methods(name: str) -> None:
+    methods = {case.entry.method for case in prepared("experiment=compare_calm", f"method={name}", *SMALL_TASK).cases}
+    assert methods == {"full", name}
+
+
+@pytest.mark.parametrize("name", options("trainer"))
+def test_trainers(name: str) -> None:
+    overrides = ("experiment=compare_calm", f"trainer={name}", *SMALL_TASK)
+    if name == "gpu" and not torch.cuda.is_available():
+        with pytest.raises(ConfigurationError, match="this machine has none"):
+            prepared(*overrides)
+    else:
+        assert prepared(*overrides).trainer.max_epochs == 1
+
+
+@pytest.mark.parametrize("name", ["compare_calm", "smoke"])
+def test_e2e_data_fits_the_experiments(tmp_path: Path, name: str) -> None:
+    lines = "".join(f'"name[N{index}], food[F]",N{index} serves F.\n' for index in range(12))
+    for file in ("devset.csv", "testset_w_refs.csv"):
+        (tmp_path / file).write_text("mr,ref\n" + lines)
+    parts = prepared(f"experiment={name}", "data=e2e", f"data.dir={tmp_path}", "data.vocab_size=300", "speedups=[2]")
+    assert parts.spec.dropout == 0.1
+    assert parts.data.source.name == "e2e (trained on the dev split)"
