@@ -60,3 +60,9 @@ def test_e2e_data_fits_the_experiments(tmp_path: Path, name: str) -> None:
     parts = prepared(f"experiment={name}", "data=e2e", f"data.dir={tmp_path}", "data.vocab_size=300", "speedups=[2]")
     assert parts.spec.dropout == 0.1
     assert parts.data.source.name == "e2e (trained on the dev split)"
+
+
+def test_a_method_is_added_to_an_experiment_by_name() -> None:
+    added = prepared("experiment=compare_calm", "+method@methods.early_termination=early_termination", *SMALL_TASK)
+    methods = [case.entry.method for case in added.cases]
+    assert set(methods) == {"full", "skipdecode", "multi_layer", "calm", "early_termination"}
