@@ -19,8 +19,8 @@ from baselines.calm import (
 )
 from skiplab.decode import decode
 from skiplab.module import Optimization, Setup
-from skiplab.policy import BatchPolicy, FullDepth, Scheduled
-from skiplab.schedule import ExitSchedule
+from skiplab.policy import AdaptivePolicy, BatchPolicy, FullDepth, Head, Scheduled
+from skiplab.schedule import ExitSchedule, LayerPlan
 from tests.test_conformance import decode_with_logits, reference_logits, some_batch
 from tests.tiny import PAD, prompts, tiny_backbone
 
@@ -74,6 +74,35 @@ def test_the_batch_waits_for_its_least_confident_row() -> None:
     )
     assert len(set(alone)) > 1
     assert (together.depth_BT[:, 1] >= max(alone)).all()
+
+
+def test_layers_project_what_they_missed_when_a_step_reaches_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, projected = tiny_backbone(), []
+    project = backbone.project_kv
+
+    def counted(index: int, h_BTD: torch.Tensor):
+        projected.append((index, h_BTD.shape[1]))
+        return project(index, h_BTD)
+
+    class EveryFourthStepDeep(AdaptivePolicy):
+        @property
+        def exit_layers(self) -> range:
+            return range(5)
+
+        @property
+        def batch_policy(self) -> BatchPolicy:
+            return "freeze"
+
+        def plan(self, step: int) -> LayerPlan:
+            return tuple(range(6))
+
+        def exits(self, h_BD: torch.Tensor, below_BD: torch.Tensor, *, step: int, head: Head) -> torch.Tensor:
+            return torch.full((len(h_BD),), step % 4 != 0)
+
+    monkeypatch.setattr(backbone, "project_kv", counted)
+    decode(backbone, EveryFourthStepDeep(), prompts(3), max_new_tokens=10, eos_id=None, pad_id=PAD)
+    # Steps 4 and 8 of 1 to 9 reach the upper five layers; each makes up for three steps at once.
+    assert projected == [(layer, 3) for _ in range(2) for layer in range(1, 6)]
 
 
 def test_rows_exit_at_exit_layers_only() -> None:
