@@ -79,16 +79,15 @@ class Decay:
     remaining: Callable[[float, float], float]
     default_rate: float
     lowest_rate: float
-    rate_means: str
 
 
 DECAYS: dict[str, Decay] = {
-    "linear": Decay(_linear, 1.0, 0.0, "unused"),
-    "power": Decay(_power, 2.0, 1e-3, "the exponent of (1 - x)"),
-    "cosine": Decay(_cosine, 1.0, 0.0, "unused"),
-    "exponential": Decay(_exponential, 3.0, 1e-3, "k in exp(-k x)"),
-    "step": Decay(_step, 3.0, 2.0, "the number of levels"),
-    "constant": Decay(_constant, 1.0, 0.0, "unused"),
+    "linear": Decay(_linear, 1.0, 0.0),
+    "power": Decay(_power, 2.0, 1e-3),
+    "cosine": Decay(_cosine, 1.0, 0.0),
+    "exponential": Decay(_exponential, 3.0, 1e-3),
+    "step": Decay(_step, 3.0, 2.0),
+    "constant": Decay(_constant, 1.0, 0.0),
 }
 
 
@@ -103,7 +102,8 @@ class ExitSchedule:
         horizon: generation step at which the depth reaches `min_exit`, at least 2.
         warmup: bottom layers that always run.
         decay: a name in `DECAYS`.
-        rate: the decay's parameter; None takes its default.
+        rate: the decay's parameter (the exponent of `power`, the k of `exponential`'s exp(-k x), the
+            levels of `step`; the others have none); None takes its default.
 
     Raises:
         ValueError: at construction, saying which bound is broken.

@@ -77,9 +77,9 @@ class Models:
         Args:
             run_id: MLflow run for the training curves; None keeps none.
         """
-        recipe = case.build(self._setup(self.base)).recipe
-        if recipe is None:
-            return case.build(self._setup(self.base)).eval()
+        on_base = case.build(self._setup(self.base))
+        if (recipe := on_base.recipe) is None:
+            return on_base.eval()
         trainer, seed = self._prepared.trainer, case.entry.seed
         key = fingerprint(base=self._prepared.base_key, trainer=vars(trainer), recipe=recipe, seed=seed)
         if key in self._backbones:
