@@ -1,154 +1,45 @@
 """CALM: Confident Adaptive Language Modeling (arXiv 2207.07061), on a decoder-only model.
 
 From the multi-layer exit's weights. A row exits at the first layer whose confidence exceeds the
-threshold: softmax response (top-1 minus top-2 probability) or hidden-state saturation (cosine of the
-states below and above the layer), both of section 3.5. Its state is then frozen, and the layers above
-compute only keys and values from it (section 3.2), while the other rows go on; or the whole batch
-waits for its least confident row. The threshold is constant or decays with the generation step
-(equation 5).
+threshold: softmax response, hidden-state saturation, or a learned classifier (section 3.5). The layers
+above compute only keys and values from the state in which it left (section 3.2). In a batch each row
+freezes on its own, or leaves the computation, or all wait for the least confident. The threshold is
+constant or decays with the generation step (equation 5).
 
-Deviations: a threshold may be found from a target layer speedup instead of given: from the first
-exits in one teacher-forced pass over the validation data, corrected by decoding that data. The speedup
-on other data is measured, not promised.
+Deviations: a confidence must exceed the threshold, where the paper lets it reach it, so that a threshold
+of 1 is full depth. A threshold may be found from a target layer speedup instead of given: from the
+first exits in one teacher-forced pass over the validation data, corrected by decoding that data. The
+speedup on other data is measured, not promised.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, final, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.calm_classifier import ClassifierLoss, ExitClassifier
+from baselines.calm_policy import ConfidenceExit, ExactExit, Formula, IdealExit, Threshold, exits_after
+from baselines.confidence import (
+    Confidence,
+    exit_confidences,
+    mean_first_exit,
+    reduced_softmax_confidence,
+    softmax_confidence,
+    state_saturation,
+)
 from baselines.multi_layer import RECIPE, every_layer_loss
 from skiplab.backbone import Backbone
 from skiplab.batch import IGNORE, Batch
 from skiplab.decode import decode
-from skiplab.forward import embedded, layer_states
 from skiplab.module import ExitModule, Setup
-from skiplab.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, Head
-from skiplab.schedule import LayerPlan, terminate_plan
+from skiplab.policy import BatchPolicy, ExitPolicy
 
-Measure = Literal["softmax", "state"]
+Measure = Literal["softmax", "state", "classifier", "ideal"]
+KeysAndValues = Literal["lazy", "eager", "exact"]
 
 # Rounds of decoding the validation data when a threshold is matched to a speedup.
 _CORRECTIONS = 3
-
-
-def softmax_response(logits_NV: Tensor) -> Tensor:
-    """Top-1 minus top-2 probability, shape (N,)."""
-    top_N2 = logits_NV.float().softmax(-1).topk(2, dim=-1).values
-    return top_N2[..., 0] - top_N2[..., 1]
-
-
-def state_saturation(h_ND: Tensor, below_ND: Tensor) -> Tensor:
-    """Cosine of the states above and below a layer, shape (N,)."""
-    return F.cosine_similarity(h_ND.float(), below_ND.float(), dim=-1)
-
-
-def confidence(measure: Measure, h_ND: Tensor, below_ND: Tensor, head: Head) -> Tensor:
-    """Confidence that a layer's state needs no further layer, shape (N,)."""
-    return softmax_response(head(h_ND)) if measure == "softmax" else state_saturation(h_ND, below_ND)
-
-
-def exits_after(num_layers: int, first: int, interval: int) -> range:
-    """Indices of the layers after which a row may exit: the `first`-th layer and every `interval`-th from there.
-
-    Raises:
-        ValueError: these leave no exit below the last layer.
-    """
-    if first < 1 or interval < 1 or first >= num_layers:
-        raise ValueError(
-            f"calm's first_exit and exit_interval leave no exit: first_exit must lie between 1 and {num_layers - 1} "
-            f"of the {num_layers} layers and exit_interval be at least 1, got {first} and {interval}"
-        )
-    return range(first - 1, num_layers - 1, interval)
-
-
-def decayed_threshold(threshold: float, step: int, *, temperature: float, longest: int) -> float:
-    """Equation 5: `clip(0.9 threshold + 0.1 exp(-temperature step / longest))` to [0, 1]."""
-    return min(1.0, max(0.0, 0.9 * threshold + 0.1 * math.exp(-temperature * step / longest)))
-
-
-@final
-class ConfidenceExit(AdaptivePolicy):
-    """A row exits once its confidence exceeds the step's threshold.
-
-    Args:
-        exit_layers: layers after which it is measured.
-        temperature: of the threshold's decay; None keeps the threshold constant.
-        longest: output length that the decay refers to, in tokens.
-    """
-
-    def __init__(
-        self,
-        num_layers: int,
-        threshold: float,
-        *,
-        measure: Measure = "softmax",
-        exit_layers: range | None = None,
-        batch_policy: BatchPolicy = "freeze",
-        temperature: float | None = None,
-        longest: int = 1,
-    ) -> None:
-        self.threshold = threshold
-        self._measure: Measure = measure
-        self._exit_layers = exit_layers or range(num_layers - 1)
-        self._batch_policy: BatchPolicy = batch_policy
-        self._temperature = temperature
-        self._longest = longest
-        self._plan = terminate_plan(num_layers)
-
-    @property
-    def exit_layers(self) -> range:
-        return self._exit_layers
-
-    @property
-    def batch_policy(self) -> BatchPolicy:
-        return self._batch_policy
-
-    def plan(self, step: int) -> LayerPlan:
-        return self._plan
-
-    def step_threshold(self, step: int) -> float:
-        """The threshold in force at generation step `step`."""
-        if self._temperature is None:
-            return self.threshold
-        return decayed_threshold(self.threshold, step, temperature=self._temperature, longest=self._longest)
-
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
-        threshold = self.step_threshold(step)
-        if threshold <= 0:
-            return torch.ones(len(h_BD), dtype=torch.bool, device=h_BD.device)
-        return confidence(self._measure, h_BD, below_BD, head) > threshold
-
-
-@torch.inference_mode()
-def exit_confidences(backbone: Backbone, batch: Batch, measure: Measure, exit_layers: range) -> tuple[Tensor, Tensor]:
-    """Confidence after each exit layer (E of them), teacher-forced at full depth.
-
-    Returns:
-        (E, N) confidences of the N target tokens after the first, and their steps (N,).
-    """
-    kept_BG = batch.target_BG[:, 1:] != IGNORE
-    states = [h_BTD[:, batch.prompt_columns :][kept_BG] for h_BTD in _states_from_embedding(backbone, batch)]
-    measured = [confidence(measure, states[layer + 1], states[layer], backbone.head) for layer in exit_layers]
-    step_BG = torch.arange(1, kept_BG.shape[1] + 1, device=kept_BG.device).expand_as(kept_BG)
-    return torch.stack(measured), step_BG[kept_BG]
-
-
-def _states_from_embedding(backbone: Backbone, batch: Batch) -> Iterator[Tensor]:
-    """The state that the first layer takes, then the state after each layer."""
-    yield embedded(backbone, batch.input_BT, batch.prompt_mask_BP)
-    yield from layer_states(backbone, batch.input_BT, batch.prompt_mask_BP)
-
-
-def mean_first_exit(confidence_EN: Tensor, threshold_N: Tensor, exit_layers: range, num_layers: int) -> float:
-    """Mean number of layers up to the first exit whose confidence exceeds the threshold; all if none does."""
-    exits_EN = confidence_EN > threshold_N
-    depth_E = torch.tensor([layer + 1 for layer in exit_layers], device=exits_EN.device)
-    first_N = torch.where(exits_EN.any(0), depth_E[exits_EN.int().argmax(0)], num_layers)
-    return float(first_N.float().mean())
 
 
 def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch]) -> float:
@@ -172,10 +63,16 @@ class CALM(ExitModule):
         threshold: exit threshold in [0, 1]; or
         speedup: a layer speedup to find the threshold for.
         temperature: of the threshold's decay; None keeps it constant.
-        measure: `softmax` response or `state` saturation.
+        decay: the decay's formula, the `paper`'s or the released `code`'s.
+        measure: `softmax` response, `state` saturation, a learned `classifier`, or, for analysis, the `ideal` exit
+            at the first layer that predicts what the top one does (it takes neither threshold nor speedup).
+        vocabulary: so many of the most frequent tokens are enough for the softmax response; None takes all.
+        classifier_loss: `independent` or `geometric`.
         first_exit: number of layers that always run, at least 1.
         exit_interval: layers from one exit to the next.
-        batch_policy: `freeze` rows one by one, or let all wait for the least confident (`min`).
+        batch_policy: `freeze`, `min` or `compact`, as in `AdaptivePolicy`.
+        propagation: `lazy` or `eager` keys and values, as in `AdaptivePolicy`; or, for analysis, `exact` ones of
+            the full pass, with rows on their own.
     """
 
     def __init__(
@@ -185,40 +82,62 @@ class CALM(ExitModule):
         threshold: float | None = None,
         speedup: float | None = None,
         temperature: float | None = None,
+        decay: Formula = "paper",
         measure: Measure = "softmax",
+        vocabulary: int | None = None,
+        classifier_loss: ClassifierLoss = "independent",
         first_exit: int = 1,
         exit_interval: int = 1,
         batch_policy: BatchPolicy = "freeze",
+        propagation: KeysAndValues = "lazy",
     ) -> None:
-        super().__init__(setup)
         for name, value, known in (
             ("measure", measure, get_args(Measure)),
             ("batch_policy", batch_policy, get_args(BatchPolicy)),
+            ("propagation", propagation, get_args(KeysAndValues)),
         ):
             if value not in known:
                 raise ValueError(f"unknown calm {name} {value!r}; choose one of {', '.join(known)}")
-        if (threshold is None) == (speedup is None):
-            raise ValueError(f"calm takes either a threshold or a speedup, got {threshold} and {speedup}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"calm's threshold must lie in [0, 1], got {threshold}")
         layers = setup.backbone.num_layers
+        exit_layers = exits_after(layers, first_exit, exit_interval)
+        learned = measure == "classifier"
+        super().__init__(setup, probes=[ExitClassifier(setup, exit_layers, classifier_loss)] if learned else [])
+        if measure == "ideal" and (threshold, speedup) != (None, None):
+            raise ValueError(f"calm's ideal exit takes neither threshold nor speedup, got {threshold} and {speedup}")
+        if measure != "ideal" and (threshold is None) == (speedup is None):
+            raise ValueError(f"calm takes either a threshold or a speedup, got {threshold} and {speedup}")
         if speedup is not None and not 1 <= speedup <= layers:
             raise ValueError(f"calm's speedup must lie between 1 and the {layers} layers, got {speedup}")
-        if temperature is not None and temperature < 0:
-            raise ValueError(f"calm's temperature must be at least 0, got {temperature}")
+        if vocabulary is not None and (measure != "softmax" or vocabulary < 2):
+            raise ValueError(
+                f"calm's vocabulary reduces the softmax response to 2 tokens or more, got {vocabulary} with {measure}"
+            )
+        if batch_policy != "freeze" and (measure == "ideal" or propagation == "exact"):
+            raise ValueError(
+                f"calm's oracles let rows exit on their own: batch_policy must be freeze, got {batch_policy}"
+            )
+        Threshold(value=threshold or 0.0, temperature=temperature, formula=decay)
         self._threshold = threshold
         self._speedup = speedup
         self._temperature = temperature
+        self._decay: Formula = decay
         self._measure: Measure = measure
-        self._exit_layers = exits_after(layers, first_exit, exit_interval)
+        self._vocabulary = vocabulary
+        self._exit_layers = exit_layers
         self._batch_policy: BatchPolicy = batch_policy
+        self._propagation: KeysAndValues = propagation
 
     @property
     def setting(self) -> str:
-        exits = f"{self._threshold:g}" if self._speedup is None else f"~{self._speedup:g}x"
-        name = f"{self._measure} {exits}"
-        name = name if self._batch_policy == "freeze" else f"{name} {self._batch_policy}"
-        return name if self._temperature is None else f"{name} decaying"
+        named: list[str] = [self._measure]
+        named += [f"{self._threshold:g}"] if self._threshold is not None else []
+        named += [f"~{self._speedup:g}x"] if self._speedup is not None else []
+        named += [f"of {self._vocabulary} tokens"] if self._vocabulary else []
+        named += [self._batch_policy] if self._batch_policy != "freeze" else []
+        named += [self._propagation] if self._propagation != "lazy" else []
+        named += ["decaying"] if self._temperature is not None else []
+        named += ["by code"] if self._decay == "code" else []
+        return " ".join(named)
 
     @property
     def target_speedup(self) -> float | None:
@@ -232,35 +151,59 @@ class CALM(ExitModule):
         return every_layer_loss(self.backbone, batch)
 
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        if self._threshold is not None:
-            return self._policy(self._threshold)
-        assert self._speedup is not None
-        return self._policy(self._matching_threshold(valid, self.backbone.num_layers / self._speedup))
+        """The policy to decode with.
 
-    def _policy(self, threshold: float) -> ConfidenceExit:
+        Raises:
+            ValueError: the classifier has not been trained.
+        """
+        layers = self.backbone.num_layers
+        if self._measure == "ideal":
+            return IdealExit(layers, self._exit_layers, exact_kv=self._propagation == "exact")
+        confidence = self._confidence(valid)
+        if self._threshold is not None:
+            return self._policy(self._threshold, confidence)
+        assert self._speedup is not None
+        return self._policy(self._matching_threshold(valid, layers / self._speedup, confidence), confidence)
+
+    def _confidence(self, valid: Sequence[Batch]) -> Confidence:
+        for probe in self.probes:
+            assert isinstance(probe, ExitClassifier)
+            if not probe.fitted:
+                raise ValueError("calm's classifier has not been trained: train this module's probes first")
+            return probe.confidence
+        if self._vocabulary is not None:
+            return reduced_softmax_confidence(self.backbone, valid, self._vocabulary)
+        return state_saturation if self._measure == "state" else softmax_confidence
+
+    def _step_threshold(self, value: float) -> Threshold:
+        return Threshold(value=value, temperature=self._temperature, longest=max(self.lengths), formula=self._decay)
+
+    def _policy(self, value: float, confidence: Confidence) -> ExitPolicy:
+        layers, threshold = self.backbone.num_layers, self._step_threshold(value)
+        if self._propagation == "exact":
+            return ExactExit(layers, threshold, confidence, self._exit_layers)
         return ConfidenceExit(
-            self.backbone.num_layers,
+            layers,
             threshold,
-            measure=self._measure,
+            confidence,
             exit_layers=self._exit_layers,
             batch_policy=self._batch_policy,
-            temperature=self._temperature,
-            longest=max(self.lengths),
+            propagation=self._propagation,
         )
 
-    def _matching_threshold(self, valid: Sequence[Batch], depth: float) -> float:
+    def _matching_threshold(self, valid: Sequence[Batch], depth: float, confidence: Confidence) -> float:
         """The threshold under which decoding `valid` runs about `depth` layers per token.
 
         Teacher-forced first exits ignore that exits change the states of later tokens, so the depth
         asked of them is corrected by the depth that decoding had.
         """
-        measured = [exit_confidences(self.backbone, batch, self._measure, self._exit_layers) for batch in valid]
+        measured = [exit_confidences(self.backbone, batch, confidence, self._exit_layers) for batch in valid]
         confidences, steps = zip(*measured, strict=True)
         confidence_EN, step_N = torch.cat(confidences, dim=1), torch.cat(steps)
         asked = depth
         threshold = self._first_exit_threshold(confidence_EN, step_N, asked)
         for _ in range(_CORRECTIONS):
-            asked *= depth / decoded_depth(self.backbone, self._policy(threshold), valid)
+            asked *= depth / decoded_depth(self.backbone, self._policy(threshold, confidence), valid)
             asked = min(max(asked, 1.0), float(self.backbone.num_layers))
             threshold = self._first_exit_threshold(confidence_EN, step_N, asked)
         return threshold
@@ -270,8 +213,7 @@ class CALM(ExitModule):
         low, high = 0.0, 1.0
         for _ in range(30):
             middle = (low + high) / 2
-            policy = self._policy(middle)
-            by_step = [policy.step_threshold(step) for step in range(int(step_N.max()) + 1)]
+            by_step = [self._step_threshold(middle).at(step) for step in range(int(step_N.max()) + 1)]
             threshold_N = torch.tensor(by_step, device=step_N.device)[step_N]
             low, high = (middle, high) if self._first_exits(confidence_EN, threshold_N) < depth else (low, middle)
         return (low + high) / 2

@@ -7,23 +7,13 @@ token after the first.
 
 from typing import Any, final
 
-from torch import Tensor
-
-from skiplab.batch import Batch
 from skiplab.module import Setup
-from skiplab.scheduled import ScheduledModule
+from skiplab.scheduled import ScheduleTrainedModule
 
 
 @final
-class EarlyTermination(ScheduledModule):
-    """Fine-tunes and decodes under one terminate schedule; keywords are those of `ScheduleSpec`."""
+class EarlyTermination(ScheduleTrainedModule):
+    """Fine-tunes and decodes under one terminate schedule; keywords are those of `ScheduleTrainedModule`."""
 
-    def __init__(self, setup: Setup, **schedule: Any) -> None:
-        super().__init__(setup, "terminate", **schedule)
-
-    @property
-    def recipe(self) -> dict[str, Any] | None:
-        return self.scheduled_recipe()
-
-    def loss(self, batch: Batch) -> Tensor:
-        return self.scheduled_loss(batch)
+    def __init__(self, setup: Setup, **options: Any) -> None:
+        super().__init__(setup, "terminate", **options)

@@ -14,7 +14,6 @@ from skiplab.backbone import Backbone
 from skiplab.batch import Batch
 from skiplab.forward import layer_states
 from skiplab.losses import token_loss, weighted_layer_loss
-from skiplab.module import Setup
 from skiplab.scheduled import ScheduledModule
 
 RECIPE: dict[str, Any] = {"loss": "every_layer", "weights": "layer_number"}
@@ -31,9 +30,6 @@ def every_layer_loss(backbone: Backbone, batch: Batch) -> Tensor:
 @final
 class MultiLayerExit(ScheduledModule):
     """Trains every layer as an exit, terminates by schedule; keywords are those of `ScheduleSpec`."""
-
-    def __init__(self, setup: Setup, **schedule: Any) -> None:
-        super().__init__(setup, "terminate", **schedule)
 
     @property
     def recipe(self) -> dict[str, Any] | None:

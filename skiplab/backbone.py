@@ -1,14 +1,16 @@
 """A thin view over a Hugging Face causal language model that lets the engine drive its layers one by one.
 
 Shapes: B rows, T positions, Q query positions, S key positions, D hidden size, H key/value heads,
-K head size, V vocabulary.
+K head size or reduced vocabulary, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel
 
@@ -40,6 +42,7 @@ class Backbone(nn.Module, ABC):
     model: PreTrainedModel
     num_layers: int
     max_positions: int
+    hidden_size: int
     kv_heads: int
     head_size: int
 
@@ -57,7 +60,11 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def head(self, h_BTD: Tensor) -> Tensor:
-        """Final norm and language-model head: logits (B, T, V). Takes the state after any layer."""
+        """Final norm and language-model head: logits (..., V) of the states (..., D) after any layer."""
+
+    @abstractmethod
+    def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
+        """A head that gives the logits (..., K) of these tokens alone; its weights are a copy of the present ones."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,6 +92,7 @@ class OPTBackbone(Backbone):
         self.model = model
         self.num_layers = config.num_hidden_layers
         self.max_positions = config.max_position_embeddings
+        self.hidden_size = config.hidden_size
         self.kv_heads = config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self._decoder = model.model.decoder
@@ -108,12 +116,20 @@ class OPTBackbone(Backbone):
         return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
 
     def head(self, h_BTD: Tensor) -> Tensor:
+        return self.model.lm_head(self._output(h_BTD))
+
+    def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
+        weight_KD = self.model.lm_head.weight[ids_K].detach()
+        return lambda h_BTD: F.linear(self._output(h_BTD), weight_KD)
+
+    def _output(self, h_BTD: Tensor) -> Tensor:
+        """What the language-model head takes."""
         decoder = self._decoder
         if decoder.final_layer_norm is not None:
             h_BTD = decoder.final_layer_norm(h_BTD)
         if decoder.project_out is not None:
             h_BTD = decoder.project_out(h_BTD)
-        return self.model.lm_head(h_BTD)
+        return h_BTD
 
 
 @final

@@ -1,6 +1,6 @@
 """A preallocated key/value store in which each layer holds only the positions that it runs.
 
-Shapes: B rows, H key/value heads, T positions, K head size.
+Shapes: B rows, H key/value heads, T positions, N single positions, K head size.
 """
 
 from collections.abc import Sequence
@@ -34,6 +34,7 @@ class KVCache:
         self._keys = [torch.empty(rows, heads, slots, head_size, dtype=dtype, device=device) for slots in slots_L]
         self._values = [torch.empty_like(key) for key in self._keys]
         self._rows = rows
+        self._selected: Tensor | None = None
         self._start = 0
         self._end = 0
 
@@ -46,17 +47,33 @@ class KVCache:
         """Set the column at which each layer's next `update` writes."""
         self._start = start
 
+    def select(self, rows: Tensor | None) -> None:
+        """Set the rows that the next `update` calls bring, by index; None is all rows, in order."""
+        self._selected = rows
+
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """Store the new columns of a layer; return views of its filled prefix, the new columns included."""
+        """Store the new columns of a layer; return its filled prefix, the new columns included.
+
+        The prefix is a view, or a copy where rows are selected.
+        """
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         if keys.shape[2] == 0:
             return key_BHTK, value_BHTK
         end = self._end = self._start + key_BHTK.shape[2]
         if end > keys.shape[2]:
             raise IndexError(f"layer {layer_idx} holds {keys.shape[2]} positions, asked to write up to {end}")
+        if self._selected is not None:
+            keys[self._selected, :, self._start : end] = key_BHTK
+            values[self._selected, :, self._start : end] = value_BHTK
+            return keys[self._selected, :, :end], values[self._selected, :, :end]
         keys[: self._rows, :, self._start : end] = key_BHTK
         values[: self._rows, :, self._start : end] = value_BHTK
         return keys[: self._rows, :, :end], values[: self._rows, :, :end]
+
+    def put(self, layer: int, row_N: Tensor, column_N: Tensor, key_NHK: Tensor, value_NHK: Tensor) -> None:
+        """Store single positions of a layer, each at its row and column."""
+        self._keys[layer][row_N, :, column_N] = key_NHK
+        self._values[layer][row_N, :, column_N] = value_NHK
 
     def keep(self, source: Sequence[int]) -> None:
         """Keep `len(source)` rows: row `i` becomes the present row `source[i]`, where `source[i] >= i`."""

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from skiplab.backbone import Backbone, Context
 from skiplab.batch import left_pad
-from skiplab.cache import KVCache
 from skiplab.forward import forward, prefix_columns
-from skiplab.policy import AdaptivePolicy, ExitPolicy
-from skiplab.schedule import LayerPlan, layer_steps
+from skiplab.policy import ExitPolicy
+from skiplab.schedule import layer_steps
+from skiplab.steps import step_runner
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 
@@ -65,42 +65,6 @@ class _Rows:
             self.mask_B11S = self.mask_B11S[source]
 
 
-class _Deferred:
-    """Keys and values that steps owe to the layers above their exits.
-
-    After a step all those layers would project the same frozen state. A layer does so when a later
-    step runs it, for all the steps that it missed at once.
-    """
-
-    def __init__(self, backbone: Backbone, cache: KVCache, columns: int, steps: int) -> None:
-        self._backbone = backbone
-        self._cache = cache
-        self._first_column = columns
-        self._steps = steps
-        self._paid_L = [columns] * backbone.num_layers
-        self._states_BSD: Tensor | None = None
-
-    def pay(self, layer: int, column: int) -> None:
-        """Give a layer that is about to run at `column` what it missed before."""
-        start = self._paid_L[layer]
-        if start < column and self._states_BSD is not None:
-            missed_BSD = self._states_BSD[:, start - self._first_column : column - self._first_column]
-            self._cache.seek(start)
-            self._cache.update(*self._backbone.project_kv(layer, missed_BSD), layer)
-            self._cache.seek(column)
-        self._paid_L[layer] = column + 1
-
-    def owe(self, h_B1D: Tensor, column: int) -> None:
-        """Keep a step's last states for the layers that it did not run."""
-        if self._states_BSD is None:
-            self._states_BSD = h_B1D.new_empty(len(h_B1D), self._steps, h_B1D.shape[-1])
-        self._states_BSD[:, column - self._first_column] = h_B1D[:, 0]
-
-    def keep(self, source: list[int]) -> None:
-        if self._states_BSD is not None:
-            self._states_BSD = self._states_BSD[source]
-
-
 @torch.inference_mode()
 def decode(
     backbone: Backbone,
@@ -136,8 +100,7 @@ def decode(
     depth_BT = torch.zeros_like(tokens_BT, dtype=torch.int32)
 
     columns_L = [columns if run else 0 for run in steps_L]
-    deferred = _Deferred(backbone, cache, columns, steps)
-
+    runner = step_runner(backbone, policy, cache, rows=len(prompts), columns=columns, steps=steps)
     h_BTD = forward(backbone, prompt_BP, mask_BP, columns_L=columns_L, cache=cache)
     logits_BV = backbone.head(h_BTD[:, -1])
     depth_B: Tensor | int = len(policy.plan(0))
@@ -153,11 +116,7 @@ def decode(
             h_BTD = backbone.embed(rows.token_B[:, None], rows.position_B[:, None])
             cache.seek(columns + step - 1)
             mask = None if rows.mask_B11S is None else rows.mask_B11S[..., : columns + step]
-            context = Context(mask, cache)
-            if isinstance(policy, AdaptivePolicy):
-                h_BTD, depth_B = _run_adaptive(backbone, policy, h_BTD, context, step, deferred, columns + step - 1)
-            else:
-                h_BTD, depth_B = _run_planned(backbone, policy.plan(step), h_BTD, context)
+            h_BTD, depth_B = runner.run(h_BTD, Context(mask, cache), step)
             logits_BV = backbone.head(h_BTD[:, -1])
             rows.token_B = logits_BV.argmax(-1)
         rows.position_B += 1
@@ -172,51 +131,10 @@ def decode(
             if len(source) < len(ended_B):
                 rows.keep(source)
                 cache.keep(source)
-                deferred.keep(source)
+                runner.keep(source)
         else:
             break
     return DecodeResult(tokens_BT, (depth_BT > 0).sum(1), depth_BT, cache.nbytes)
-
-
-def _run_planned(backbone: Backbone, plan: LayerPlan, h_B1D: Tensor, context: Context) -> tuple[Tensor, int]:
-    """One step through the planned layers: the state, and the depth of all rows."""
-    for index in plan:
-        h_B1D = backbone.layer(index, h_B1D, context)
-    return h_B1D, len(plan)
-
-
-def _run_adaptive(
-    backbone: Backbone,
-    policy: AdaptivePolicy,
-    h_B1D: Tensor,
-    context: Context,
-    step: int,
-    deferred: _Deferred,
-    column: int,
-) -> tuple[Tensor, Tensor]:
-    """One step, rows freezing when the policy lets them exit, until all have: the state, and each row's depth.
-
-    A frozen row's keys and values in the layers above come from its frozen state.
-    """
-    plan = policy.plan(step)
-    exited_B = torch.zeros(len(h_B1D), dtype=torch.bool, device=h_B1D.device)
-    depth_B = torch.zeros(len(h_B1D), dtype=torch.int32, device=h_B1D.device)
-    any_exited = False
-    for index in plan:
-        deferred.pay(index, column)
-        below_B1D = h_B1D
-        run_B1D = backbone.layer(index, below_B1D, context)
-        h_B1D = torch.where(exited_B[:, None, None], below_B1D, run_B1D) if any_exited else run_B1D
-        depth_B += ~exited_B
-        if index in policy.exit_layers and index != plan[-1]:
-            exits_B = policy.exits(h_B1D[:, -1], below_B1D[:, -1], step=step, head=backbone.head)
-            exited_B |= exits_B if policy.batch_policy == "freeze" else exits_B.all()
-            exited = exited_B.tolist()
-            if all(exited):
-                break
-            any_exited = any(exited)
-    deferred.owe(h_B1D, column)
-    return h_B1D, depth_B
 
 
 def _decode_mask(mask_BP: Tensor, steps: int, dtype: torch.dtype) -> Tensor | None:

@@ -13,7 +13,7 @@ from skiplab.batch import IGNORE, Batch, left_pad
 from skiplab.benchmark import Progress
 from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
-from skiplab.forward import scheduled_logits
+from skiplab.forward import planned_logits
 from skiplab.policy import AdaptivePolicy, ExitPolicy
 
 
@@ -123,7 +123,7 @@ def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Iterable[Batch])
         return None
     metric = Perplexity(ignore_index=IGNORE).to(backbone.device)
     for batch in batches:
-        metric.update(scheduled_logits(backbone, policy, batch), batch.target_BG)
+        metric.update(planned_logits(backbone, policy, batch), batch.target_BG)
     return float(metric.compute())
 
 

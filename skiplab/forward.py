@@ -36,9 +36,21 @@ def causal_mask(valid_BT: Tensor, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros_like(seen_BTT, dtype=dtype).masked_fill_(~seen_BTT, -torch.inf)[:, None]
 
 
-def embedded(backbone: Backbone, ids_BT: Tensor, prompt_mask_BP: Tensor) -> Tensor:
-    """The state (B, T, D) that the first layer takes."""
-    return backbone.embed(ids_BT, positions(_valid(ids_BT, prompt_mask_BP)))
+def start(
+    backbone: Backbone, ids_BT: Tensor, prompt_mask_BP: Tensor, cache: KVCache | None = None
+) -> tuple[Tensor, Context]:
+    """The state (B, T, D) that the first layer takes, and the context for the layers.
+
+    Args:
+        ids_BT: left-padded prompt, then generated tokens.
+        cache: filled with the keys and values of what runs.
+    """
+    generated = prompt_mask_BP.new_ones(ids_BT.shape[0], ids_BT.shape[1] - prompt_mask_BP.shape[1])
+    valid_BT = torch.cat([prompt_mask_BP, generated], dim=1)
+    h_BTD = backbone.embed(ids_BT, positions(valid_BT))
+    if cache is not None:
+        cache.seek(0)
+    return h_BTD, Context(causal_mask(valid_BT, h_BTD.dtype), cache)
 
 
 def layer_states(
@@ -52,14 +64,10 @@ def layer_states(
     """Yield the state (B, T, D) after each layer.
 
     Args:
-        ids_BT: left-padded prompt, then generated tokens.
         columns_L: how many leading columns each layer runs on; the others pass by it. None runs all.
-        cache: filled with the keys and values of what ran.
+        ids_BT, prompt_mask_BP, cache: as for `start`.
     """
-    h_BTD = embedded(backbone, ids_BT, prompt_mask_BP)
-    context = Context(causal_mask(_valid(ids_BT, prompt_mask_BP), h_BTD.dtype), cache)
-    if cache is not None:
-        cache.seek(0)
+    h_BTD, context = start(backbone, ids_BT, prompt_mask_BP, cache)
     for index in range(backbone.num_layers):
         columns = ids_BT.shape[1] if columns_L is None else columns_L[index]
         if columns == ids_BT.shape[1]:
@@ -88,15 +96,14 @@ def prefix_columns(prompt_columns: int, steps: int) -> int:
     return prompt_columns + steps - 1 if steps else 0
 
 
-def _valid(ids_BT: Tensor, prompt_mask_BP: Tensor) -> Tensor:
-    """True at prompt tokens and generated columns, False at left padding."""
-    generated = prompt_mask_BP.new_ones(ids_BT.shape[0], ids_BT.shape[1] - prompt_mask_BP.shape[1])
-    return torch.cat([prompt_mask_BP, generated], dim=1)
-
-
-def scheduled_logits(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:
-    """Logits (B, G, V) of the generated tokens when each step runs just the layers of its plan."""
+def planned_states(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:
+    """States (B, G, D) from which the generated tokens come when each step runs just the layers of its plan."""
     steps_L = layer_steps(policy.plan, backbone.num_layers, batch.decode_steps)
     columns_L = [prefix_columns(batch.prompt_columns, steps) for steps in steps_L]
     h_BTD = forward(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)
-    return backbone.head(h_BTD[:, batch.prompt_columns - 1 :])
+    return h_BTD[:, batch.prompt_columns - 1 :]
+
+
+def planned_logits(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:
+    """Logits (B, G, V) of the generated tokens when each step runs just the layers of its plan."""
+    return backbone.head(planned_states(backbone, policy, batch))

@@ -1,6 +1,6 @@
 """Pure loss functions.
 
-Shapes: B rows, G generated columns, V vocabulary, L layers.
+Shapes: B rows, G generated columns, D hidden size, V vocabulary, L layers.
 """
 
 from collections.abc import Iterable
@@ -22,3 +22,21 @@ def weighted_layer_loss(loss_L: Iterable[Tensor]) -> Tensor:
     stacked = torch.stack(list(loss_L))
     weight_L = torch.arange(1, len(stacked) + 1, dtype=stacked.dtype, device=stacked.device)
     return (weight_L * stacked).sum() / weight_L.sum()
+
+
+def divergence(logits_BGV: Tensor, teacher_BGV: Tensor, target_BG: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Mean over generated tokens of KL(teacher || student) at a temperature, times its square, in nats.
+
+    Source: Hinton et al., arXiv 1503.02531, section 2.
+    """
+    real = target_BG != IGNORE
+    student_NV = (logits_BGV[real] / temperature).log_softmax(-1)
+    teacher_NV = (teacher_BGV[real] / temperature).log_softmax(-1)
+    return F.kl_div(student_NV, teacher_NV, reduction="batchmean", log_target=True) * temperature**2
+
+
+def state_distance(h_BGD: Tensor, teacher_BGD: Tensor, target_BG: Tensor) -> Tensor:
+    """Squared distance of generated tokens' states from the teacher's, relative to the teacher's mean square."""
+    real = target_BG != IGNORE
+    teacher_ND = teacher_BGD[real]
+    return F.mse_loss(h_BGD[real], teacher_ND) / teacher_ND.square().mean()

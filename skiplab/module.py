@@ -1,4 +1,4 @@
-"""The abstract LightningModule: how a method trains, and the policy that it decodes with."""
+"""The abstract LightningModules: how a method trains, and the policy that it decodes with."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -45,61 +45,48 @@ class Setup:
     """What the methods of a comparison share.
 
     Attributes:
+        backbone: what the method trains, and decodes with.
         lengths: generated tokens per output of the full model, end-of-sequence included.
+        teacher: the full model, for methods that learn from its outputs; it is not trained.
     """
 
     backbone: Backbone
     lengths: Sequence[int]
     optimization: Optimization
+    teacher: Backbone | None = None
 
 
-class ExitModule(L.LightningModule, ABC):
-    """One setting of one method. A subclass passes `setup` on and takes its own hyperparameters as keywords."""
+class TrainedModule(L.LightningModule, ABC):
+    """Weights, and the loss that they are trained by.
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        prefix: of the names of its training curves.
+    """
+
+    def __init__(self, optimization: Optimization, *, prefix: str = "") -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["setup"])
-        self.backbone = setup.backbone
-        self.lengths = setup.lengths
-        self.optimization = setup.optimization
-
-    @property
-    @abstractmethod
-    def setting(self) -> str:
-        """What a person would call this setting, such as `3x`."""
-
-    @property
-    @abstractmethod
-    def target_speedup(self) -> float | None:
-        """The layer speedup that the setting promises; None if it promises none."""
+        self.optimization = optimization
+        self._prefix = prefix
 
     @property
     @abstractmethod
     def recipe(self) -> dict[str, Any] | None:
         """What the trained weights depend on beside base model, data, trainer and seed, as plain values.
 
-        Modules with equal recipes share one training. None: the method decodes with the base's weights.
+        Modules with equal recipes share one training. None: there is none, the weights stay the base's.
         """
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The training loss of a batch, a scalar."""
 
-    @abstractmethod
-    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        """The policy to decode with, after training.
-
-        Args:
-            valid: validation batches, for what a policy must measure.
-        """
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
-        self.log("train_loss", loss, batch_size=len(batch.input_BT))
+        self.log(f"{self._prefix}train_loss", loss, batch_size=len(batch.input_BT))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("valid_loss", self.loss(batch), batch_size=len(batch.input_BT))
+        self.log(f"{self._prefix}valid_loss", self.loss(batch), batch_size=len(batch.input_BT))
 
     def configure_optimizers(self) -> Any:
         options = self.optimization
@@ -115,3 +102,37 @@ class ExitModule(L.LightningModule, ABC):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: options.scale(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class ExitModule(TrainedModule, ABC):
+    """One setting of one method. A subclass passes `setup` on and takes its own hyperparameters as keywords.
+
+    Args:
+        probes: small modules to be trained after this one, on its weights frozen.
+    """
+
+    def __init__(self, setup: Setup, *, probes: Sequence[TrainedModule] = ()) -> None:
+        super().__init__(setup.optimization)
+        self.save_hyperparameters(ignore=["setup", "probes"])
+        self.backbone = setup.backbone
+        self.lengths = setup.lengths
+        # In a tuple, so that their weights are not this module's.
+        self.probes = tuple(probes)
+
+    @property
+    @abstractmethod
+    def setting(self) -> str:
+        """What a person would call this setting, such as `3x`."""
+
+    @property
+    @abstractmethod
+    def target_speedup(self) -> float | None:
+        """The layer speedup that the setting promises; None if it promises none."""
+
+    @abstractmethod
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        """The policy to decode with, after training.
+
+        Args:
+            valid: validation batches, for what a policy must measure.
+        """

@@ -4,7 +4,7 @@ Shapes: B rows, D hidden size, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Literal, final
 
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from skiplab.schedule import ExitSchedule, LayerPlan, PlanKind, terminate_plan
 
 Head = Callable[[Tensor], Tensor]
-BatchPolicy = Literal["freeze", "min"]
+BatchPolicy = Literal["freeze", "min", "compact"]
+Propagation = Literal["lazy", "eager"]
 
 
 class ExitPolicy(ABC):
@@ -23,8 +24,13 @@ class ExitPolicy(ABC):
         """Ascending indices of the layers that may run at a generation step; step 0 is the prompt pass."""
 
 
-class AdaptivePolicy(ExitPolicy):
-    """A policy under which a row may leave the plan early, judged from its hidden state."""
+class RowwisePolicy(ExitPolicy, ABC):
+    """A policy under which each row may leave the plan early. Its layers above get keys and values from the
+    state in which it left."""
+
+
+class AdaptivePolicy(RowwisePolicy):
+    """Rows leave the plan judged from their hidden state, layer by layer."""
 
     @property
     @abstractmethod
@@ -34,7 +40,16 @@ class AdaptivePolicy(ExitPolicy):
     @property
     @abstractmethod
     def batch_policy(self) -> BatchPolicy:
-        """`freeze`: each row exits on its own. `min`: all exit when the least confident row does."""
+        """What becomes of a batch whose rows disagree.
+
+        `freeze`: a row's state stays as it exits, and the row goes through the layers until all have exited.
+        `min`: all exit when the least confident row does. `compact`: exited rows leave the computation.
+        """
+
+    @property
+    @abstractmethod
+    def propagation(self) -> Propagation:
+        """When the layers that a step did not run get its keys and values: as a later step reaches them, or at once."""
 
     @abstractmethod
     def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
@@ -44,6 +59,23 @@ class AdaptivePolicy(ExitPolicy):
             h_BD: the state that a layer of `exit_layers` has just put out.
             below_BD: the state that it took.
             head: final norm and language-model head, (B, D) to logits (B, V).
+        """
+
+
+class HindsightPolicy(RowwisePolicy):
+    """For analysis: every layer runs, and each row's exit is chosen from the states of all of them."""
+
+    @property
+    @abstractmethod
+    def exact_kv(self) -> bool:
+        """Whether the layers above an exit keep the keys and values of the full pass."""
+
+    @abstractmethod
+    def exit_depths(self, states: Sequence[Tensor], *, step: int, head: Head) -> Tensor:
+        """Number of the plan's layers that each row's token takes, integers of shape (B,).
+
+        Args:
+            states: the state (B, D) below the first layer of the plan, then after each.
         """
 
 
@@ -68,3 +100,18 @@ class Scheduled(ExitPolicy):
 
     def plan(self, step: int) -> LayerPlan:
         return self.schedule.plan(step, self.kind)
+
+
+@final
+class Planned(ExitPolicy):
+    """Plans given by step, the last of them for all steps beyond, the same for all rows.
+
+    Args:
+        plans: one at least; the first is the prompt pass's.
+    """
+
+    def __init__(self, plans: Sequence[LayerPlan]) -> None:
+        self._plans = list(plans)
+
+    def plan(self, step: int) -> LayerPlan:
+        return self._plans[min(step, len(self._plans) - 1)]

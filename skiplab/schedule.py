@@ -164,6 +164,14 @@ def median_length(lengths: Sequence[int]) -> int:
     return max(2, sorted(lengths)[len(lengths) // 2])
 
 
+HORIZONS: dict[str, Callable[[Sequence[int]], int]] = {
+    "half": lambda lengths: max(2, median_length(lengths) // 2),
+    "median": median_length,
+    "p95": lambda lengths: max(2, sorted(lengths)[math.ceil(0.95 * len(lengths)) - 1]),
+    "double": lambda lengths: 2 * median_length(lengths),
+}
+
+
 def decode_steps(lengths: Iterable[int]) -> list[int]:
     """How many outputs reach each decode step: element `g - 1` counts the lengths above `g`.
 
@@ -271,11 +279,11 @@ class ScheduleSpec:
         speedup: target layer speedup, from which `solve_schedule` finds the exit layers.
         max_exit, min_exit: exit layers given by hand instead.
         warmup, decay, rate: as in `ExitSchedule`.
-        horizon: as in `ExitSchedule`; None takes the median length.
+        horizon: as in `ExitSchedule`, or a length by name in `HORIZONS`; None is the median.
         spread: as in `solve_schedule`.
 
     Raises:
-        ValueError: neither, or both, of speedup and exit layers are given.
+        ValueError: neither, or both, of speedup and exit layers are given, or the horizon's name is unknown.
     """
 
     speedup: float | None = None
@@ -284,10 +292,14 @@ class ScheduleSpec:
     warmup: int = 1
     decay: str = "linear"
     rate: float | None = None
-    horizon: int | None = None
+    horizon: int | str | None = None
     spread: float = 1 / 3
 
     def __post_init__(self) -> None:
+        if isinstance(self.horizon, str) and self.horizon not in HORIZONS:
+            raise ValueError(
+                f"horizon must be a number of tokens or one of {', '.join(HORIZONS)}, got {self.horizon!r}"
+            )
         if len({self.speedup is None, self.max_exit is not None, self.min_exit is not None}) > 1:
             raise ValueError(
                 f"give either speedup, or max_exit and min_exit; got speedup={self.speedup}, "
@@ -296,18 +308,24 @@ class ScheduleSpec:
 
     def schedule(self, num_layers: int, lengths: Sequence[int]) -> ExitSchedule:
         """The schedule for a backbone of `num_layers` whose outputs have these lengths, in tokens."""
+        horizon = self.horizon
+        if horizon is None or isinstance(horizon, str):
+            horizon = HORIZONS[horizon or "median"](lengths)
         if self.max_exit is None or self.min_exit is None:
             assert self.speedup is not None
             return solve_schedule(
                 self.speedup, num_layers=num_layers, lengths=lengths, warmup=self.warmup, decay=self.decay,
-                rate=self.rate, horizon=self.horizon, spread=self.spread,
+                rate=self.rate, horizon=horizon, spread=self.spread,
             )  # fmt: skip
         return ExitSchedule(
             num_layers=num_layers, max_exit=self.max_exit, min_exit=self.min_exit, warmup=self.warmup,
-            decay=self.decay, rate=self.rate, horizon=self.horizon or median_length(lengths),
+            decay=self.decay, rate=self.rate, horizon=horizon,
         )  # fmt: skip
 
     def __str__(self) -> str:
-        """Short name: `3x`, `8 to 4 layers`, `3x cosine`."""
-        exits = f"{self.max_exit:g} to {self.min_exit:g} layers" if self.speedup is None else f"{self.speedup:g}x"
-        return exits if self.decay == "linear" else f"{exits} {self.decay}"
+        """Short name, of what differs from the defaults: `3x`, `8 to 4 layers`, `3x cosine`, `3x warmup 2`."""
+        named = [f"{self.max_exit:g} to {self.min_exit:g} layers" if self.speedup is None else f"{self.speedup:g}x"]
+        named += [self.decay] if self.decay != "linear" else []
+        named += [f"warmup {self.warmup}"] if self.warmup != 1 else []
+        named += [f"horizon {self.horizon}"] if self.horizon is not None else []
+        return " ".join(named)

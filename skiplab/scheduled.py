@@ -1,30 +1,79 @@
-"""What the methods with a fixed schedule share: its solution, its name and its policy."""
+"""What the methods with a fixed plan per step share: training under the plans, and the schedule's solution."""
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from skiplab.batch import Batch
-from skiplab.forward import scheduled_logits
-from skiplab.losses import token_loss
+from skiplab.distillation import Distillation, planned_loss
 from skiplab.module import ExitModule, Setup
 from skiplab.policy import ExitPolicy, Scheduled
 from skiplab.schedule import PlanKind, ScheduleSpec
 
 
-class ScheduledModule(ExitModule, ABC):
-    """Decodes under one schedule; keywords are those of `ScheduleSpec`.
+class PlanTrainedModule(ExitModule, ABC):
+    """Is fine-tuned under the plans that it decodes with.
+
+    Args:
+        plans: what the plans follow from, as plain values.
+        distill: keywords of `Distillation`; None is no distillation.
+    """
+
+    def __init__(
+        self, setup: Setup, policy: ExitPolicy, plans: Mapping[str, Any], distill: Mapping[str, float] | None
+    ) -> None:
+        super().__init__(setup)
+        self.distillation = Distillation.of(distill)
+        self._policy = policy
+        self._plans = plans
+        # In a tuple, so that its weights are not this module's.
+        self._teacher = (setup.teacher,)
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        return {"loss": "planned", **self._plans, **self.distillation.recipe}
+
+    def loss(self, batch: Batch) -> Tensor:
+        (teacher,) = self._teacher
+        return planned_loss(self.backbone, self._policy, batch, teacher=teacher, distillation=self.distillation)
+
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        return self._policy
+
+
+class ScheduleTrainedModule(PlanTrainedModule, ABC):
+    """Is fine-tuned under the schedule that it decodes with; further keywords are those of `ScheduleSpec`.
 
     Args:
         kind: which layers a depth means.
+        distill: keywords of `Distillation`; None is no distillation.
     """
 
-    def __init__(self, setup: Setup, kind: PlanKind, **schedule: Any) -> None:
+    def __init__(
+        self, setup: Setup, kind: PlanKind, *, distill: Mapping[str, float] | None = None, **schedule: Any
+    ) -> None:
+        self._spec = ScheduleSpec(**schedule)
+        solved = self._spec.schedule(setup.backbone.num_layers, setup.lengths)
+        super().__init__(setup, Scheduled(solved, kind), {"kind": kind, **vars(solved)}, distill)
+
+    @property
+    def setting(self) -> str:
+        return f"{self._spec}{self.distillation.suffix}"
+
+    @property
+    def target_speedup(self) -> float | None:
+        return self._spec.speedup
+
+
+class ScheduledModule(ExitModule, ABC):
+    """Terminates by a schedule, whatever it is trained by; keywords are those of `ScheduleSpec`."""
+
+    def __init__(self, setup: Setup, **schedule: Any) -> None:
         super().__init__(setup)
         self._spec = ScheduleSpec(**schedule)
-        self.policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), kind)
+        self._policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), "terminate")
 
     @property
     def setting(self) -> str:
@@ -35,12 +84,4 @@ class ScheduledModule(ExitModule, ABC):
         return self._spec.speedup
 
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        return self.policy
-
-    def scheduled_recipe(self) -> dict[str, Any]:
-        """The recipe of a training under the schedule itself."""
-        return {"loss": "scheduled", "kind": self.policy.kind, **vars(self.policy.schedule)}
-
-    def scheduled_loss(self, batch: Batch) -> Tensor:
-        """The LM loss of the function that decoding under the schedule computes."""
-        return token_loss(scheduled_logits(self.backbone, self.policy, batch), batch.target_BG)
+        return self._policy

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from torch import Tensor
 
 from skiplab.data.module import TextData
-from skiplab.module import ExitModule, Optimization
+from skiplab.module import Optimization, TrainedModule
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -99,9 +99,9 @@ class StopOnNonFiniteLoss(Callback):
             raise _non_finite("training", loss.item(), trainer.global_step)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        loss = trainer.callback_metrics.get("valid_loss")
-        if loss is not None and not torch.isfinite(loss):
-            raise _non_finite("validation", loss.item(), trainer.global_step)
+        for name, loss in trainer.callback_metrics.items():
+            if name.endswith("valid_loss") and not torch.isfinite(loss):
+                raise _non_finite("validation", loss.item(), trainer.global_step)
 
 
 def _non_finite(kind: str, loss: float, step: int) -> NonFiniteLossError:
@@ -112,7 +112,7 @@ def _non_finite(kind: str, loss: float, step: int) -> NonFiniteLossError:
 
 
 def train(
-    module: ExitModule, data: TextData, spec: TrainerSpec, *, seed: int, folder: Path, logger: "Logger | None"
+    module: TrainedModule, data: TextData, spec: TrainerSpec, *, seed: int, folder: Path, logger: "Logger | None"
 ) -> dict[str, float]:
     """Train in place; continue from the folder's checkpoint if an earlier run left one.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from skiplab.backbone import Backbone, Context
 from skiplab.batch import Batch, collate, left_pad
 from skiplab.decode import DecodeResult, decode
-from skiplab.forward import causal_mask, positions, scheduled_logits
+from skiplab.forward import causal_mask, planned_logits, positions
 from skiplab.jobs.cases import Case, expand
 from skiplab.module import ExitModule, Optimization, Setup
 from skiplab.policy import AdaptivePolicy, ExitPolicy
@@ -106,7 +106,7 @@ def test_step_by_step_equals_prefix_sliced_forward(engine: Backbone, policies: l
             continue
         result, seen = decode_with_logits(engine, policy, rows)
         with torch.inference_mode():
-            logits_BGV = scheduled_logits(engine, policy, collate(rows, result.sequences(), PAD))
+            logits_BGV = planned_logits(engine, policy, collate(rows, result.sequences(), PAD))
         for row in range(len(rows)):
             actual_GV = torch.stack([seen[row, step] for step in range(STEPS)])
             torch.testing.assert_close(actual_GV, logits_BGV[row], atol=1e-4, rtol=1e-4)

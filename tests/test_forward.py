@@ -4,7 +4,7 @@ import torch
 
 from skiplab.backbone import Backbone
 from skiplab.batch import collate
-from skiplab.forward import causal_mask, forward, layer_states, positions, scheduled_logits
+from skiplab.forward import causal_mask, forward, layer_states, planned_logits, positions
 from skiplab.policy import FullDepth, Scheduled
 from skiplab.schedule import ExitSchedule
 from tests.tiny import PAD, prompts
@@ -39,8 +39,8 @@ def test_a_layer_runs_on_its_columns_and_passes_the_others(backbone: Backbone) -
 def test_the_first_token_always_has_full_depth(backbone: Backbone) -> None:
     batch = collate(prompts(3), prompts(3, seed=9), PAD)
     schedule = ExitSchedule(num_layers=6, max_exit=2, min_exit=2, horizon=5)
-    shallow = scheduled_logits(backbone, Scheduled(schedule, "skip"), batch)
-    full = scheduled_logits(backbone, FullDepth(6), batch)
+    shallow = planned_logits(backbone, Scheduled(schedule, "skip"), batch)
+    full = planned_logits(backbone, FullDepth(6), batch)
     torch.testing.assert_close(shallow[:, 0], full[:, 0], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(shallow[:, 1], full[:, 1])
 

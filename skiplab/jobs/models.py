@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import lightning as L
 from safetensors.torch import load_model
+from torch import nn
 
 from skiplab import tracking
 from skiplab.backbone import Backbone
@@ -17,7 +18,7 @@ from skiplab.files import load_json, save_json
 from skiplab.full import Full
 from skiplab.jobs.cases import Case
 from skiplab.jobs.prepare import Prepared
-from skiplab.module import ExitModule, Setup
+from skiplab.module import ExitModule, Setup, TrainedModule
 from skiplab.policy import FullDepth
 from skiplab.training import TrainerSpec, train
 from skiplab.weights import fingerprint, load_or_train
@@ -47,7 +48,7 @@ class Models:
                 module = Full(Setup(backbone, [], prepared.base_trainer.optimization))
                 self._train(module, prepared.base_trainer, seed, checkpoints, run_id)
 
-        if load_or_train(backbone, self._base_dir, train_base):
+        if load_or_train(backbone.model, self._base_dir, train_base):
             prepared.data.tokenizer.save_pretrained(self._base_dir)
         return backbone.to(prepared.device)
 
@@ -77,30 +78,51 @@ class Models:
         Args:
             run_id: MLflow run for the training curves; None keeps none.
         """
-        on_base = case.build(self._setup(self.base))
-        if (recipe := on_base.recipe) is None:
-            return on_base.eval()
-        trainer, seed = self._prepared.trainer, case.entry.seed
-        key = fingerprint(base=self._prepared.base_key, trainer=vars(trainer), recipe=recipe, seed=seed)
-        if key in self._backbones:
-            return case.build(self._setup(self._backbones[key])).eval()
+        module = case.build(self._setup(self.base))
+        if module.recipe is not None:
+            key = self._key(case, recipe=module.recipe)
+            known = key in self._backbones
+            backbone = self._backbones[key] if known else self._trained(case, key, run_id)
+            module = case.build(self._setup(backbone))
+        for probe in module.probes:
+            key = self._key(case, recipe=module.recipe, probe=probe.recipe)
+            self._fit(probe, probe, self._run_dir / "weights" / key, case.entry.seed, run_id)
+            probe.to(self._prepared.device)
+        return module.eval()
+
+    def weights_dir(self, case: Case, module: ExitModule) -> Path:
+        """The folder of the weights that a case's module decodes with."""
+        if module.recipe is None:
+            return self._base_dir
+        return self._run_dir / "weights" / self._key(case, recipe=module.recipe)
+
+    def _trained(self, case: Case, key: str, run_id: str | None) -> Backbone:
         backbone = self._prepared.new_backbone()
         load_model(backbone.model, self._base_dir / "model.safetensors")
         module = case.build(self._setup(backbone))
-        load_or_train(
-            backbone,
-            self._run_dir / "weights" / key,
-            lambda checkpoints: self._train(module, trainer, seed, checkpoints, run_id),
-        )
+        self._fit(module, backbone.model, self._run_dir / "weights" / key, case.entry.seed, run_id)
         self._backbones[key] = backbone.to(self._prepared.device)
-        return module.eval()
+        return backbone
+
+    def _key(self, case: Case, **recipes: Any) -> str:
+        trainer = vars(self._prepared.trainer)
+        return fingerprint(base=self._prepared.base_key, trainer=trainer, seed=case.entry.seed, **recipes)
+
+    def _fit(self, module: TrainedModule, weights: nn.Module, folder: Path, seed: int, run_id: str | None) -> None:
+        load_or_train(
+            weights,
+            folder,
+            lambda checkpoints: self._train(module, self._prepared.trainer, seed, checkpoints, run_id),
+        )
 
     def _batches(self, loader: Iterable[Batch]) -> list[Batch]:
         return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in loader]
 
     def _setup(self, backbone: Backbone) -> Setup:
-        return Setup(backbone, self.lengths, self._prepared.trainer.optimization)
+        return Setup(backbone, self.lengths, self._prepared.trainer.optimization, teacher=self.base)
 
-    def _train(self, module: ExitModule, spec: TrainerSpec, seed: int, checkpoints: Path, run_id: str | None) -> None:
+    def _train(
+        self, module: TrainedModule, spec: TrainerSpec, seed: int, checkpoints: Path, run_id: str | None
+    ) -> None:
         logger = tracking.lightning_logger(run_id) if run_id else None
         train(module, self._prepared.data, spec, seed=seed, folder=checkpoints, logger=logger)

@@ -1,0 +1,94 @@
+"""CALM's learned confidence: a linear classifier on the state of any layer (arXiv 2207.07061, section 3.5).
+
+One classifier for all exit layers, trained after the model, which stays frozen. A token is positive at
+a layer whose prediction is the top layer's.
+
+Shapes: E exit layers, N tokens, D hidden size.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, final, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.confidence import generated_states
+from skiplab.backbone import Backbone
+from skiplab.batch import Batch
+from skiplab.module import Setup, TrainedModule
+from skiplab.policy import Head
+
+ClassifierLoss = Literal["independent", "geometric"]
+
+
+def independent_loss(logit_EN: Tensor, agrees_EN: Tensor) -> Tensor:
+    """Mean over exit layers of their binary cross entropies, positives and negatives of a layer rebalanced.
+
+    The mean is appendix D's; the weights are the released code's: a positive weighs the layer's share of
+    negatives, a negative its share of positives.
+    """
+    label_EN = agrees_EN.to(logit_EN.dtype)
+    positive_E1 = label_EN.mean(1, keepdim=True)
+    weight_EN = torch.where(agrees_EN, 1 - positive_E1, positive_E1)
+    return F.binary_cross_entropy_with_logits(logit_EN, label_EN, weight_EN)
+
+
+def geometric_loss(logit_EN: Tensor, agrees_EN: Tensor) -> Tensor:
+    """Negative log-probability that exits drawn layer by layer first happen where the prediction first agrees.
+
+    Appendix D, after Elbayad et al., arXiv 1910.10073, section 3.2. Tokens that agree nowhere below the
+    top are to pass all exits. Layers above the first agreement give no signal.
+    """
+    passes_EN = F.logsigmoid(-logit_EN)
+    before_EN = passes_EN.cumsum(0) - passes_EN
+    first_EN = agrees_EN & (agrees_EN.cumsum(0) == 1)
+    exit_N = ((before_EN + F.logsigmoid(logit_EN)) * first_EN).sum(0)
+    return -torch.where(agrees_EN.any(0), exit_N, passes_EN.sum(0)).mean()
+
+
+_LOSSES = {"independent": independent_loss, "geometric": geometric_loss}
+
+
+@final
+class ExitClassifier(TrainedModule):
+    """A linear layer from a state to the logit of its confidence.
+
+    Args:
+        exit_layers: layers whose states it learns from.
+        kind: `independent` or `geometric` loss.
+    """
+
+    fitted: Tensor
+
+    def __init__(self, setup: Setup, exit_layers: Sequence[int], kind: ClassifierLoss) -> None:
+        super().__init__(setup.optimization, prefix="classifier_")
+        if kind not in _LOSSES:
+            raise ValueError(
+                f"unknown calm classifier_loss {kind!r}; choose one of {', '.join(get_args(ClassifierLoss))}"
+            )
+        self._kind: ClassifierLoss = kind
+        self._exit_layers = exit_layers
+        self._backbone: tuple[Backbone] = (setup.backbone,)
+        self.linear = nn.Linear(setup.backbone.hidden_size, 1)
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        return {"loss": "exit_classifier", "kind": self._kind, "exit_layers": list(self._exit_layers)}
+
+    def loss(self, batch: Batch) -> Tensor:
+        (backbone,) = self._backbone
+        with torch.no_grad():
+            states = generated_states(backbone, batch)
+            top_N = backbone.head(states[-1]).argmax(-1)
+            state_END = torch.stack([states[layer + 1] for layer in self._exit_layers])
+            agrees_EN = backbone.head(state_END).argmax(-1) == top_N
+        return _LOSSES[self._kind](self.linear(state_END.float())[..., 0], agrees_EN)
+
+    def on_train_end(self) -> None:
+        self.fitted.fill_(True)
+
+    def confidence(self, h_ND: Tensor, below_ND: Tensor, head: Head) -> Tensor:
+        """Probability that the prediction is the top layer's, shape (N,)."""
+        return self.linear(h_ND.float())[..., 0].sigmoid()

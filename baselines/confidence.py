@@ -1,0 +1,81 @@
+"""How sure a layer's state is that no further layer is needed (CALM, arXiv 2207.07061, section 3.5).
+
+Shapes: N tokens, E exit layers, B rows, G generated columns, D hidden size, K and V vocabularies.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skiplab.backbone import Backbone
+from skiplab.batch import IGNORE, Batch
+from skiplab.forward import layer_states, start
+from skiplab.policy import Head
+
+Confidence = Callable[[Tensor, Tensor, Head], Tensor]
+"""From the state above a layer (N, D), the one below it (N, D) and the head, to confidences (N,)."""
+
+
+def softmax_response(logits_NV: Tensor) -> Tensor:
+    """Top-1 minus top-2 probability, shape (N,)."""
+    top_N2 = logits_NV.float().softmax(-1).topk(2, dim=-1).values
+    return top_N2[..., 0] - top_N2[..., 1]
+
+
+def softmax_confidence(h_ND: Tensor, below_ND: Tensor, head: Head) -> Tensor:
+    """Softmax response over the whole vocabulary."""
+    return softmax_response(head(h_ND))
+
+
+def reduced_softmax_confidence(backbone: Backbone, batches: Sequence[Batch], vocabulary: int) -> Confidence:
+    """Softmax response over the `vocabulary` most frequent generated tokens of the batches.
+
+    The products with the head's other rows are saved. A token outside cannot be seen coming, so the
+    response is a guess at the one over the whole vocabulary. Deviation from dynamic pruning (arXiv
+    2410.18952), which takes the top tokens of each row at its first exit: here one set serves all rows.
+    """
+    tokens_N = torch.cat([batch.target_BG[batch.target_BG != IGNORE] for batch in batches])
+    ids_K = tokens_N.bincount().argsort(descending=True, stable=True)[:vocabulary]
+    reduced = backbone.reduced_head(ids_K)
+    return lambda h_ND, below_ND, head: softmax_response(reduced(h_ND))
+
+
+def state_saturation(h_ND: Tensor, below_ND: Tensor, head: Head) -> Tensor:
+    """Cosine of the states above and below a layer. Below the first layer is the embedding: the paper begins
+    at the second."""
+    return F.cosine_similarity(h_ND.float(), below_ND.float(), dim=-1)
+
+
+def generated_states(backbone: Backbone, batch: Batch) -> list[Tensor]:
+    """States (N, D) of the tokens after the first, teacher-forced at full depth: below the first layer, then after
+    each."""
+    kept_BG = batch.target_BG[:, 1:] != IGNORE
+    below_BTD, _ = start(backbone, batch.input_BT, batch.prompt_mask_BP)
+    above = layer_states(backbone, batch.input_BT, batch.prompt_mask_BP)
+    return [h_BTD[:, batch.prompt_columns :][kept_BG] for h_BTD in (below_BTD, *above)]
+
+
+@torch.inference_mode()
+def exit_confidences(
+    backbone: Backbone, batch: Batch, confidence: Confidence, exit_layers: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Confidences after each exit layer, teacher-forced at full depth.
+
+    Returns:
+        (E, N) confidences of the N target tokens after the first, and their steps (N,).
+    """
+    states = generated_states(backbone, batch)
+    measured = [confidence(states[layer + 1], states[layer], backbone.head) for layer in exit_layers]
+    kept_BG = batch.target_BG[:, 1:] != IGNORE
+    step_BG = torch.arange(1, kept_BG.shape[1] + 1, device=kept_BG.device).expand_as(kept_BG)
+    return torch.stack(measured), step_BG[kept_BG]
+
+
+def mean_first_exit(confidence_EN: Tensor, threshold_N: Tensor, exit_layers: Sequence[int], num_layers: int) -> float:
+    """Mean number of layers up to the first exit whose confidence exceeds the threshold; all if none does."""
+    exits_EN = confidence_EN > threshold_N
+    depth_E = torch.tensor([layer + 1 for layer in exit_layers], device=exits_EN.device)
+    first_N = torch.where(exits_EN.any(0), depth_E[exits_EN.int().argmax(0)], num_layers)
+    return float(first_N.float().mean())

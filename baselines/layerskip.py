@@ -1,0 +1,91 @@
+"""LayerSkip's training (arXiv 2404.16710, section 4.1), decoded by termination.
+
+Layer dropout that grows with depth, and an early-exit loss whose layers take turns by iteration. One
+model for every depth; decoding terminates at the depths that SkipDecode runs for the same speedup.
+
+Deviations: the paper verifies early exits by the full model (self-speculation), here they stand; the
+last layer is always part of the loss, as in the released recipe (torchtune).
+"""
+
+import math
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from skiplab.batch import Batch
+from skiplab.forward import start
+from skiplab.losses import token_loss
+from skiplab.module import Setup
+from skiplab.scheduled import ScheduledModule
+
+
+def dropout_rate(layer: int, num_layers: int, largest: float) -> float:
+    """Equation 3: `largest * (exp(layer ln 2 / (num_layers - 1)) - 1)`, from 0 at the first to `largest` at the last."""
+    return largest * (math.exp(layer * math.log(2) / max(1, num_layers - 1)) - 1)
+
+
+def exit_weights(num_layers: int, scale: float, rotation: int, iteration: int) -> list[float]:
+    """Equations 5 and 6: each layer's share of the loss at an iteration, 0 for those that rest; they sum to 1.
+
+    Every `rotation`-th layer takes part, shifted by one layer each iteration, and the last always.
+    """
+    last = num_layers - 1
+    weights = [scale * layer * (layer + 1) / 2 for layer in range(last)] + [last + scale * (last - 1) * last / 2]
+    weights = [
+        weight if layer == last or layer % rotation == iteration % rotation else 0.0
+        for layer, weight in enumerate(weights)
+    ]
+    return [weight / sum(weights) for weight in weights]
+
+
+@final
+class LayerSkip(ScheduledModule):
+    """Trains with layer dropout and rotating early-exit losses; further keywords are those of `ScheduleSpec`.
+
+    Args:
+        dropout: rate at which the last layer is left out for an example, in [0, 1).
+        exit_scale: weight of the early exits against the last layer.
+        rotation: every so manyeth layer is trained as an exit at a time.
+    """
+
+    def __init__(
+        self, setup: Setup, *, dropout: float = 0.1, exit_scale: float = 0.2, rotation: int = 4, **schedule: Any
+    ) -> None:
+        super().__init__(setup, **schedule)
+        if not 0 <= dropout < 1 or exit_scale < 0 or rotation < 1:
+            raise ValueError(
+                "layerskip needs a dropout in [0, 1), an exit_scale of at least 0 and a rotation of at least 1, got "
+                f"{dropout:g}, {exit_scale:g} and {rotation}"
+            )
+        self._dropout = dropout
+        self._exit_scale = exit_scale
+        self._rotation = rotation
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        return {
+            "loss": "layerskip",
+            "dropout": self._dropout,
+            "exit_scale": self._exit_scale,
+            "rotation": self._rotation,
+        }
+
+    def loss(self, batch: Batch) -> Tensor:
+        layers = self.backbone.num_layers
+        rotation = self._rotation if self.training else 1
+        weights = exit_weights(layers, self._exit_scale, rotation, self.global_step)
+        h_BTD, context = start(self.backbone, batch.input_BT, batch.prompt_mask_BP)
+        total = h_BTD.new_zeros(())
+        for layer, weight in enumerate(weights):
+            run_BTD = self.backbone.layer(layer, h_BTD, context)
+            h_BTD = torch.where(self._dropped(layer, h_BTD), h_BTD, run_BTD)
+            if weight:
+                logits_BGV = self.backbone.head(h_BTD[:, batch.prompt_columns - 1 :])
+                total = total + weight * token_loss(logits_BGV, batch.target_BG)
+        return total
+
+    def _dropped(self, layer: int, h_BTD: Tensor) -> Tensor:
+        """Examples that skip the layer, (B, 1, 1); none outside training."""
+        rate = dropout_rate(layer, self.backbone.num_layers, self._dropout) if self.training else 0.0
+        return torch.rand(len(h_BTD), 1, 1, device=h_BTD.device) < rate

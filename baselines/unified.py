@@ -1,0 +1,57 @@
+"""Unified Layer Skipping (arXiv 2404.06954): the same evenly spaced layers at every step.
+
+Fine-tuned for its speedup with the prompt at full depth, and so decoded. The layers are those of the
+released code, which always keeps the first and the last.
+
+Deviation: a skipped layer holds no keys and values for generated tokens, where the released code fills
+in a lower layer's; no step reads them.
+"""
+
+from collections.abc import Mapping
+from typing import final
+
+from skiplab.module import Setup
+from skiplab.policy import Planned
+from skiplab.schedule import LayerPlan, terminate_plan
+from skiplab.scheduled import PlanTrainedModule
+
+
+def spaced_plan(num_layers: int, speedup: float) -> LayerPlan:
+    """The `floor(num_layers / speedup)` kept layers: both ends, and multiples of the interval between them.
+
+    Raises:
+        ValueError: the speedup leaves fewer than two layers.
+    """
+    kept = int(num_layers / speedup)
+    if not 2 <= kept <= num_layers:
+        raise ValueError(
+            f"unified keeps two layers at the least: its speedup must lie between 1 and {num_layers / 2:g} for "
+            f"{num_layers} layers, got {speedup:g}"
+        )
+    interval = int(num_layers / (kept - 1))
+    between = range(interval, num_layers - 1, interval)
+    return (0, *between[: kept - 2], num_layers - 1)
+
+
+@final
+class UnifiedLayerSkipping(PlanTrainedModule):
+    """Fine-tunes and decodes with evenly spaced layers.
+
+    Args:
+        speedup: target speedup, from which the number of layers follows.
+        distill: keywords of `Distillation`.
+    """
+
+    def __init__(self, setup: Setup, *, speedup: float, distill: Mapping[str, float] | None = None) -> None:
+        layers = setup.backbone.num_layers
+        plan = spaced_plan(layers, speedup)
+        super().__init__(setup, Planned([terminate_plan(layers), plan]), {"layers": list(plan)}, distill)
+        self._speedup = speedup
+
+    @property
+    def setting(self) -> str:
+        return f"{self._speedup:g}x{self.distillation.suffix}"
+
+    @property
+    def target_speedup(self) -> float | None:
+        return self._speedup
