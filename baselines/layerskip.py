@@ -21,7 +21,7 @@ from skiplab.scheduled import ScheduledModule
 
 
 def dropout_rate(layer: int, num_layers: int, largest: float) -> float:
-    """Equation 3: `largest * (exp(layer ln 2 / (num_layers - 1)) - 1)`, from 0 at the first to `largest` at the last."""
+    """Equation 3: `largest * (exp(layer ln 2 / (num_layers - 1)) - 1)`, 0 for the first, `largest` for the last."""
     return largest * (math.exp(layer * math.log(2) / max(1, num_layers - 1)) - 1)
 
 

@@ -49,7 +49,7 @@ def _load_or_train(model: nn.Module, folder: Path, train: Callable[[Path], None]
         model.save_pretrained(partial)
     else:
         partial.mkdir()
-        save_model(model, partial / weights.name)
+        save_model(model, os.fspath(partial / weights.name))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     shutil.rmtree(checkpoints, ignore_errors=True)
