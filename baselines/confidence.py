@@ -37,7 +37,8 @@ def reduced_softmax_confidence(backbone: Backbone, batches: Sequence[Batch], voc
     2410.18952), which takes the top tokens of each row at its first exit: here one set serves all rows.
     """
     tokens_N = torch.cat([batch.target_BG[batch.target_BG != IGNORE] for batch in batches])
-    ids_K = tokens_N.bincount().argsort(descending=True, stable=True)[:vocabulary]
+    count_V = tokens_N.bincount(minlength=backbone.model.config.vocab_size)
+    ids_K = count_V.argsort(descending=True, stable=True)[:vocabulary]
     reduced = backbone.reduced_head(ids_K)
     return lambda h_ND, below_ND, head: softmax_response(reduced(h_ND))
 
@@ -45,7 +46,8 @@ def reduced_softmax_confidence(backbone: Backbone, batches: Sequence[Batch], voc
 def state_saturation(h_ND: Tensor, below_ND: Tensor, head: Head) -> Tensor:
     """Cosine of the states above and below a layer. Below the first layer is the embedding: the paper begins
     at the second."""
-    return F.cosine_similarity(h_ND.float(), below_ND.float(), dim=-1)
+    # Rounding lifts the cosine of like states above 1.
+    return F.cosine_similarity(h_ND.float(), below_ND.float(), dim=-1).clamp(max=1.0)
 
 
 def generated_states(backbone: Backbone, batch: Batch) -> list[Tensor]:

@@ -34,7 +34,9 @@ class Shallow(PlanTrainedModule):
             raise ValueError(f"unknown shallow end {end!r}; choose one of {', '.join(get_args(End))}")
         kept = round(layers / speedup)
         plan = terminate_plan(kept) if end == "bottom" else skip_plan(layers, kept, 0)
-        super().__init__(setup, Planned([plan]), {"prompt_and_steps": list(plan)}, distill)
+        super().__init__(setup, distill)
+        self.policy = Planned([plan])
+        self.plans = {"prompt_and_steps": list(plan)}
         self._speedup = speedup
         self._kept = kept
         self._end: End = end

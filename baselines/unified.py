@@ -45,7 +45,9 @@ class UnifiedLayerSkipping(PlanTrainedModule):
     def __init__(self, setup: Setup, *, speedup: float, distill: Mapping[str, float] | None = None) -> None:
         layers = setup.backbone.num_layers
         plan = spaced_plan(layers, speedup)
-        super().__init__(setup, Planned([terminate_plan(layers), plan]), {"layers": list(plan)}, distill)
+        super().__init__(setup, distill)
+        self.policy = Planned([terminate_plan(layers), plan])
+        self.plans = {"layers": list(plan)}
         self._speedup = speedup
 
     @property

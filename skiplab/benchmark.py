@@ -147,6 +147,8 @@ class Timing:
             "end_to_end_tokens_per_s": tokens / statistics.median(run.total for run in self.rounds),
             "timing_rounds": len(self.rounds),
         }
+        if self.layers_per_step is not None:
+            row["layers_per_step"] = self.layers_per_step
         if self.kv_bytes is not None:
             row["kv_bytes"] = self.kv_bytes
         if baseline is not None:

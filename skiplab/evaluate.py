@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +14,7 @@ from skiplab.benchmark import Progress
 from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
 from skiplab.forward import planned_logits
-from skiplab.policy import AdaptivePolicy, ExitPolicy
+from skiplab.policy import ExitPolicy, RowwisePolicy
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,39 @@ def quality(
     return row, by_item
 
 
+Consistency = Literal["risk", "textual", "exact"]
+
+
+def consistency_losses(
+    own: Generation, full: Generation, items: Sequence[Item], data: TextData, *, consistency: Consistency, metric: str
+) -> list[float]:
+    """What each item loses against the full model's output, in [0, 1] (CALM, arXiv 2207.07061, section 4).
+
+    `risk`: how far `metric` falls below the full model's, no fall counting 0 (equation 11). `textual`: one
+    less ROUGE-L between the two outputs (equation 10). `exact`: 1 where a token differs, else 0.
+    """
+    if consistency == "exact":
+        return [float(a != b) for a, b in zip(own.tokens, full.tokens, strict=True)]
+    if consistency == "textual":
+        return [1 - score for score in metrics.rouge_l(own.texts, [[text] for text in full.texts])]
+    scores = [item_scores(generation, items, data, metric) for generation in (own, full)]
+    return [max(0.0, after - before) for before, after in zip(*scores, strict=True)]
+
+
+def item_scores(generation: Generation, items: Sequence[Item], data: TextData, metric: str) -> list[float]:
+    """`rouge_l`, or a score of the task's own, of each output."""
+    if metric == "rouge_l":
+        return metrics.rouge_l(generation.texts, [item.references for item in items])
+    texts = zip(items, generation.texts, strict=True)
+    return [data.source.item_scores(item.prompt, text)[metric] for item, text in texts]
+
+
 @torch.inference_mode()
 def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Iterable[Batch]) -> float | None:
-    """Teacher-forced perplexity of the references under the policy's plans; None if it is adaptive."""
+    """Teacher-forced perplexity of the references under the policy's plans; None if rows exit on their own."""
     from torchmetrics.text import Perplexity
 
-    if isinstance(policy, AdaptivePolicy):
+    if isinstance(policy, RowwisePolicy):
         return None
     metric = Perplexity(ignore_index=IGNORE).to(backbone.device)
     for batch in batches:

@@ -22,8 +22,14 @@ VOCABULARY: dict[str, str] = {
     "error": "why the setting has no figures",
     "target_speedup": "layer speedup that the schedule was solved for",
     "threshold": "exit threshold of an adaptive method; a setting such as `softmax ~3x` has one matched to a speedup",
+    "calibrated": "the setting that a calibration chose: the fastest certified one, or full depth if none was",
+    "delta": "what a calibrated setting is certified for: an expected loss of at most this against the full model",
+    "epsilon": "chance, over draws of the calibration items, that a certified setting's expected loss is above delta",
+    "calibration_loss": "mean loss of the chosen setting on the calibration items",
+    "test_loss": "mean loss of the chosen setting on the test items, by the same measure",
     "layer_speedup": "layers of the backbone over mean_depth",
     "mean_depth": "layers run per generated token after the first, on the test set",
+    "layers_per_step": "layers run per step of the timed batches, a step's deepest row counting",
     "step_layer_speedup": "layers of the full model over layers run, per step of the timed batches: a batch's step "
     "runs as deep as its deepest row, and its late steps count as much as its early ones",
     "bytes_speedup": "as layer_speedup, with embeddings, head and KV counted in bytes",
@@ -51,7 +57,7 @@ VOCABULARY: dict[str, str] = {
     "agreement": "share of tokens equal to the full model's, 0 to 1, mean over items",
     "perplexity": "of the references under the method's own plans, teacher-forced",
 }
-_INTERVALS = {f"{name}_ci95" for name in ("bleu", "rouge_l", "bertscore_f1", "slot_accuracy", "agreement")}
+_INTERVALS = {f"{name}_ci95" for name in ("bleu", "rouge_l", "bertscore_f1", "slot_accuracy", "agreement", "test_loss")}
 
 
 def check_row(row: Mapping[str, Any]) -> None:
@@ -74,9 +80,19 @@ def check_row(row: Mapping[str, Any]) -> None:
 
 
 def write_results(
-    folder: Path, *, job: str, experiment: str, environment: Mapping[str, Any], rows: Sequence[Row]
+    folder: Path,
+    *,
+    job: str,
+    experiment: str,
+    environment: Mapping[str, Any],
+    rows: Sequence[Row],
+    summary: Sequence[Row] = (),
 ) -> None:
-    """Write `results.json` and `results.csv` into a run folder, each in one piece."""
+    """Write `results.json` and `results.csv` into a run folder, each in one piece.
+
+    Args:
+        summary: rows of `summary.summarise`, for `results.json` alone.
+    """
     for row in rows:
         check_row(row)
     content = {
@@ -85,6 +101,7 @@ def write_results(
         "experiment": experiment,
         "environment": dict(environment),
         "rows": list(rows),
+        **({"summary": list(summary)} if summary else {}),
     }
     write_text(folder / "results.json", json.dumps(content, indent=2) + "\n")
     write_text(folder / "results.csv", _csv(rows))

@@ -16,31 +16,35 @@ from skiplab.schedule import PlanKind, ScheduleSpec
 class PlanTrainedModule(ExitModule, ABC):
     """Is fine-tuned under the plans that it decodes with.
 
+    A subclass sets the attributes. As arguments they would count as hyperparameters, which checkpoints keep.
+
     Args:
-        plans: what the plans follow from, as plain values.
         distill: keywords of `Distillation`; None is no distillation.
+
+    Attributes:
+        policy: gives the plans.
+        plans: what they follow from, as plain values.
     """
 
-    def __init__(
-        self, setup: Setup, policy: ExitPolicy, plans: Mapping[str, Any], distill: Mapping[str, float] | None
-    ) -> None:
+    policy: ExitPolicy
+    plans: dict[str, Any]
+
+    def __init__(self, setup: Setup, distill: Mapping[str, float] | None) -> None:
         super().__init__(setup)
         self.distillation = Distillation.of(distill)
-        self._policy = policy
-        self._plans = plans
         # In a tuple, so that its weights are not this module's.
         self._teacher = (setup.teacher,)
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        return {"loss": "planned", **self._plans, **self.distillation.recipe}
+        return {"loss": "planned", **self.plans, **self.distillation.recipe}
 
     def loss(self, batch: Batch) -> Tensor:
         (teacher,) = self._teacher
-        return planned_loss(self.backbone, self._policy, batch, teacher=teacher, distillation=self.distillation)
+        return planned_loss(self.backbone, self.policy, batch, teacher=teacher, distillation=self.distillation)
 
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        return self._policy
+        return self.policy
 
 
 class ScheduleTrainedModule(PlanTrainedModule, ABC):
@@ -56,7 +60,9 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
     ) -> None:
         self._spec = ScheduleSpec(**schedule)
         solved = self._spec.schedule(setup.backbone.num_layers, setup.lengths)
-        super().__init__(setup, Scheduled(solved, kind), {"kind": kind, **vars(solved)}, distill)
+        super().__init__(setup, distill)
+        self.policy = Scheduled(solved, kind)
+        self.plans = {"kind": kind, **vars(solved)}
 
     @property
     def setting(self) -> str:

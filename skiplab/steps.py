@@ -166,7 +166,7 @@ class HindsightSteps(StepRunner):
         if not self._policy.exact_kv:
             above_P = torch.tensor([0, *(index + 1 for index in plan)])
             self._deferred.owe(last_B1D, above_P[depth_B.cpu()], step)
-        return last_B1D, depth_B
+        return last_B1D, depth_B.int()
 
     def keep(self, source: list[int]) -> None:
         self._deferred.keep(source)

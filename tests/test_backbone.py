@@ -31,6 +31,16 @@ def test_project_kv_equals_what_the_layer_stores(backbone: Backbone) -> None:
         assert torch.equal(stored_value, value)
 
 
+@torch.inference_mode()
+def test_the_reduced_head_gives_the_logits_of_its_tokens(backbone: Backbone) -> None:
+    h_ND, ids_K = torch.randn(5, 24), torch.tensor([40, 3, 17])
+    before = backbone.head(h_ND)[:, ids_K]
+    reduced = backbone.reduced_head(ids_K)
+    torch.testing.assert_close(reduced(h_ND), before)
+    backbone.model.get_output_embeddings().weight.zero_()
+    torch.testing.assert_close(reduced(h_ND), before)
+
+
 def test_padding_never_makes_a_state_infinite(backbone: Backbone) -> None:
     ids, mask = left_pad([[5, 6, 7, 8, 9], [5]], PAD)
     assert all(bool(h.isfinite().all()) for h in layer_states(backbone, ids, mask))

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from skiplab.backbone import Backbone, Context
 from skiplab.batch import Batch, collate, left_pad
 from skiplab.decode import DecodeResult, decode
 from skiplab.forward import causal_mask, planned_logits, positions
-from skiplab.jobs.cases import Case, expand
+from skiplab.jobs.cases import Candidate, expand
 from skiplab.module import ExitModule, Optimization, Setup
-from skiplab.policy import AdaptivePolicy, ExitPolicy
+from skiplab.policy import ExitPolicy, RowwisePolicy
 from skiplab.schedule import layer_steps
 from tests.tiny import EOS, LAYOUTS, PAD, prompts, tiny_backbone
 
@@ -28,10 +28,11 @@ ROOT = files("experiments") / "method"
 METHODS = sorted(entry.name for entry in ROOT.iterdir() if entry.name.endswith(".yaml"))
 
 
-def cases(method_file: str, backbone: Backbone) -> list[Case]:
+def candidates(method_file: str, backbone: Backbone) -> list[Candidate]:
     node = OmegaConf.create({"speedups": [1.5, 2.5], "method": OmegaConf.create((ROOT / method_file).read_text())})
     resolved: Any = OmegaConf.to_container(node, resolve=True)
-    return expand({"only": resolved["method"]}, [0], setup(backbone))
+    cases = expand({"only": resolved["method"]}, [0], setup(backbone))
+    return [candidate for case in cases for candidate in case.candidates]
 
 
 def setup(backbone: Backbone) -> Setup:
@@ -43,11 +44,26 @@ def some_batch(seed: int = 1) -> Batch:
     return collate(prompts(5, seed=seed), targets, PAD)
 
 
+def train_probes(module: ExitModule, steps: int = 5) -> None:
+    """A few steps for each of the module's probes, as a run would train them."""
+    for probe in module.probes:
+        optimizer = torch.optim.Adam(probe.parameters(), lr=1e-2)
+        for step in range(steps):
+            optimizer.zero_grad()
+            probe.loss(some_batch(step)).backward()
+            optimizer.step()
+        probe.on_train_end()
+        probe.eval()
+
+
 @pytest.fixture(params=[(method, layout) for method in METHODS for layout in LAYOUTS], ids="-".join, scope="module")
 def modules(request: pytest.FixtureRequest) -> list[ExitModule]:
     method, layout = request.param
     backbone = tiny_backbone(layout)
-    return [case.build(setup(backbone)).eval() for case in cases(method, backbone)]
+    built = [candidate.build(setup(backbone)).eval() for candidate in candidates(method, backbone)]
+    for module in built:
+        train_probes(module)
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +105,45 @@ def reference_logits(backbone: Backbone, policy: ExitPolicy, prompt: list[int], 
     return backbone.head(h_1TD[0, len(prompt) - 1 :])
 
 
+def check_parallel_forward(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]]) -> DecodeResult:
+    """Every decoded token's logits are those of the layers that its step ran."""
+    result, seen = decode_with_logits(backbone, policy, rows)
+    for row, tokens in enumerate(result.sequences()):
+        expected_TV = reference_logits(backbone, policy, rows[row], tokens, result.depth_BT[row].tolist())
+        actual_TV = torch.stack([seen[row, step] for step in range(len(tokens))])
+        torch.testing.assert_close(actual_TV, expected_TV, atol=1e-4, rtol=1e-4)
+    return result
+
+
+def check_rows_alone(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]]) -> None:
+    """Batched and padded, a row gets the tokens and depths that it gets on its own."""
+    batched = decode(backbone, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
+    for row, prompt in enumerate(rows):
+        single = decode(backbone, policy, [prompt], max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
+        assert single.sequences()[0] == batched.sequences()[row]
+        length = int(single.length_B[0])
+        assert single.depth_BT[0, :length].tolist() == batched.depth_BT[row, :length].tolist()
+
+
+def check_leaving_rows(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]], limits: list[int]) -> None:
+    """Rows that end leave without touching the others."""
+    free = decode(backbone, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
+    cut = decode(backbone, policy, rows, max_new_tokens=limits, eos_id=None, pad_id=PAD)
+    assert cut.sequences() == [tokens[:limit] for tokens, limit in zip(free.sequences(), limits, strict=True)]
+    assert cut.length_B.tolist() == limits
+    for row, limit in enumerate(limits):
+        assert cut.depth_BT[row, :limit].tolist() == free.depth_BT[row, :limit].tolist()
+
+
 def test_step_by_step_equals_parallel_forward(engine: Backbone, policies: list[ExitPolicy]) -> None:
-    rows = prompts(4)
     for policy in policies:
-        result, seen = decode_with_logits(engine, policy, rows)
-        for row, tokens in enumerate(result.sequences()):
-            expected_TV = reference_logits(engine, policy, rows[row], tokens, result.depth_BT[row].tolist())
-            actual_TV = torch.stack([seen[row, step] for step in range(len(tokens))])
-            torch.testing.assert_close(actual_TV, expected_TV, atol=1e-4, rtol=1e-4)
+        check_parallel_forward(engine, policy, prompts(4))
 
 
 def test_step_by_step_equals_prefix_sliced_forward(engine: Backbone, policies: list[ExitPolicy]) -> None:
     rows = prompts(4)
     for policy in policies:
-        if isinstance(policy, AdaptivePolicy):
+        if isinstance(policy, RowwisePolicy):
             continue
         result, seen = decode_with_logits(engine, policy, rows)
         with torch.inference_mode():
@@ -113,23 +154,13 @@ def test_step_by_step_equals_prefix_sliced_forward(engine: Backbone, policies: l
 
 
 def test_batched_and_padded_equals_single(engine: Backbone, policies: list[ExitPolicy]) -> None:
-    rows = prompts(6, seed=3)
     for policy in policies:
-        batched = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
-        for row, prompt in enumerate(rows):
-            single = decode(engine, policy, [prompt], max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
-            assert single.sequences()[0] == batched.sequences()[row]
-            length = int(single.length_B[0])
-            assert single.depth_BT[0, :length].tolist() == batched.depth_BT[row, :length].tolist()
+        check_rows_alone(engine, policy, prompts(6, seed=3))
 
 
 def test_rows_that_end_leave_without_touching_the_others(engine: Backbone, policies: list[ExitPolicy]) -> None:
-    rows, limits = prompts(5, seed=4), [3, STEPS, 1, 6, 2]
     for policy in policies:
-        free = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD).sequences()
-        cut = decode(engine, policy, rows, max_new_tokens=limits, eos_id=None, pad_id=PAD)
-        assert cut.sequences() == [tokens[:limit] for tokens, limit in zip(free, limits, strict=True)]
-        assert cut.length_B.tolist() == limits
+        check_leaving_rows(engine, policy, prompts(5, seed=4), [3, STEPS, 1, 6, 2])
 
 
 def test_plans_nest_and_depth_follows_them(engine: Backbone, policies: list[ExitPolicy]) -> None:
@@ -139,7 +170,7 @@ def test_plans_nest_and_depth_follows_them(engine: Backbone, policies: list[Exit
         planned = [len(policy.plan(step)) for step in range(STEPS)]
         for depths in result.depth_BT.tolist():
             assert depths[0] == planned[0]
-            assert depths == planned or isinstance(policy, AdaptivePolicy)
+            assert depths == planned or isinstance(policy, RowwisePolicy)
             assert all(1 <= depth <= most for depth, most in zip(depths, planned, strict=True))
 
 
@@ -154,12 +185,27 @@ def test_kv_memory_is_what_the_plan_says(engine: Backbone, policies: list[ExitPo
         assert result.kv_bytes == 2 * len(rows) * slots * width * 4
 
 
-def test_loss_trains_every_parameter_that_decoding_uses(modules: list[ExitModule]) -> None:
-    for module in modules:
+def with_gradient(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
+def test_loss_trains_every_parameter_that_decoding_uses(
+    engine: Backbone, modules: list[ExitModule], policies: list[ExitPolicy]
+) -> None:
+    for module, policy in zip(modules, policies, strict=True):
+        if module.recipe is None:
+            continue
         module.zero_grad()
-        module.loss(some_batch()).backward()
-        without = [name for name, parameter in module.named_parameters() if parameter.grad is None]
-        assert not without
+        planned_logits(engine, policy, some_batch()).sum().backward()
+        used = with_gradient(module)
+        for mode in (True, False):
+            module.train(mode).zero_grad()
+            module.loss(some_batch()).backward()
+            assert used <= with_gradient(module)
+        for probe in module.probes:
+            probe.zero_grad()
+            probe.loss(some_batch()).backward()
+            assert with_gradient(probe) == {name for name, _ in probe.named_parameters()}
 
 
 def test_hyperparameters_are_plain_values(modules: list[ExitModule]) -> None:
@@ -172,9 +218,8 @@ def test_hyperparameters_are_plain_values(modules: list[ExitModule]) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_full_depth_equals_hugging_face_greedy(layout: str) -> None:
     backbone = tiny_backbone(layout)
-    case = cases("full.yaml", backbone)[0]
+    policy = candidates("full.yaml", backbone)[0].build(setup(backbone)).exit_policy([])
     rows = prompts(6, seed=5)
-    policy = case.build(setup(backbone)).exit_policy([])
     ids_BP, mask_BP = left_pad(rows, PAD)
     out_BT = backbone.model.generate(  # type: ignore[operator]
         ids_BP, attention_mask=mask_BP.long(), max_new_tokens=30, do_sample=False, eos_token_id=EOS, pad_token_id=PAD

@@ -3,8 +3,11 @@
 import random
 
 import torch
+from torch import Tensor
 
 from skiplab.backbone import Backbone, OPTSpec
+from skiplab.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, FullDepth, Head, Propagation
+from skiplab.schedule import LayerPlan
 
 VOCABULARY, PAD, BOS, EOS = 48, 0, 1, 2
 
@@ -31,3 +34,38 @@ def prompts(count: int, seed: int = 0, longest: int = 9) -> list[list[int]]:
     """Prompts of different lengths, without special tokens."""
     rng = random.Random(seed)
     return [[rng.randrange(3, VOCABULARY) for _ in range(rng.randint(1, longest))] for _ in range(count)]
+
+
+class CoordinateExit(AdaptivePolicy):
+    """Rows exit where their state's first coordinate exceeds a bound: to the engine, a confidence like any other."""
+
+    def __init__(
+        self,
+        bound: float,
+        *,
+        batch_policy: BatchPolicy = "freeze",
+        propagation: Propagation = "lazy",
+        planned: ExitPolicy | None = None,
+    ) -> None:
+        self._bound = bound
+        self._batch_policy: BatchPolicy = batch_policy
+        self._propagation: Propagation = propagation
+        self._planned = planned or FullDepth(6)
+
+    @property
+    def exit_layers(self) -> range:
+        return range(5)
+
+    @property
+    def batch_policy(self) -> BatchPolicy:
+        return self._batch_policy
+
+    @property
+    def propagation(self) -> Propagation:
+        return self._propagation
+
+    def plan(self, step: int) -> LayerPlan:
+        return self._planned.plan(step)
+
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
+        return h_BD[:, 0] > self._bound

@@ -1,4 +1,4 @@
-"""The settings of a comparison: each method node of the configuration, swept and seeded."""
+"""The settings of a comparison: each method node of the configuration, swept, calibrated and seeded."""
 
 import itertools
 import re
@@ -11,6 +11,8 @@ from hydra.utils import instantiate
 from skiplab.module import ExitModule, Setup
 
 Build = Callable[[Setup], ExitModule]
+# What a node holds beside hyperparameters.
+_RESERVED = ("name", "_target_", "sweep", "calibrate")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,22 @@ class Entry:
     @property
     def key(self) -> str:
         """A name for files, unique within a comparison."""
-        return re.sub(r"[^a-z0-9._]+", "-", f"{self.label} seed {self.seed}".lower())
+        return re.sub(r"[^a-z0-9._+]+", "-", f"{self.label} seed {self.seed}".lower())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to build a method's module.
+
+    Attributes:
+        setting: its own name for it.
+        params: its hyperparameters.
+        build: makes the module from what the comparison shares.
+    """
+
+    setting: str
+    params: dict[str, Any]
+    build: Build
 
 
 @dataclass(frozen=True)
@@ -37,38 +54,46 @@ class Case:
 
     Attributes:
         series: the settings that make one curve: the method, and what is swept beside the first axis.
-        params: the module's hyperparameters.
-        build: makes the module from what the comparison shares.
+        candidates: what it is built from; of a calibrated case, the hypotheses from the most careful to the
+            fastest, else one.
+        delta: the loss that a calibrated case is certified for; None is a case as it stands.
     """
 
     entry: Entry
     series: str
-    params: dict[str, Any]
-    build: Build
+    candidates: tuple[Candidate, ...]
+    delta: float | None = None
+
+    @property
+    def budget(self) -> tuple[Any, ...]:
+        """What settings of different methods must share to be compared: a speedup, exit layers, or a calibration."""
+        params = {} if self.delta is not None else self.candidates[0].params
+        return (self.delta, *(params.get(name) for name in ("speedup", "max_exit", "min_exit")))
 
 
-def expand(methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], probe: Setup) -> list[Case]:
-    """All cases of the method nodes, each built once on `probe` so that a bad one is refused here.
+def expand(
+    methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], probe: Setup, deltas: Sequence[float] = ()
+) -> list[Case]:
+    """All cases of the method nodes, each candidate built once on `probe` so that a bad one is refused here.
 
     A node holds `name`, `_target_`, the module's hyperparameters, and `sweep`: lists of values by
-    hyperparameter, of which every combination is a setting.
+    hyperparameter, of which every combination is a setting. With `calibrate`, one hyperparameter and its
+    values from the most careful to the fastest, every combination is a setting for each of `deltas`; a
+    sweep of that hyperparameter is left aside.
 
     Raises:
         ValueError: a module refuses its hyperparameters, or two cases have one name.
     """
     cases: list[Case] = []
     for node in methods.values():
-        for params in _settings(node):
-            build: Build = instantiate({"_target_": node["_target_"], "_partial_": True, **params})
-            try:
-                module = build(probe)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"method {node['name']}: {error}") from error
+        calibrated = node.get("calibrate") or {}
+        sweep = {key: values for key, values in (node.get("sweep") or {}).items() if key not in calibrated}
+        for swept in _combinations(sweep):
+            candidates = _candidates(node, swept, probe)
             # Without training of its own a method is the same for every seed.
-            used = seeds if module.recipe is not None else seeds[:1]
-            cases += [
-                Case(Entry(node["name"], module.setting, seed), _series(node, params), params, build) for seed in used
-            ]
+            trained = any(build(probe).recipe is not None for build in (c.build for c in candidates))
+            for seed in seeds if trained else seeds[:1]:
+                cases += _cases(node, swept, candidates, seed, deltas)
     keys = [case.entry.key for case in cases]
     for key in keys:
         if keys.count(key) > 1:
@@ -76,13 +101,57 @@ def expand(methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], probe
     return cases
 
 
-def _settings(node: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    fixed = {key: value for key, value in node.items() if key not in ("name", "_target_", "sweep")}
-    sweep = node.get("sweep") or {}
-    for values in itertools.product(*sweep.values()):
-        yield fixed | dict(zip(sweep, values, strict=True))
+def rivals(cases: Sequence[Case], method: str = "skipdecode") -> dict[str, str]:
+    """For each setting's label, the label of the first setting of `method` with the same budget, if another."""
+    found: dict[str, str] = {}
+    for case in cases:
+        same = [other for other in cases if other.entry.method == method and other.budget == case.budget]
+        if same and any(case.budget) and same[0].entry.label != case.entry.label:
+            found[case.entry.label] = same[0].entry.label
+    return found
 
 
-def _series(node: Mapping[str, Any], params: Mapping[str, Any]) -> str:
-    beside = list(node.get("sweep") or {})[1:]
-    return " ".join([node["name"], *(f"{key}={params[key]}" for key in beside if params[key] is not None)])
+def _cases(
+    node: Mapping[str, Any],
+    swept: Mapping[str, Any],
+    candidates: tuple[Candidate, ...],
+    seed: int,
+    deltas: Sequence[float],
+) -> Iterator[Case]:
+    series = " ".join([node["name"], *(_named(key, swept[key]) for key in list(swept)[1:] if swept[key] is not None)])
+    if not node.get("calibrate"):
+        yield Case(Entry(node["name"], candidates[0].setting, seed), series, candidates)
+        return
+    prefix = [str(value) for value in swept.values() if value is not None]
+    for delta in deltas:
+        setting = " ".join([*prefix, f"calibrated delta={delta:g}"])
+        yield Case(
+            Entry(node["name"], setting, seed), " ".join([node["name"], *prefix, "calibrated"]), candidates, delta
+        )
+
+
+def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup) -> tuple[Candidate, ...]:
+    fixed = {key: value for key, value in node.items() if key not in _RESERVED}
+    calibrate = node.get("calibrate") or {}
+    if len(calibrate) > 1 or any(not values for values in calibrate.values()):
+        raise ValueError(
+            f"method {node['name']}: calibrate takes one hyperparameter and a list of its values, got {calibrate}"
+        )
+    found = []
+    for hypothesis in _combinations(calibrate):
+        params = {**fixed, **swept, **hypothesis}
+        build: Build = instantiate({"_target_": node["_target_"], "_partial_": True, **params})
+        try:
+            found.append(Candidate(build(probe).setting, params, build))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"method {node['name']}: {error}") from error
+    return tuple(found)
+
+
+def _combinations(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*lists.values()):
+        yield dict(zip(lists, values, strict=True))
+
+
+def _named(key: str, value: Any) -> str:
+    return f"{key}={'+'.join(value) if isinstance(value, Mapping) else value}"

@@ -2,7 +2,7 @@
 
 import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,19 +13,25 @@ from rich.console import Console
 from rich.progress import track
 
 from skiplab import plots, report, tracking
+from skiplab.backbone import Backbone
 from skiplab.benchmark import System, Workload, engine_system, hf_generate_system, interleave
+from skiplab.calibration import Verdict
 from skiplab.data.module import Item
 from skiplab.environment import environment, git_revision
 from skiplab.evaluate import Generation, generate, generate_hf, perplexity, quality
 from skiplab.jobs import publish
-from skiplab.jobs.cases import Case, Entry
+from skiplab.jobs.calibrate import Calibrator, track_verdict
+from skiplab.jobs.cases import Candidate, Case, Entry, rivals
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
-from skiplab.policy import ExitPolicy
+from skiplab.layer_times import layer_times
+from skiplab.metrics import mean_interval
+from skiplab.module import ExitModule
+from skiplab.policy import ExitPolicy, FullDepth
 from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
-
-HF = Entry("hf_generate", "full depth", 0)
+from skiplab.summary import summarise
+from skiplab.tables import one_line, print_table
 
 
 def compare(cfg: DictConfig, run_dir: Path) -> bool:
@@ -57,7 +63,10 @@ class Comparison:
         self._folder = folder
         self._console = console
         self._models = Models(prepared, folder.path, lambda: self._tracked("base", "base", nested=True))
-        self._cases: dict[Entry, Case | None] = {case.entry: case for case in prepared.cases} | {HF: None}
+        self._calibrator = Calibrator(prepared, self._models, folder, self._progress)
+        self._cases: dict[Entry, Case | None] = {case.entry: case for case in prepared.cases}
+        if self._config["benchmark"]["batch_sizes"]:
+            self._cases[Entry("hf_generate", "full depth", self._config["seeds"][0])] = None
         self._policies: dict[Entry, ExitPolicy] = {}
         self._errors: dict[Entry, str] = {}
 
@@ -65,16 +74,19 @@ class Comparison:
         """All settings, the timing, the results; True if nothing failed."""
         with self._tracked("parent", self._config["tracking"]["experiment"], nested=False):
             publish.describe(self._config, self._data, self._environment)
+            if self._prepared.note:
+                self._console.print(self._prepared.note, soft_wrap=True, highlight=False)
             self._console.print("base")
             _ = self._models.lengths
             for number, entry in enumerate(self._cases, start=1):
                 self._attempt(entry, f"[{number}/{len(self._cases)}]")
                 self._write()
             self._time()
-            rows = self._write()
+            summary = self._summary()
+            rows = self._write(summary)
             if published := self._record(self._full_entry) is not None:
-                self._publish(rows)
-        report.print_table(rows, self._console)
+                self._publish(rows, summary)
+        print_table(rows, summary, self._console)
         if published:
             self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
         for entry, error in self._errors.items():
@@ -101,25 +113,29 @@ class Comparison:
             self._errors[entry] = f"{type(error).__name__}: {error}"
             self._console.print(f"    [red]failed[/]: {self._errors[entry]}", soft_wrap=True, highlight=False)
         else:
-            self._console.print(f"    {report.one_line(record['row'])}", highlight=False, soft_wrap=True)
+            self._console.print(f"    {one_line(record['row'])}", highlight=False, soft_wrap=True)
 
     def _make_record(self, entry: Entry, run_id: str) -> dict[str, Any]:
         case = self._cases[entry]
         full = None if entry == self._full_entry else self._full_outputs
         row: Row = {"method": entry.method, "setting": entry.setting, "seed": entry.seed}
         batch_size = self._config["decode_batch_size"]
-        tracking.log_params({**row, **({} if case is None else case.params)})
+        chosen: Candidate | None = None
         if case is None:
+            tracking.log_params(row)
             outputs = generate_hf(self._models.base, self._data, self._items, batch_size=batch_size)
         else:
-            module = self._models.module(case, run_id)
-            policy = self._policies[entry] = module.exit_policy(self._models.valid_batches)
+            chosen, verdict = self._chosen(case, run_id)
+            tracking.log_params({**row, **({} if chosen is None else chosen.params)})
+            backbone, policy, module = self._decoder(entry, chosen, run_id)
             outputs = generate(
-                module.backbone, policy, self._data, self._items, batch_size=batch_size, progress=self._progress
+                backbone, policy, self._data, self._items, batch_size=batch_size, progress=self._progress
             )
-            row |= _given("target_speedup", module.target_speedup)
+            row |= _given("target_speedup", module.target_speedup if module else None)
             row |= _given("threshold", getattr(policy, "threshold", None))
-            row |= _given("perplexity", perplexity(module.backbone, policy, self._models.test_batches))
+            row |= _given("perplexity", perplexity(backbone, policy, self._models.test_batches))
+            if verdict is not None:
+                row |= self._calibration_figures(case, chosen, verdict, module, outputs)
         figures, by_item = quality(outputs, self._items, self._data, full or outputs)
         row |= {
             "mean_depth": outputs.mean_depth,
@@ -130,20 +146,55 @@ class Comparison:
         check_row(row)
         publish.track_outputs(row, outputs, full or outputs, self._items)
         return {
-            "series": HF.method if case is None else case.series,
+            "series": entry.method if case is None else case.series,
+            "candidate": None if case is None or chosen is None else case.candidates.index(chosen),
             "row": row,
             "outputs": vars(outputs),
             "depth_by_step": outputs.depth_by_step(),
             "by_item": by_item,
         }
 
-    # All settings: speed.
+    def _chosen(self, case: Case, run_id: str | None) -> tuple[Candidate | None, Verdict | None]:
+        """What a case decodes with, None for full depth; and the calibration that chose it, if one did."""
+        if case.delta is None:
+            return case.candidates[0], None
+        chosen, verdict = self._calibrator.choose(case, run_id)
+        track_verdict(verdict)
+        return chosen, verdict
+
+    def _decoder(
+        self, entry: Entry, chosen: Candidate | None, run_id: str | None
+    ) -> tuple[Backbone, ExitPolicy, ExitModule | None]:
+        """Weights and policy of a candidate, with its module; the base at full depth where there is none."""
+        if chosen is None:
+            return self._models.base, FullDepth(self._models.base.num_layers), None
+        module = self._models.module(chosen, entry.seed, run_id)
+        if entry not in self._policies:
+            self._policies[entry] = module.exit_policy(self._models.valid_batches)
+        return module.backbone, self._policies[entry], module
+
+    def _calibration_figures(
+        self, case: Case, chosen: Candidate | None, verdict: Verdict, module: ExitModule | None, outputs: Generation
+    ) -> Row:
+        figures: Row = {"delta": case.delta, "epsilon": self._prepared.calibration.epsilon}
+        if chosen is None or module is None or verdict.chosen is None:
+            return {**figures, "calibrated": "full depth"}
+        losses = self._calibrator.losses(module, outputs, self._items)
+        figures |= {"calibrated": chosen.setting, "calibration_loss": verdict.tested[verdict.chosen].loss}
+        interval = mean_interval(losses)
+        return {
+            **figures,
+            "test_loss": sum(losses) / len(losses),
+            **_given("test_loss_ci95", interval and list(interval)),
+        }
+
+    # Speed, of the first seed's settings.
 
     def _time(self) -> None:
-        finished = [entry for entry in self._cases if self._record(entry)]
-        if self._full_entry not in finished:
+        first_seed, batch_sizes = self._config["seeds"][0], self._config["benchmark"]["batch_sizes"]
+        finished = [entry for entry in self._cases if entry.seed == first_seed and self._record(entry)]
+        if self._full_entry not in finished or not batch_sizes:
             return
-        batch_sizes = self._config["benchmark"]["batch_sizes"]
         timing = self._folder.load("timing") or {}
         if all(len(timing.get(entry.key, ())) == len(batch_sizes) for entry in finished):
             self._console.print("timing: finished before")
@@ -167,16 +218,29 @@ class Comparison:
                 if entry.key in errors:
                     error = errors[entry.key]
                     self._errors[entry] = f"timing: {type(error).__name__}: {error}"
+        if (batch_size := self._config["benchmark"]["layers_at"]) is not None:
+            self._folder.save("layers", self._layer_times(finished, self._workload(batch_size)))
         self._folder.save("timing", {key: parts for key, parts in found.items() if parts})
+
+    def _layer_times(self, entries: Sequence[Entry], workload: Workload) -> dict[str, Any]:
+        found = {}
+        for entry in entries:
+            if (case := self._cases[entry]) is not None:
+                backbone, policy = self._timed_decoder(entry, case)
+                found[entry.label] = layer_times(backbone, policy, workload)
+        return found
 
     def _system(self, entry: Entry) -> System:
         case = self._cases[entry]
         if case is None:
             return hf_generate_system(self._models.base)
-        module = self._models.module(case, None)
-        if entry not in self._policies:
-            self._policies[entry] = module.exit_policy(self._models.valid_batches)
-        return engine_system(module.backbone, self._policies[entry])
+        return engine_system(*self._timed_decoder(entry, case))
+
+    def _timed_decoder(self, entry: Entry, case: Case) -> tuple[Backbone, ExitPolicy]:
+        record = self._record(entry)
+        place = None if record is None else record["candidate"]
+        backbone, policy, _ = self._decoder(entry, None if place is None else case.candidates[place], None)
+        return backbone, policy
 
     def _workload(self, batch_size: int) -> Workload:
         """Test prompts, each to generate as many tokens as the full model gave it, or `benchmark.new_tokens`."""
@@ -196,7 +260,7 @@ class Comparison:
 
     # Results.
 
-    def _write(self) -> list[Row]:
+    def _write(self, summary: Sequence[Row] = ()) -> list[Row]:
         """Rows of all settings tried so far, one per timed batch size, to the results files."""
         timing = self._folder.load("timing") or {}
         rows: list[Row] = []
@@ -214,22 +278,30 @@ class Comparison:
             experiment=self._config["tracking"]["experiment"],
             environment=self._environment,
             rows=rows,
+            summary=summary,
         )
         return rows
 
-    def _publish(self, rows: list[Row]) -> None:
+    def _summary(self) -> list[Row]:
+        records = [record for entry in self._cases if (record := self._record(entry))]
+        return summarise(records, rivals(self._prepared.cases))
+
+    def _publish(self, rows: list[Row], summary: list[Row]) -> None:
         """The report, and everything to MLflow."""
         records = {entry.key: record for entry in self._cases if (record := self._record(entry))}
         timing = self._folder.load("timing") or {}
         config = OmegaConf.to_yaml(OmegaConf.create(self._config))
-        figures = plots.figures(plots.curves(records, timing))
+        figures = plots.figures(plots.curves(summary, records, timing))
+        if layers := self._folder.load("layers"):
+            figures["ms_by_layer"] = plots.layer_figure(layers)
         page = report.Page(
             title=self._config["tracking"]["experiment"],
             description=self._config["description"] or "",
             task=self._data.source.name,
             rows=rows,
+            summary=summary,
             figures=figures,
-            samples=report.samples(self._items, records, count=5),
+            samples=report.samples(self._items, list(records.values()), count=5),
             environment=self._environment,
             config=config,
         )

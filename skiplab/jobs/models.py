@@ -16,7 +16,7 @@ from skiplab.batch import Batch
 from skiplab.evaluate import generate
 from skiplab.files import load_json, save_json
 from skiplab.full import Full
-from skiplab.jobs.cases import Case
+from skiplab.jobs.cases import Candidate
 from skiplab.jobs.prepare import Prepared
 from skiplab.module import ExitModule, Setup, TrainedModule
 from skiplab.policy import FullDepth
@@ -72,41 +72,39 @@ class Models:
     def test_batches(self) -> list[Batch]:
         return self._batches(self._prepared.data.test_dataloader())
 
-    def module(self, case: Case, run_id: str | None) -> ExitModule:
-        """A case's module with its trained weights.
+    def module(self, candidate: Candidate, seed: int, run_id: str | None) -> ExitModule:
+        """A candidate's module with the weights of a seed's training.
 
         Args:
             run_id: MLflow run for the training curves; None keeps none.
         """
-        module = case.build(self._setup(self.base))
-        if module.recipe is not None:
-            key = self._key(case, recipe=module.recipe)
-            known = key in self._backbones
-            backbone = self._backbones[key] if known else self._trained(case, key, run_id)
-            module = case.build(self._setup(backbone))
+        module = candidate.build(self._setup(self.base))
+        if (recipe := module.recipe) is not None:
+            key = self._key(seed, recipe=recipe)
+            backbone = self._backbones.get(key) or self._trained(candidate, seed, key, run_id)
+            module = candidate.build(self._setup(backbone))
         for probe in module.probes:
-            key = self._key(case, recipe=module.recipe, probe=probe.recipe)
-            self._fit(probe, probe, self._run_dir / "weights" / key, case.entry.seed, run_id)
+            folder = self._run_dir / "weights" / self._key(seed, recipe=recipe, probe=probe.recipe)
+            self._fit(probe, probe, folder, seed, run_id)
             probe.to(self._prepared.device)
         return module.eval()
 
-    def weights_dir(self, case: Case, module: ExitModule) -> Path:
-        """The folder of the weights that a case's module decodes with."""
-        if module.recipe is None:
-            return self._base_dir
-        return self._run_dir / "weights" / self._key(case, recipe=module.recipe)
+    def weights_dir(self, candidate: Candidate, seed: int) -> Path:
+        """The folder of the weights that a candidate's module decodes with."""
+        recipe = candidate.build(self._setup(self.base)).recipe
+        return self._base_dir if recipe is None else self._run_dir / "weights" / self._key(seed, recipe=recipe)
 
-    def _trained(self, case: Case, key: str, run_id: str | None) -> Backbone:
+    def _trained(self, candidate: Candidate, seed: int, key: str, run_id: str | None) -> Backbone:
         backbone = self._prepared.new_backbone()
         load_model(backbone.model, self._base_dir / "model.safetensors")
-        module = case.build(self._setup(backbone))
-        self._fit(module, backbone.model, self._run_dir / "weights" / key, case.entry.seed, run_id)
+        module = candidate.build(self._setup(backbone))
+        self._fit(module, backbone.model, self._run_dir / "weights" / key, seed, run_id)
         self._backbones[key] = backbone.to(self._prepared.device)
         return backbone
 
-    def _key(self, case: Case, **recipes: Any) -> str:
+    def _key(self, seed: int, **recipes: Any) -> str:
         trainer = vars(self._prepared.trainer)
-        return fingerprint(base=self._prepared.base_key, trainer=trainer, seed=case.entry.seed, **recipes)
+        return fingerprint(base=self._prepared.base_key, trainer=trainer, seed=seed, **recipes)
 
     def _fit(self, module: TrainedModule, weights: nn.Module, folder: Path, seed: int, run_id: str | None) -> None:
         load_or_train(

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from skiplab.backbone import Backbone, OPTSpec
+from skiplab.calibration import CalibrationSpec
 from skiplab.data.module import TextData
 from skiplab.jobs.cases import Case, expand
 from skiplab.jobs.types import check_types
@@ -31,6 +32,8 @@ class Prepared:
         config: the resolved configuration as plain values.
         base_key: hash of all that the shared base depends on.
         base_trainer: the training that makes the base.
+        calibration: what calibrated settings are certified for.
+        note: what the user should know before it starts.
     """
 
     config: dict[str, Any]
@@ -40,7 +43,9 @@ class Prepared:
     base_trainer: TrainerSpec
     base_key: str
     cases: list[Case]
+    calibration: CalibrationSpec
     device: torch.device
+    note: str | None = None
 
     def new_backbone(self) -> Backbone:
         """A backbone with random weights."""
@@ -80,6 +85,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
     )
     data.check(spec.max_positions)
     _check_benchmark(config)
+    calibration = CalibrationSpec(**config["calibration"])
     methods = _methods(config)
     tokenizer_text = data.tokenizer.backend_tokenizer.to_str()
     prepared = Prepared(
@@ -93,6 +99,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
             data=data.digest, tokenizer=tokenizer_text, max_new_tokens=data.max_new_tokens,
         ),
         cases=[],
+        calibration=calibration,
         device=torch.device("cuda" if trainer.accelerator in ("gpu", "cuda") else "cpu"),
     )  # fmt: skip
     if prepared.device.type == "cuda" and not torch.cuda.is_available():
@@ -101,7 +108,24 @@ def _prepare(cfg: DictConfig) -> Prepared:
         spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with torch.device("meta"):
         probe = Setup(prepared.new_backbone(), [len(ids) for _, ids in data.valid_pairs], trainer.optimization)
-    return replace(prepared, cases=expand(methods, config["seeds"], probe))
+    cases = expand(methods, config["seeds"], probe, calibration.delta)
+    plain = [case for case in cases if case.delta is None]
+    if len(plain) == len(cases):
+        return replace(prepared, cases=cases)
+    calibration.check_metric(_risk_metrics(data))
+    try:
+        calibration.check_items(len(data.splits["valid"]))
+    except ValueError as error:
+        # A limit is for trying things out.
+        if config["limit"] is None:
+            raise
+        return replace(prepared, cases=plain, note=f"calibrated settings are left out under limit: {error}")
+    return replace(prepared, cases=cases)
+
+
+def _risk_metrics(data: TextData) -> list[str]:
+    example = data.splits["test"][0]
+    return ["rouge_l", *data.source.item_scores(example["prompt"], example["references"][0])]
 
 
 def _methods(config: dict[str, Any]) -> dict[str, Any]:

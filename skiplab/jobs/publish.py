@@ -9,6 +9,7 @@ from skiplab.data.module import Item, TextData
 from skiplab.evaluate import Generation
 from skiplab.files import write_text
 from skiplab.results import Row
+from skiplab.tables import markdown
 
 _DESCRIBED = ("backbone", "trainer", "base", "speedups", "seeds", "limit", "benchmark")
 
@@ -54,7 +55,7 @@ def publish(folder: Path, page: report.Page) -> None:
         tracking.log_file(path, "plots")
     for name in ("report.html", "results.json", "results.csv", "config.yaml"):
         tracking.log_file(folder / name)
-    tracking.set_note(f"{page.description}. Task: {page.task}.\n\n{report.markdown(page.rows)}")
+    tracking.set_note(f"{page.description}. Task: {page.task}.\n\n{markdown(page.rows, page.summary)}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,7 +62,9 @@ def _module(prepared: Prepared, number: int) -> ExitModule:
     torch.manual_seed(0)
     backbone = prepared.new_backbone().to(prepared.device)
     lengths = [len(target) for _, target in prepared.data.valid_pairs]
-    return prepared.cases[number].build(Setup(backbone, lengths, prepared.trainer.optimization)).train()
+    teacher = prepared.new_backbone().to(prepared.device).eval()
+    setup = Setup(backbone, lengths, prepared.trainer.optimization, teacher)
+    return prepared.cases[number].candidates[0].build(setup).train()
 
 
 def _timed_step(module: ExitModule, optimizer: torch.optim.Optimizer, batch: Batch) -> float:

@@ -3,9 +3,11 @@
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_class
+
+from skiplab.calibration import CalibrationSpec
 
 _TOP: dict[str, Any] = {
     "speedups": list[float],
@@ -32,6 +34,11 @@ def check_types(config: Mapping[str, Any]) -> None:
         hints = get_type_hints(cls) if is_dataclass(cls) else {}
         for name in [field.name for field in fields(cls) if field.name in node] if is_dataclass(cls) else []:
             _check(f"{section}.{name}", node[name], hints[name])
+    hints = get_type_hints(CalibrationSpec)
+    for name, value in config["calibration"].items():
+        if name not in hints:
+            raise ValueError(f"calibration.{name} is unknown; choose from {', '.join(sorted(hints))}")
+        _check(f"calibration.{name}", value, hints[name])
     trainer = get_type_hints(get_class(config["trainer"]["_target_"])) | {"seed": int}
     for name, value in config["base"].items():
         if name not in trainer:
@@ -54,6 +61,8 @@ def _fits(value: Any, expected: Any) -> bool:
         return any(_fits(value, option) for option in get_args(expected))
     if origin is list:
         return isinstance(value, list) and all(_fits(item, get_args(expected)[0]) for item in value)
+    if origin is Literal:
+        return value in get_args(expected)
     if expected is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if expected is int:

@@ -1,0 +1,137 @@
+"""How a calibration is asked for, and what it finds."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final, get_args
+
+from skiplab.evaluate import Consistency
+from skiplab.risk import PValue, check_attainable, fixed_sequence, p_value
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSpec:
+    """What is promised: on new items the expected loss is at most `delta`, but for a chance of `epsilon`.
+
+    Args:
+        delta: bounds on the expected loss, each a setting of its own.
+        epsilon: chance, over draws of the calibration items, that the promise fails.
+        consistency: the loss, as in `evaluate.consistency_losses`.
+        metric: what `risk` is measured by.
+        p_value: the test, as in `risk.p_value`; `binomial` is for the `exact` loss.
+        reference: the full model to lose against: the shared `base`, or the method's `own` weights at full depth,
+            as CALM has it.
+    """
+
+    delta: list[float]
+    epsilon: float = 0.05
+    consistency: Consistency = "risk"
+    metric: str = "rouge_l"
+    p_value: PValue = "hoeffding_bentkus"
+    reference: Literal["base", "own"] = "base"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("consistency", self.consistency, get_args(Consistency)),
+            ("p_value", self.p_value, get_args(PValue)),
+            ("reference", self.reference, ("base", "own")),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown calibration {name} {value!r}; choose one of {', '.join(known)}")
+        if self.p_value == "binomial" and self.consistency != "exact":
+            raise ValueError(
+                f"calibration p_value binomial is for losses of 0 or 1: use consistency=exact, or "
+                f"p_value=hoeffding_bentkus with {self.consistency}"
+            )
+
+    def check_items(self, items: int) -> None:
+        """Refuse more than so many calibration items can certify.
+
+        Raises:
+            ValueError: the message says how many items it would take.
+        """
+        for delta in self.delta:
+            check_attainable(items, delta, self.epsilon, self.p_value)
+
+    def check_metric(self, metrics: Collection[str]) -> None:
+        """Refuse a metric that the data has not.
+
+        Raises:
+            ValueError: the message says which there are.
+        """
+        if self.metric not in metrics:
+            raise ValueError(
+                f"calibration metric must be one of {', '.join(metrics)} for this data, got {self.metric!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One hypothesis that was tested.
+
+    Attributes:
+        setting: which.
+        loss: mean loss over the calibration items.
+        p_value: of "its expected loss is above delta".
+        layer_speedup: on the calibration items.
+    """
+
+    setting: str
+    loss: float
+    p_value: float
+    layer_speedup: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a calibration found.
+
+    Attributes:
+        chosen: place of the fastest certified hypothesis; None if none is, which leaves full depth.
+        tested: the hypotheses in their order, up to the first that failed.
+    """
+
+    chosen: int | None
+    tested: list[Tested]
+
+
+def certify(
+    hypotheses: Sequence[str],
+    measure: Callable[[int], tuple[Sequence[float], float]],
+    *,
+    delta: float,
+    spec: CalibrationSpec,
+) -> Verdict:
+    """Learn then Test by fixed sequence (CALM, arXiv 2207.07061, algorithm 1).
+
+    Args:
+        hypotheses: names of the settings, from the most careful to the fastest.
+        measure: item losses and layer speedup of a setting by its place; not asked beyond the first that fails.
+    """
+    tested: list[Tested] = []
+
+    def p_values() -> Iterator[float]:
+        for place, setting in enumerate(hypotheses):
+            losses, speedup = measure(place)
+            found = p_value(losses, delta, spec.p_value)
+            tested.append(Tested(setting, sum(losses) / len(losses), found, speedup))
+            yield found
+
+    passed = fixed_sequence(p_values(), spec.epsilon)
+    return Verdict(passed - 1 if passed else None, tested)
+
+
+def stored(verdict: Verdict, delta: float, spec: CalibrationSpec, items: int, params: Any) -> dict[str, Any]:
+    """A verdict as plain values, to be kept with the weights.
+
+    Args:
+        items: number of calibration items.
+        params: hyperparameters of the chosen setting; None is full depth.
+    """
+    return {
+        **vars(spec),
+        "delta": delta,
+        "items": items,
+        "chosen": params if params is not None else "full depth",
+        "tested": [vars(one) for one in verdict.tested],
+    }

@@ -1,0 +1,191 @@
+"""A comparison's rows laid out for reading: tables on the console, in Markdown and for the report."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from skiplab.results import Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_QUALITY: dict[str, tuple[str, str]] = {
+    "threshold": ("threshold", "{:.3f}"),
+    "calibrated": ("calibrated to", "{}"),
+    "test_loss": ("loss", "{:.3f}"),
+    "layer_speedup": ("layer speedup", "{:.2f}x"),
+    "bleu": ("BLEU", "{:.1f}"),
+    "rouge_l": ("ROUGE-L", "{:.3f}"),
+    "slot_accuracy": ("slot acc.", "{:.3f}"),
+    "agreement": ("agreement", "{:.3f}"),
+    "perplexity": ("perplexity", "{:.3f}"),
+}
+_SPEEDS: dict[str, tuple[str, str, float]] = {
+    "layers_per_step": ("layers per step", "{:.2f}", 1.0),
+    "step_layer_speedup": ("layer speedup of the timed steps", "{:.2f}x", 1.0),
+    "decode_speedup": ("decode speedup", "{:.2f}x", 1.0),
+    "decode_tokens_per_s": ("tokens/s", "{:,.0f}", 1.0),
+    "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
+    "kv_bytes": ("KV KiB", "{:,.0f}", 1 / 1024),
+}
+# Figures whose difference from the rival is shown; the first that a task has stands on the console.
+_COMPARED = ("slot_accuracy", "rouge_l", "agreement")
+
+
+class Cell(NamedTuple):
+    """A figure, and its interval."""
+
+    text: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Formatted cells.
+
+    Attributes:
+        errors: by line, why a setting has no figures.
+    """
+
+    title: str
+    header: list[str]
+    lines: list[list[Cell]] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
+    """The rows of each method, setting and seed: one per timed batch size."""
+    settings: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        settings.setdefault((row["method"], row["setting"], row["seed"]), []).append(row)
+    return settings
+
+
+def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
+    """All tables: settings over their seeds and against their rivals, quality by seed, speed by batch size."""
+    return [_over_seeds(summary), _quality(rows), *([_speed(rows)] if any("batch_size" in row for row in rows) else [])]
+
+
+def markdown(rows: Sequence[Row], summary: Sequence[Row]) -> str:
+    """The tables in Markdown without intervals, errors below them."""
+    laid = tables(rows, summary)
+    parts = []
+    for table in laid:
+        cells = [table.header, ["---"] * len(table.header), *([cell.text for cell in line] for line in table.lines)]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in cells))
+    failed = {(row["method"], row["setting"]): row["error"] for row in rows if "error" in row}
+    errors = [f"- {method} {setting} failed: {error}" for (method, setting), error in failed.items()]
+    return "\n\n".join([*parts, *(["\n".join(errors)] if errors else [])])
+
+
+def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console") -> None:
+    """The main figures on the console, one line per setting, over seeds; the report has them all."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    timed = sorted({row["batch_size"] for row in rows if "batch_size" in row})
+    batches = timed if len(timed) <= 2 else [timed[0], timed[-1]]
+    figures = [key for key in ("layer_speedup", "bleu", "slot_accuracy", "rouge_l") if _has(summary, key)][:3]
+    compared = next((key for key in _COMPARED if _has(summary, f"{key}_difference")), None)
+    shown.add_column("method", overflow="fold")
+    names = [_QUALITY[key][0] for key in figures]
+    names += [f"{_QUALITY[compared][0]} vs rival"] if compared else []
+    for name in [*names, *(f"speedup batch {batch}" for batch in batches)]:
+        first, _, rest = name.partition(" ")
+        shown.add_column(f"{first}\n{rest}", justify="right", no_wrap=True)
+    speeds = {(row["method"], row["setting"], row.get("batch_size")): row.get("decode_speedup") for row in rows}
+    for row in summary:
+        label = (row["method"], row["setting"])
+        cells = [_figure(row, key).text for key in figures]
+        cells += [_difference(row, compared).text] if compared else []
+        times = [speeds.get((*label, batch)) for batch in batches]
+        shown.add_row(" ".join(label), *cells, *(f"{time:.2f}x" if time is not None else "" for time in times))
+    for row in rows:
+        if "error" in row and "bleu" not in row:
+            shown.add_row(f"{row['method']} {row['setting']}", "failed")
+    console.print(shown)
+
+
+def one_line(row: Row) -> str:
+    """A finished setting in one line."""
+    return ", ".join(f"{_QUALITY[key][0]} {_QUALITY[key][1].format(row[key])}" for key in _QUALITY if key in row)
+
+
+def _over_seeds(summary: Sequence[Row]) -> Table:
+    figures = [key for key in _QUALITY if _has(summary, key)]
+    compared = [key for key in _COMPARED if _has(summary, f"{key}_difference")]
+    against = ["against", *(f"{_QUALITY[key][0]} difference" for key in compared)] if compared else []
+    table = Table("Over seeds", ["method", "setting", "seeds", *(_QUALITY[key][0] for key in figures), *against])
+    for row in summary:
+        line = [Cell(row["method"]), Cell(row["setting"]), Cell(str(len(row["seeds"])))]
+        line += [_figure(row, key) for key in figures]
+        line += [Cell(row.get("against", ""))] if compared else []
+        table.lines.append(line + [_difference(row, key) for key in compared])
+    return table
+
+
+def _quality(rows: Sequence[Row]) -> Table:
+    figures = [key for key in _QUALITY if _has(rows, key)]
+    table = Table("Quality", [*_head(rows), *(_QUALITY[key][0] for key in figures)])
+    for number, (setting, members) in enumerate(by_setting(rows).items()):
+        table.lines.append(_label(setting, rows) + [_figure(members[0], key) for key in figures])
+        if "error" in members[0]:
+            table.errors[number] = members[0]["error"]
+    return table
+
+
+def _speed(rows: Sequence[Row]) -> Table:
+    batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
+    columns = [(key, batch) for key in _SPEEDS if _has(rows, key) for batch in batches]
+    table = Table("Speed", [*_head(rows), *(f"{_SPEEDS[key][0]}, batch {batch}" for key, batch in columns)])
+    timed = {setting: members for setting, members in by_setting(rows).items() if "batch_size" in members[0]}
+    for number, (setting, members) in enumerate(timed.items()):
+        by_batch = {row["batch_size"]: row for row in members}
+        cells = [_speed_cell(by_batch.get(batch, {}), key) for key, batch in columns]
+        table.lines.append(_label(setting, rows) + cells)
+        if "error" in members[0]:
+            table.errors[number] = members[0]["error"]
+    return table
+
+
+def _head(rows: Sequence[Row]) -> list[str]:
+    return ["method", "setting", *(["seed"] if _many_seeds(rows) else [])]
+
+
+def _label(setting: tuple[str, str, int], rows: Sequence[Row]) -> list[Cell]:
+    method, name, seed = setting
+    return [Cell(method), Cell(name), *([Cell(str(seed))] if _many_seeds(rows) else [])]
+
+
+def _many_seeds(rows: Sequence[Row]) -> bool:
+    return len({row["seed"] for row in rows}) > 1
+
+
+def _has(rows: Iterable[Mapping[str, object]], key: str) -> bool:
+    return any(key in row for row in rows)
+
+
+def _figure(row: Row, key: str) -> Cell:
+    if key not in row:
+        return Cell("")
+    form = _QUALITY[key][1]
+    bounds = row.get(f"{key}_ci95", row.get(f"{key}_seeds"))
+    return Cell(form.format(row[key]), "" if bounds is None else f"[{', '.join(form.format(one) for one in bounds)}]")
+
+
+def _difference(row: Row, key: str) -> Cell:
+    if f"{key}_difference" not in row:
+        return Cell("")
+    low, high = row[f"{key}_difference_ci95"]
+    p_value = f"{row[f'{key}_p_value']:.3f}" if row[f"{key}_p_value"] >= 0.001 else "<0.001"
+    return Cell(f"{row[f'{key}_difference']:+.3f}", f"[{low:+.3f}, {high:+.3f}] p={p_value}")
+
+
+def _speed_cell(row: Row, key: str) -> Cell:
+    _, form, scale = _SPEEDS[key]
+    if key not in row:
+        return Cell("")
+    bounds = row.get(f"{key}_quartiles")
+    spread = "" if bounds is None else f"[{', '.join(form.format(scale * one) for one in bounds)}]"
+    return Cell(form.format(scale * row[key]), spread)
