@@ -96,6 +96,7 @@ class _Steps:
     def finish(self) -> None:
         self.seconds += time.perf_counter() - self._first
         self.sums += self.backbone.times
+        self.backbone.reset()
 
 
 def layer_times(backbone: Backbone, policy: ExitPolicy, workload: Workload) -> list[dict[str, float]]:

@@ -103,7 +103,8 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
         shown.add_row(" ".join(label), *cells, *(f"{time:.2f}x" if time is not None else "" for time in times))
     for row in rows:
         if "error" in row and "bleu" not in row:
-            shown.add_row(f"{row['method']} {row['setting']}", "failed")
+            seed = f" seed {row['seed']}" if _many_seeds(rows) else ""
+            shown.add_row(f"{row['method']} {row['setting']}{seed}", "failed")
     console.print(shown)
 
 

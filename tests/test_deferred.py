@@ -124,5 +124,5 @@ def test_without_debts_nothing_is_projected(store: Store, monkeypatch: pytest.Mo
     store.owe(2, [5, 6, 6, 6])
     store.deferred.pay(4)
     store.deferred.pay(5, torch.tensor([1, 2, 3]))
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="not callable"):
         store.deferred.pay(5)

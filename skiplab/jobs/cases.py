@@ -65,6 +65,11 @@ class Case:
     delta: float | None = None
 
     @property
+    def build(self) -> Build:
+        """Makes the module; of a calibrated case, that of its most careful hypothesis."""
+        return self.candidates[0].build
+
+    @property
     def budget(self) -> tuple[Any, ...]:
         """What settings of different methods must share to be compared: a speedup, exit layers, or a calibration."""
         params = {} if self.delta is not None else self.candidates[0].params

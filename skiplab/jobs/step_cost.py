@@ -64,7 +64,7 @@ def _module(prepared: Prepared, number: int) -> ExitModule:
     lengths = [len(target) for _, target in prepared.data.valid_pairs]
     teacher = prepared.new_backbone().to(prepared.device).eval()
     setup = Setup(backbone, lengths, prepared.trainer.optimization, teacher)
-    return prepared.cases[number].candidates[0].build(setup).train()
+    return prepared.cases[number].build(setup).train()
 
 
 def _timed_step(module: ExitModule, optimizer: torch.optim.Optimizer, batch: Batch) -> float:

@@ -15,7 +15,7 @@ SMALL = (
     "benchmark.rounds=2",
     "benchmark.batch_sizes=[1,4]",
     "benchmark.warmup=0",
-    "methods.calm.sweep.temperature=[null]",
+    "methods.calm.sweep.measure=[softmax]",
 )
 SMALL_TASK = ("data.train_size=64", "data.valid_size=16", "data.test_size=16", "max_new_tokens=48")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skiplab.jobs.cases import expand
+from skiplab.jobs.cases import expand, rivals
 from skiplab.module import Optimization, Setup
 from tests.tiny import tiny_backbone
 
@@ -24,7 +24,7 @@ def test_every_swept_value_and_seed_is_a_case() -> None:
         ("skipdecode", "3x", 1),
     ]
     assert cases[1].entry.key == "skipdecode-2x-seed-0"
-    assert cases[1].params == {"speedup": 2}
+    assert cases[1].candidates[0].params == {"speedup": 2}
 
 
 def test_series_name_what_is_swept_beside_the_first_axis() -> None:
@@ -35,11 +35,45 @@ def test_series_name_what_is_swept_beside_the_first_axis() -> None:
     }
 
 
+def test_a_calibrated_node_is_a_setting_for_each_delta_with_its_hypotheses_in_order() -> None:
+    node = {**SKIP, "calibrate": {"speedup": [1.5, 2, 3]}}
+    cases = expand({"s": node}, [0, 1], probe(), [0.02, 0.1])
+    assert [(case.entry.setting, case.entry.seed, case.delta) for case in cases] == [
+        ("calibrated delta=0.02", 0, 0.02),
+        ("calibrated delta=0.1", 0, 0.1),
+        ("calibrated delta=0.02", 1, 0.02),
+        ("calibrated delta=0.1", 1, 0.1),
+    ]
+    assert [candidate.setting for candidate in cases[0].candidates] == ["1.5x", "2x", "3x"]
+    assert cases[0].build is cases[0].candidates[0].build
+
+
+def test_rivals_share_a_speedup_or_a_calibration() -> None:
+    terminate = {"name": "early_termination", "_target_": "baselines.early_termination.EarlyTermination"}
+    nodes = {
+        "full": FULL,
+        "skip": SKIP,
+        "cosine": {**SKIP, "decay": "cosine"},
+        "other": {**terminate, "sweep": {"speedup": [3]}},
+        "hand": {**terminate, "max_exit": 4, "min_exit": 2},
+        "skip_calibrated": {**SKIP, "calibrate": {"speedup": [2]}},
+        "calibrated": {**terminate, "calibrate": {"speedup": [1.5, 2]}},
+    }
+    assert rivals(expand(nodes, [0], probe(), [0.1])) == {
+        "skipdecode 2x cosine": "skipdecode 2x",
+        "skipdecode 3x cosine": "skipdecode 3x",
+        "early_termination 3x": "skipdecode 3x",
+        "early_termination calibrated delta=0.1": "skipdecode calibrated delta=0.1",
+    }
+
+
 @pytest.mark.parametrize(
     ("node", "seeds", "message"),
     [
         ({**SKIP, "sweep": {"speedup": [9]}}, [0], "method skipdecode: target speedup 9 cannot be reached"),
         ({**SKIP, "decai": "linear"}, [0], "method skipdecode: .*unexpected keyword argument 'decai'"),
+        ({**SKIP, "calibrate": {"speedup": []}}, [0], "calibrate takes one hyperparameter and a list of its values"),
+        ({**SKIP, "calibrate": {"speedup": [2, 9]}}, [0], "method skipdecode: target speedup 9 cannot be reached"),
         ({**SKIP, "sweep": {"speedup": [2, 2]}}, [0], "two settings are called 'skipdecode-2x-seed-0'"),
     ],
 )

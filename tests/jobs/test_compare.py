@@ -20,11 +20,23 @@ FAULTY = (
 )
 
 
+# Two seeds, and calibrations that so few items can pass: the epsilon is met by any loss.
+OVERRIDES = (
+    *FAULTY,
+    "calibration.delta=[0.3]",
+    "calibration.epsilon=0.9",
+    "methods.calm_calibrated.calibrate.threshold=[1.0,0.5]",
+    "methods.calm_calibrated.sweep.measure=[softmax,classifier]",
+    "+methods.shallow={name:shallow,_target_:baselines.shallow.Shallow,end:top,sweep:{speedup:[2]}}",
+    "seeds=[0,1]",
+)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished comparison in which two methods failed."""
     home = tmp_path_factory.mktemp("compare")
-    assert compare(small_config(home, *FAULTY), home / "run") is False
+    assert compare(small_config(home, *OVERRIDES), home / "run") is False
     return home
 
 
@@ -41,18 +53,55 @@ def runs(home: Path) -> dict[str, Run]:
 
 def test_every_setting_has_its_figures(home: Path) -> None:
     good = [row for row in rows(home) if "error" not in row]
-    assert {row["method"] for row in good} == {"full", "skipdecode", "multi_layer", "calm", "hf_generate"}
-    assert len(good) == 2 * (2 + 2 + 2 + 2 + 1)
+    assert {row["method"] for row in good} == {"full", "skipdecode", "multi_layer", "calm", "shallow", "hf_generate"}
+    # Full, SkipDecode, multi-layer, CALM and their calibrated settings, shallow; the untrained ones have one seed.
+    assert len([row for row in good if row["seed"] == 0]) == 2 * (2 + 2 + 2 + 2 + 1 + 2 + 1 + 1)
+    assert len([row for row in good if row["seed"] == 1]) == 1 + 2 + 2 + 2 + 1 + 2 + 1
     for row in good:
-        assert all(key in row for key in (*QUALITY, *SPEED))
+        assert all(key in row for key in QUALITY)
+        assert all(key in row for key in SPEED) == (row["seed"] == 0)
         for key in QUALITY:
             low, high = row[f"{key}_ci95"]
             # Sacrebleu's interval is around its bootstrap's mean, which for few items is not the score.
             assert low - 1e-9 <= row[key] <= high + 1e-9 or key == "bleu"
             assert low <= high
-        assert row["batch_size"] in (1, 4)
-        assert ("kv_bytes" in row) == (row["method"] != "hf_generate")
-        assert ("threshold" in row) == (row["method"] == "calm")
+        assert row.get("batch_size") in ((1, 4) if row["seed"] == 0 else (None,))
+        assert ("kv_bytes" in row) == (row["method"] != "hf_generate" and row["seed"] == 0)
+        assert ("threshold" in row) == (row["method"] == "calm" and row.get("calibrated") != "full depth")
+
+
+def test_calibrated_settings_name_their_choice_and_keep_it_with_the_weights(home: Path) -> None:
+    calibrated = [row for row in rows(home) if "calibrated" in row]
+    assert {row["setting"] for row in calibrated} == {
+        "calibrated delta=0.3",
+        "softmax calibrated delta=0.3",
+        "classifier calibrated delta=0.3",
+    }
+    kept = [json.loads(path.read_text()) for path in (home / "run" / "weights").glob("*/calibration-*.json")]
+    assert len(kept) == 6, "two seeds of three settings"
+    for row in calibrated:
+        if row["calibrated"] != "full depth":
+            assert row["calibration_loss"] <= 0.3
+            assert "test_loss" in row
+    for found in kept:
+        assert found["delta"] == 0.3
+        assert found["items"] == 16
+        *passed, last = found["tested"]
+        assert all(one["p_value"] <= 0.9 for one in passed)
+        assert (found["chosen"] == "full depth") == (last["p_value"] > 0.9 and not passed)
+
+
+def test_the_summary_is_over_seeds_and_against_skipdecode(home: Path) -> None:
+    summary = json.loads((home / "run" / "results.json").read_text())["summary"]
+    by_label = {f"{row['method']} {row['setting']}": row for row in summary}
+    shallow = by_label["shallow 2x top 2"]
+    assert shallow["seeds"] == [0, 1]
+    assert shallow["against"] == "skipdecode 2x"
+    own = [row["rouge_l"] for row in rows(home) if row["method"] == "shallow" and row.get("batch_size") in (1, None)]
+    assert shallow["rouge_l"] == pytest.approx(sum(own) / 2)
+    assert by_label["full 1x"]["seeds"] == [0]
+    assert "against" not in by_label["full 1x"]
+    assert by_label["calm softmax calibrated delta=0.3"]["against"] == "skipdecode calibrated delta=0.3"
 
 
 def test_the_full_model_agrees_with_hugging_face_and_itself(home: Path) -> None:
@@ -66,8 +115,8 @@ def test_a_failed_method_is_recorded_and_the_others_go_on(home: Path) -> None:
     errors = {row["method"]: row["error"] for row in rows(home) if "error" in row}
     assert errors == {"faulty": "RuntimeError: no loss today", "lost": "RuntimeError: no policy today"}
     found = runs(home)
-    assert found["faulty always"].info.status == found["lost always"].info.status == "FAILED"
-    assert found["skipdecode 2x"].info.status == found["compare_calm"].info.status == "FINISHED"
+    assert found["faulty always seed 0"].info.status == found["lost always seed 0"].info.status == "FAILED"
+    assert found["skipdecode 2x seed 0"].info.status == found["compare_calm"].info.status == "FINISHED"
 
 
 def test_mlflow_holds_curves_figures_and_artifacts(home: Path) -> None:
@@ -80,7 +129,7 @@ def test_mlflow_holds_curves_figures_and_artifacts(home: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert artifacts >= {"report.html", "results.json", "results.csv", "config.yaml", "plots"}
-    child = found["skipdecode 2x"]
+    child = found["skipdecode 2x seed 0"]
     assert child.data.params["speedup"] == "2"
     assert {
         "bleu",
@@ -113,7 +162,7 @@ def test_a_second_run_redoes_only_what_failed(home: Path) -> None:
     folder = home / "run"
     kept = {path: path.stat().st_mtime_ns for name in ("settings", "weights") for path in (folder / name).rglob("*")}
     before, tracked = rows(home), len(runs(home))
-    assert compare(small_config(home, *FAULTY), folder) is False
+    assert compare(small_config(home, *OVERRIDES), folder) is False
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     assert rows(home) == before
     assert len(runs(home)) == tracked
@@ -122,7 +171,7 @@ def test_a_second_run_redoes_only_what_failed(home: Path) -> None:
 def test_another_configuration_is_refused_and_nothing_overwritten(home: Path) -> None:
     before = {path: path.read_bytes() for path in (home / "run").iterdir() if path.is_file()}
     with pytest.raises(ConfigurationError, match=r"results of another configuration .it differs in .*speedups"):
-        compare(small_config(home, *FAULTY, "speedups=[2]"), home / "run")
+        compare(small_config(home, *OVERRIDES, "speedups=[2]"), home / "run")
     assert before == {path: path.read_bytes() for path in (home / "run").iterdir() if path.is_file()}
 
 
@@ -134,10 +183,10 @@ def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
 
 def test_a_new_store_gets_the_finished_settings_again(home: Path) -> None:
     fresh = f"tracking.uri=sqlite:///{home}/fresh/mlflow.db"
-    assert compare(small_config(home, *FAULTY, fresh), home / "run") is False
+    assert compare(small_config(home, *OVERRIDES, fresh), home / "run") is False
     found = runs(home / "fresh")
     assert len(found) == len(runs(home)) - 1, "all but the base's, which was not trained again"
-    assert {"bleu", "batch4/decode_speedup"} <= found["skipdecode 2x"].data.metrics.keys()
+    assert {"bleu", "batch4/decode_speedup"} <= found["skipdecode 2x seed 0"].data.metrics.keys()
 
 
 def test_a_failure_in_timing_is_met_again_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

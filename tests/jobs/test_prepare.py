@@ -47,9 +47,31 @@ def test_the_base_depends_on_backbone_data_and_training_only(tmp_path: Path) -> 
     assert len({key(), *(key(change) for change in changes)}) == 1 + len(changes)
 
 
+def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_them(tmp_path: Path) -> None:
+    prepared = prepare(small_config(tmp_path))
+    assert all(case.delta is None for case in prepared.cases)
+    assert prepared.note is not None
+    assert "16 calibration items cannot certify delta=0.02 at epsilon=0.05" in prepared.note
+    assert "at least 149 items" in prepared.note
+    whole = prepare(small_config(tmp_path, "calibration.delta=[0.3]"))
+    assert {case.entry.label for case in whole.cases if case.delta == 0.3} == {
+        "skipdecode calibrated delta=0.3",
+        "calm softmax calibrated delta=0.3",
+        "calm state calibrated delta=0.3",
+        "calm classifier calibrated delta=0.3",
+    }
+    assert whole.note is None
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["limit=null"], "16 calibration items cannot certify delta=0.02 at epsilon=0.05 .* at least 149 items"),
+        (["calibration.delta=[2.0]", "limit=null"], "delta must lie between 0 and 1, both excluded, got 2"),
+        (["calibration.metric=blue"], "calibration metric must be one of rouge_l, slot_accuracy for this data"),
+        (["calibration.p_value=binomial"], "losses of 0 or 1: use consistency=exact"),
+        (["calibration.consistency=loose"], "calibration.consistency must be .*risk.*, got 'loose'"),
+        (["+calibration.alpha=1"], "calibration.alpha is unknown; choose from consistency"),
         (["speedups=[9]"], "method skipdecode: target speedup 9 cannot be reached: 4 layers with a warm-up of 1 allow"),
         (["methods.skipdecode.warmup=7"], "warmup must lie between 0 and the 4 layers, got 7"),
         ([*EXITS, "+methods.skipdecode.max_exit=2", "+methods.skipdecode.min_exit=3"], "min_exit=3, max_exit=2"),

@@ -1,0 +1,188 @@
+"""CALM's thresholds, exits and oracles by hand."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from baselines.calm_policy import ConfidenceExit, ExactExit, IdealExit, Threshold, exits_after
+from baselines.confidence import Confidence, exit_confidences, softmax_confidence, state_saturation
+from skiplab.backbone import Backbone
+from skiplab.decode import DecodeResult, decode
+from skiplab.forward import layer_states, start
+from skiplab.policy import FullDepth, Head
+from tests.test_conformance import (
+    check_leaving_rows,
+    check_parallel_forward,
+    check_rows_alone,
+    decode_with_logits,
+    some_batch,
+)
+from tests.tiny import PAD, prompts
+
+
+def first_coordinate(h_BD: Tensor, below_BD: Tensor, head: Head) -> Tensor:
+    return h_BD[:, 0]
+
+
+def rarely_exceeded(backbone: Backbone, confidence: Confidence) -> Threshold:
+    """A threshold that about a tenth of all confidences exceed."""
+    return Threshold(value=float(exit_confidences(backbone, some_batch(), confidence, range(1, 5))[0].quantile(0.9)))
+
+
+def full_pass(backbone: Backbone, prompt: list[int], tokens: list[int]) -> list[Tensor]:
+    """States (G, D) that full depth gives the generated tokens: below the first layer, then after each."""
+    ids, mask = torch.tensor([[*prompt, *tokens[:-1]]]), torch.ones(1, len(prompt), dtype=torch.bool)
+    embedded, _ = start(backbone, ids, mask)
+    return [h[0, len(prompt) - 1 :] for h in (embedded, *layer_states(backbone, ids, mask))]
+
+
+def test_exits_start_at_the_first_and_keep_their_interval() -> None:
+    assert list(exits_after(12, 1, 1)) == list(range(11))
+    assert list(exits_after(12, 3, 4)) == [2, 6, 10]
+    assert list(exits_after(12, 11, 5)) == [10]
+    assert list(exits_after(2, 1, 1)) == [0]
+
+
+@pytest.mark.parametrize(("first", "interval"), [(0, 1), (6, 1), (7, 1), (1, 0)])
+def test_exits_that_are_none_are_refused(first: int, interval: int) -> None:
+    message = (
+        rf"first_exit must lie between 1 and 5 of the 6 layers and exit_interval be at least 1, got {first} and "
+        rf"{interval}"
+    )
+    with pytest.raises(ValueError, match=message):
+        exits_after(6, first, interval)
+
+
+def test_the_papers_threshold_is_equation_5() -> None:
+    decaying = Threshold(value=0.8, temperature=4, longest=20)
+    assert decaying.at(0) == pytest.approx(0.9 * 0.8 + 0.1)
+    assert decaying.at(10) == pytest.approx(0.72 + 0.1 * math.exp(-2))
+    assert Threshold(value=1.0, temperature=4, longest=20).at(0) == 1.0
+    assert Threshold(value=0.0, temperature=4, longest=20).at(5) == pytest.approx(0.1 * math.exp(-1))
+    assert Threshold(value=0.5, temperature=0).at(7) == pytest.approx(0.55)
+
+
+def test_the_codes_threshold_is_relative_to_its_value() -> None:
+    decaying = Threshold(value=0.8, temperature=4, longest=20, formula="code")
+    assert decaying.at(0) == pytest.approx(0.8)
+    assert decaying.at(10) == pytest.approx(0.72 + 0.08 * math.exp(-2))
+    assert Threshold(value=0.0, temperature=4, longest=20, formula="code").at(5) == 0.0
+
+
+@pytest.mark.parametrize("formula", ["paper", "code"])
+def test_a_threshold_falls_with_the_step_or_stays(formula: Any) -> None:
+    falling = Threshold(value=0.7, temperature=2, longest=9, formula=formula)
+    assert all(later < earlier for earlier, later in pairwise(map(falling.at, range(12))))
+    constant = Threshold(value=0.7, longest=9, formula=formula)
+    assert {constant.at(step) for step in range(12)} == {0.7}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"value": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
+        ({"value": -0.1}, r"threshold must lie in \[0, 1\], got -0.1"),
+        ({"value": 0.5, "temperature": -1}, "temperature must be at least 0, got -1"),
+        ({"value": 0.5, "formula": "book"}, "unknown calm decay 'book'; choose one of paper, code"),
+    ],
+)
+def test_bad_thresholds_say_what_is_wrong(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Threshold(**options)
+
+
+def test_a_row_exits_when_its_confidence_exceeds_the_steps_threshold() -> None:
+    policy = ConfidenceExit(6, Threshold(value=0.5, temperature=0.7, longest=1, formula="code"), first_coordinate)
+    h_BD = torch.tensor([[0.44], [0.46], [0.51], [-3.0]])
+    # 0.45 + 0.05 exp(-0.7 step): 0.5 at step 0, then 0.4748 and toward 0.45.
+    assert policy.exits(h_BD, h_BD, step=0, head=lambda h: h).tolist() == [False, False, True, False]
+    assert policy.exits(h_BD, h_BD, step=9, head=lambda h: h).tolist() == [False, True, True, False]
+    edge = ConfidenceExit(6, Threshold(value=0.5), first_coordinate)
+    assert not edge.exits(torch.tensor([[0.5]]), torch.zeros(1, 1), step=3, head=lambda h: h).any()
+    everyone = ConfidenceExit(6, Threshold(value=0.0), first_coordinate)
+    assert everyone.exits(h_BD, h_BD, step=3, head=lambda h: h).all()
+
+
+def test_rows_exit_at_exit_layers_only(backbone: Backbone) -> None:
+    for exit_layers, depth in ((exits_after(6, 2, 2), 2), (exits_after(6, 5, 1), 5), (None, 1)):
+        policy = ConfidenceExit(6, Threshold(value=0.0), softmax_confidence, exit_layers=exit_layers)
+        depths = decode(backbone, policy, prompts(3), max_new_tokens=5, eos_id=None, pad_id=PAD).depth_BT
+        assert (depths[:, 1:] == depth).all()
+
+
+def test_hindsight_takes_the_first_exit_by_hand() -> None:
+    # Three exits of four layers; the rows exceed 0.5 at layers 1 and 3, at 2, at none, and at the top only.
+    above = [[0.9, 0.1, 0.2, 0.5], [0.1, 0.8, 0.3, 0.5], [0.6, 0.1, 0.5, 0.1], [0.9, 0.9, 0.9, 0.9]]
+    states = [torch.zeros(4, 1), *(torch.tensor(h)[:, None] for h in above)]
+    exact = ExactExit(4, Threshold(value=0.5), first_coordinate, range(3))
+    assert exact.exit_depths(states, step=2, head=lambda h: h).tolist() == [1, 2, 4, 4]
+    assert ExactExit(4, Threshold(value=0.0), first_coordinate, range(1, 3)).exit_depths(
+        states, step=2, head=lambda h: h
+    ).tolist() == [2, 2, 2, 2]
+
+
+def test_the_ideal_exit_is_the_first_agreement_by_hand() -> None:
+    # Predictions of four rows below the first layer and after each of four; the top's are 2, 0, 1, 2.
+    predictions = [[2, 0, 1, 2], [1, 0, 0, 2], [2, 1, 0, 0], [2, 0, 0, 2], [2, 0, 1, 2]]
+    states = [torch.nn.functional.one_hot(torch.tensor(row), 3).float() for row in predictions]
+    every = IdealExit(4, range(3), exact_kv=False)
+    assert every.exit_depths(states, step=1, head=lambda h: h).tolist() == [2, 1, 4, 1]
+    later = IdealExit(4, range(1, 3), exact_kv=False)
+    assert later.exit_depths(states, step=1, head=lambda h: h).tolist() == [2, 3, 4, 3]
+
+
+def check_full_pass_exits(backbone: Backbone, policy: ExactExit | IdealExit) -> DecodeResult:
+    """Every token comes from the state that a parallel pass at full depth has after its exit."""
+    result, seen = decode_with_logits(backbone, policy, prompts(4))
+    for row, (prompt, tokens) in enumerate(zip(prompts(4), result.sequences(), strict=True)):
+        states = full_pass(backbone, prompt, tokens)
+        for step, depth in enumerate(result.depth_BT[row].tolist()):
+            expected_V = backbone.head(states[depth][step])
+            torch.testing.assert_close(seen[row, step], expected_V, atol=1e-4, rtol=1e-4)
+    return result
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("confidence", [softmax_confidence, state_saturation])
+def test_exact_exits_are_the_full_passes_states(backbone: Backbone, confidence: Confidence) -> None:
+    threshold = rarely_exceeded(backbone, confidence)
+    policy = ExactExit(6, threshold, confidence, range(1, 5))
+    result = check_full_pass_exits(backbone, policy)
+    assert len(result.depth_BT[:, 1:].unique()) > 2
+    for row, (prompt, tokens) in enumerate(zip(prompts(4), result.sequences(), strict=True)):
+        states = full_pass(backbone, prompt, tokens)
+        confident = [
+            (confidence(above, below, backbone.head) > threshold.value).tolist()
+            for below, above in pairwise(states)
+        ]  # fmt: skip
+        for step, depth in enumerate(result.depth_BT[row].tolist()[1:], start=1):
+            assert depth == next((layer + 1 for layer in range(1, 5) if confident[layer][step]), 6)
+
+
+@torch.inference_mode()
+def test_the_ideal_exit_with_exact_keys_changes_no_token(backbone: Backbone) -> None:
+    full = decode(backbone, FullDepth(6), prompts(4), max_new_tokens=14, eos_id=None, pad_id=PAD)
+    result = check_full_pass_exits(backbone, IdealExit(6, range(5), exact_kv=True))
+    assert torch.equal(result.tokens_BT, full.tokens_BT)
+    assert (result.depth_BT <= 6).all()
+    assert (result.depth_BT[:, 1:] < 6).any()
+    for row, (prompt, tokens) in enumerate(zip(prompts(4), result.sequences(), strict=True)):
+        predicted = [backbone.head(h).argmax(-1).tolist() for h in full_pass(backbone, prompt, tokens)]
+        for step, depth in enumerate(result.depth_BT[row].tolist()[1:], start=1):
+            assert depth == next(depth for depth in range(1, 7) if predicted[depth][step] == tokens[step])
+
+
+def test_the_ideal_exit_with_exit_keys_has_the_logits_of_the_layers_that_ran(backbone: Backbone) -> None:
+    depth_BT = check_parallel_forward(backbone, IdealExit(6, range(5), exact_kv=False), prompts(4)).depth_BT
+    assert len(depth_BT[:, 1:].unique()) > 2
+
+
+@pytest.mark.parametrize("exact_kv", [False, True])
+def test_rows_of_an_ideal_batch_are_on_their_own(backbone: Backbone, exact_kv: bool) -> None:
+    policy = IdealExit(6, range(5), exact_kv=exact_kv)
+    check_rows_alone(backbone, policy, prompts(4, seed=3))
+    check_leaving_rows(backbone, policy, prompts(4, seed=4), [3, 14, 1, 6])

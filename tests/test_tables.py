@@ -1,0 +1,89 @@
+"""Rows laid out for reading."""
+
+import io
+
+from rich.console import Console
+
+from skiplab.results import Row
+from skiplab.tables import Cell, markdown, print_table, tables
+
+FULL: Row = {"method": "full", "setting": "1x", "seed": 0, "bleu": 40.0, "bleu_ci95": [39.0, 41.0], "layer_speedup": 1.0}
+SKIP: Row = {
+    "method": "skipdecode",
+    "setting": "3x",
+    "seed": 0,
+    "bleu": 38.5,
+    "bleu_ci95": [37.0, 40.0],
+    "layer_speedup": 3.0,
+}
+LOST: Row = {"method": "lost", "setting": "<b>", "seed": 0, "error": "ValueError: a < b"}
+ROWS: list[Row] = [
+    {**FULL, "batch_size": 1, "decode_speedup": 1.0, "kv_bytes": 2048},
+    {**FULL, "batch_size": 8, "decode_speedup": 1.0, "kv_bytes": 4096},
+    {**SKIP, "batch_size": 1, "decode_speedup": 2.9, "decode_speedup_quartiles": [2.8, 3.0]},
+    {**SKIP, "batch_size": 8, "decode_speedup": 2.7},
+    LOST,
+]
+SUMMARY: list[Row] = [
+    {"method": "full", "setting": "1x", "seeds": [0], "bleu": 40.0, "layer_speedup": 1.0},
+    {
+        "method": "skipdecode",
+        "setting": "3x",
+        "seeds": [0, 1],
+        "bleu": 38.5,
+        "bleu_seeds": [38.0, 39.0],
+        "layer_speedup": 3.0,
+        "against": "full 1x",
+        "rouge_l_difference": -0.0213,
+        "rouge_l_difference_ci95": [-0.03, -0.01],
+        "rouge_l_p_value": 0.0001,
+    },
+]
+
+
+def test_a_line_per_setting_and_columns_per_batch_size() -> None:
+    _, quality, speed = tables(ROWS, SUMMARY)
+    assert quality.header == ["method", "setting", "layer speedup", "BLEU"]
+    assert quality.lines[1] == [Cell("skipdecode"), Cell("3x"), Cell("3.00x"), Cell("38.5", "[37.0, 40.0]")]
+    assert quality.errors == {2: "ValueError: a < b"}
+    assert speed.lines[0][speed.header.index("KV KiB, batch 8")] == Cell("4")
+    assert speed.lines[1][speed.header.index("decode speedup, batch 1")] == Cell("2.90x", "[2.80x, 3.00x]")
+    assert speed.lines[1][speed.header.index("KV KiB, batch 8")] == Cell("")
+
+
+def test_settings_over_seeds_show_their_difference_from_the_rival() -> None:
+    over_seeds = tables(ROWS, SUMMARY)[0]
+    assert over_seeds.header == [
+        "method", "setting", "seeds", "layer speedup", "BLEU", "against", "ROUGE-L difference",
+    ]  # fmt: skip
+    assert over_seeds.lines[1][2:] == [
+        Cell("2"),
+        Cell("3.00x"),
+        Cell("38.5", "[38.0, 39.0]"),
+        Cell("full 1x"),
+        Cell("-0.021", "[-0.030, -0.010] p=<0.001"),
+    ]
+
+
+def test_seeds_are_shown_when_there_are_several() -> None:
+    _, quality, _ = tables([*ROWS, {**SKIP, "seed": 1}], SUMMARY)
+    assert quality.header[2] == "seed"
+    assert [line[2].text for line in quality.lines] == ["0", "0", "0", "1"]
+
+
+def test_without_timing_there_is_no_speed_table() -> None:
+    assert [table.title for table in tables([FULL, SKIP], SUMMARY)] == ["Over seeds", "Quality"]
+
+
+def test_the_console_shows_every_setting_whole() -> None:
+    text = io.StringIO()
+    print_table(ROWS, SUMMARY, Console(file=text, width=80))
+    lines = [line.split() for line in text.getvalue().splitlines()]
+    assert ["skipdecode", "3x", "3.00x", "38.5", "-0.021", "2.90x", "2.70x"] in lines
+    assert ["lost", "<b>", "failed"] in lines
+
+
+def test_markdown_ends_with_the_errors() -> None:
+    text = markdown(ROWS, SUMMARY)
+    assert "| skipdecode | 3x | 3.00x | 38.5 |" in text
+    assert text.endswith("- lost <b> failed: ValueError: a < b")
