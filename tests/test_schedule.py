@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from skiplab.schedule import (
     DECAYS,
+    HORIZONS,
     ExitSchedule,
     ScheduleSpec,
     decode_steps,
@@ -181,6 +182,10 @@ def test_spec_takes_a_speedup_or_exit_layers() -> None:
     assert ScheduleSpec(speedup=2, horizon=30).schedule(12, LENGTHS).horizon == 30
     assert str(ScheduleSpec(speedup=2.5)) == "2.5x"
     assert str(ScheduleSpec(max_exit=8, min_exit=4, decay="cosine")) == "8 to 4 layers cosine"
+    assert str(ScheduleSpec(speedup=3, warmup=2)) == "3x warmup 2"
+    assert str(ScheduleSpec(speedup=3, horizon="half")) == "3x horizon half"
+    assert str(ScheduleSpec(speedup=3, horizon=40)) == "3x horizon 40"
+    assert str(ScheduleSpec(speedup=3, decay="power", warmup=0, horizon="p95")) == "3x power warmup 0 horizon p95"
     wrongs: list[dict[str, Any]] = [
         {},
         {"speedup": 2, "max_exit": 4, "min_exit": 2},
@@ -190,3 +195,28 @@ def test_spec_takes_a_speedup_or_exit_layers() -> None:
     for wrong in wrongs:
         with pytest.raises(ValueError, match="give either speedup, or max_exit and min_exit"):
             ScheduleSpec(**wrong)
+
+
+def test_horizons_by_hand() -> None:
+    # The fifth of eight lengths, and the eighth of them: 0.95 * 8 = 7.6.
+    assert {name: horizon(LENGTHS) for name, horizon in HORIZONS.items()} == {
+        "half": 11, "median": 22, "p95": 41, "double": 44,
+    }  # fmt: skip
+    # Of 40 lengths the 38th is the first that 95% do not exceed.
+    assert HORIZONS["p95"](list(range(40, 0, -1))) == 38
+    assert [horizon([1, 1]) for horizon in HORIZONS.values()] == [2, 2, 2, 4]
+
+
+@pytest.mark.parametrize("name", HORIZONS)
+def test_a_named_horizon_is_that_length(name: str) -> None:
+    by_name = ScheduleSpec(speedup=2, horizon=name).schedule(12, LENGTHS)
+    assert by_name == ScheduleSpec(speedup=2, horizon=HORIZONS[name](LENGTHS)).schedule(12, LENGTHS)
+    assert by_name.horizon == HORIZONS[name](LENGTHS)
+    by_hand = ScheduleSpec(max_exit=8, min_exit=4, horizon=name).schedule(12, LENGTHS)
+    assert by_hand.horizon == HORIZONS[name](LENGTHS)
+
+
+def test_an_unknown_horizon_is_refused() -> None:
+    message = "horizon must be a number of tokens or one of half, median, p95, double, got 'mean'"
+    with pytest.raises(ValueError, match=message):
+        ScheduleSpec(speedup=2, horizon="mean")

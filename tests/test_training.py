@@ -65,27 +65,28 @@ def test_mixed_precision_trains(tmp_path: Path) -> None:
     assert metrics["valid_loss"] < 6
 
 
-def test_a_cut_off_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "options"), [(Full, {}), (SkipDecode, {"speedup": 1.5})])
+def test_a_cut_off_training_goes_on_from_its_checkpoint(tmp_path: Path, kind, options: dict) -> None:
     data = new_data()
-    whole = new_module(data)
+    whole = new_module(data, kind, **options)
     train(whole, data, SPEC, seed=1, folder=tmp_path / "whole", logger=None)
 
     class CutOffError(Exception):
         pass
 
-    module, steps = new_module(data), []
+    module, steps = new_module(data, kind, **options), []
 
     def loss(batch):
         if torch.is_grad_enabled():
             steps.append(batch)
         if len(steps) == 14:
             raise CutOffError
-        return Full.loss(module, batch)
+        return kind.loss(module, batch)
 
     module.loss = loss  # type: ignore[method-assign]
     with pytest.raises(CutOffError):
         train(module, data, SPEC, seed=1, folder=tmp_path / "cut", logger=None)
-    again = new_module(data)
+    again = new_module(data, kind, **options)
     train(again, data, SPEC, seed=1, folder=tmp_path / "cut", logger=None)
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(one, other)

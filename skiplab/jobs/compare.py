@@ -1,6 +1,5 @@
 """Compare methods on one shared base: train, decode, score, then time all of them in turns."""
 
-import math
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from skiplab import plots, report, tracking
-from skiplab.backbone import Backbone
-from skiplab.benchmark import System, Workload, engine_system, hf_generate_system, interleave
+from skiplab.benchmark import System, Workload, engine_system, hf_generate_system
 from skiplab.calibration import Verdict
 from skiplab.data.module import Item
 from skiplab.environment import environment, git_revision
@@ -22,12 +20,13 @@ from skiplab.evaluate import Generation, generate, generate_hf, perplexity, qual
 from skiplab.jobs import publish
 from skiplab.jobs.calibrate import Calibrator, track_verdict
 from skiplab.jobs.cases import Candidate, Case, Entry, rivals
+from skiplab.jobs.decoders import Decoder, Decoders
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
+from skiplab.jobs.timing import spread_workload, time_systems
 from skiplab.layer_times import layer_times
 from skiplab.metrics import mean_interval
 from skiplab.module import ExitModule
-from skiplab.policy import ExitPolicy, FullDepth
 from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.summary import summarise
@@ -67,7 +66,7 @@ class Comparison:
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in prepared.cases}
         if self._config["benchmark"]["batch_sizes"]:
             self._cases[Entry("hf_generate", "full depth", self._config["seeds"][0])] = None
-        self._policies: dict[Entry, ExitPolicy] = {}
+        self._decoders = Decoders(self._models)
         self._errors: dict[Entry, str] = {}
 
     def run(self) -> bool:
@@ -127,15 +126,16 @@ class Comparison:
         else:
             chosen, verdict = self._chosen(case, run_id)
             tracking.log_params({**row, **({} if chosen is None else chosen.params)})
-            backbone, policy, module = self._decoder(entry, chosen, run_id)
+            decoder = self._decoders.get(entry, chosen, run_id)
+            backbone, policy = decoder.backbone, decoder.policy
             outputs = generate(
                 backbone, policy, self._data, self._items, batch_size=batch_size, progress=self._progress
             )
-            row |= _given("target_speedup", module.target_speedup if module else None)
+            row |= _given("target_speedup", decoder.module and decoder.module.target_speedup)
             row |= _given("threshold", getattr(policy, "threshold", None))
             row |= _given("perplexity", perplexity(backbone, policy, self._models.test_batches))
             if verdict is not None:
-                row |= self._calibration_figures(case, chosen, verdict, module, outputs)
+                row |= self._calibration_figures(case, verdict, decoder.module, outputs)
         figures, by_item = quality(outputs, self._items, self._data, full or outputs)
         row |= {
             "mean_depth": outputs.mean_depth,
@@ -162,28 +162,16 @@ class Comparison:
         track_verdict(verdict)
         return chosen, verdict
 
-    def _decoder(
-        self, entry: Entry, chosen: Candidate | None, run_id: str | None
-    ) -> tuple[Backbone, ExitPolicy, ExitModule | None]:
-        """Weights and policy of a candidate, with its module; the base at full depth where there is none."""
-        if chosen is None:
-            return self._models.base, FullDepth(self._models.base.num_layers), None
-        module = self._models.module(chosen, entry.seed, run_id)
-        if entry not in self._policies:
-            self._policies[entry] = module.exit_policy(self._models.valid_batches)
-        return module.backbone, self._policies[entry], module
-
-    def _calibration_figures(
-        self, case: Case, chosen: Candidate | None, verdict: Verdict, module: ExitModule | None, outputs: Generation
-    ) -> Row:
+    def _calibration_figures(self, case: Case, verdict: Verdict, module: ExitModule | None, outputs: Generation) -> Row:
         figures: Row = {"delta": case.delta, "epsilon": self._prepared.calibration.epsilon}
-        if chosen is None or module is None or verdict.chosen is None:
+        if module is None or verdict.chosen is None:
             return {**figures, "calibrated": "full depth"}
         losses = self._calibrator.losses(module, outputs, self._items)
-        figures |= {"calibrated": chosen.setting, "calibration_loss": verdict.tested[verdict.chosen].loss}
         interval = mean_interval(losses)
         return {
             **figures,
+            "calibrated": module.setting,
+            "calibration_loss": verdict.tested[verdict.chosen].loss,
             "test_loss": sum(losses) / len(losses),
             **_given("test_loss_ci95", interval and list(interval)),
         }
@@ -200,61 +188,45 @@ class Comparison:
             self._console.print("timing: finished before")
             return
         self._console.print(f"timing {len(finished)} systems in turns")
-        systems = {entry.key: self._system(entry) for entry in finished}
-        found: dict[str, list[dict[str, Any]]] = {key: [] for key in systems}
-        for batch_size in batch_sizes:
-            workload = self._workload(batch_size)
-            timings, errors = interleave(
-                systems,
-                workload,
-                rounds=self._config["benchmark"]["rounds"],
-                warmup=self._config["benchmark"]["warmup"],
-                device=self._prepared.device,
-                progress=self._progress,
-            )
-            for key, timed in timings.items():
-                found[key].append({"row": timed.row(timings.get(self._full_entry.key)), "step_ms": timed.step_ms()})
-            for entry in finished:
-                if entry.key in errors:
-                    error = errors[entry.key]
-                    self._errors[entry] = f"timing: {type(error).__name__}: {error}"
+        found, errors = time_systems(
+            {entry.key: self._system(entry) for entry in finished},
+            [self._workload(batch_size) for batch_size in batch_sizes],
+            baseline=self._full_entry.key,
+            options=self._config["benchmark"],
+            device=self._prepared.device,
+            progress=self._progress,
+        )
+        for entry in finished:
+            if (error := errors.get(entry.key)) is not None:
+                self._errors[entry] = f"timing: {type(error).__name__}: {error}"
         if (batch_size := self._config["benchmark"]["layers_at"]) is not None:
-            self._folder.save("layers", self._layer_times(finished, self._workload(batch_size)))
-        self._folder.save("timing", {key: parts for key, parts in found.items() if parts})
-
-    def _layer_times(self, entries: Sequence[Entry], workload: Workload) -> dict[str, Any]:
-        found = {}
-        for entry in entries:
-            if (case := self._cases[entry]) is not None:
-                backbone, policy = self._timed_decoder(entry, case)
-                found[entry.label] = layer_times(backbone, policy, workload)
-        return found
+            workload = self._workload(batch_size)
+            decoders = {entry.label: self._timed(entry) for entry in finished if self._cases[entry] is not None}
+            layers = {
+                label: layer_times(decoder.backbone, decoder.policy, workload) for label, decoder in decoders.items()
+            }
+            self._folder.save("layers", layers)
+        self._folder.save("timing", found)
 
     def _system(self, entry: Entry) -> System:
-        case = self._cases[entry]
-        if case is None:
+        if self._cases[entry] is None:
             return hf_generate_system(self._models.base)
-        return engine_system(*self._timed_decoder(entry, case))
+        decoder = self._timed(entry)
+        return engine_system(decoder.backbone, decoder.policy)
 
-    def _timed_decoder(self, entry: Entry, case: Case) -> tuple[Backbone, ExitPolicy]:
-        record = self._record(entry)
+    def _timed(self, entry: Entry) -> Decoder:
+        """The decoder of a finished setting."""
+        case, record = self._cases[entry], self._record(entry)
         place = None if record is None else record["candidate"]
-        backbone, policy, _ = self._decoder(entry, None if place is None else case.candidates[place], None)
-        return backbone, policy
+        return self._decoders.get(entry, None if case is None or place is None else case.candidates[place])
 
     def _workload(self, batch_size: int) -> Workload:
-        """Test prompts, each to generate as many tokens as the full model gave it, or `benchmark.new_tokens`."""
-        options = self._config["benchmark"]
-        tokens = self._full_outputs.tokens
-        by_length = sorted(range(len(self._items)), key=lambda index: len(tokens[index]))
-        count = batch_size * math.ceil(options["prompts"] / batch_size)
-        # The middles of equal parts, in an order that mixes lengths between batches.
-        chosen = [by_length[(2 * part + 1) * len(by_length) // (2 * count)] for part in range(count)]
-        chosen = [index for offset in range(count // batch_size) for index in chosen[offset :: count // batch_size]]
-        return Workload(
-            prompts=[self._items[index].prompt_ids for index in chosen],
-            lengths=[options["new_tokens"] or max(2, len(tokens[index])) for index in chosen],
+        """Test prompts, each to generate as many tokens as the full model gave it."""
+        return spread_workload(
+            self._items,
+            [len(tokens) for tokens in self._full_outputs.tokens],
             batch_size=batch_size,
+            options=self._config["benchmark"],
             pad_id=self._data.pad_id,
         )
 

@@ -1,0 +1,61 @@
+"""Time the settings of a comparison in turns, on the test set's prompts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from skiplab.benchmark import Progress, System, Workload, interleave
+from skiplab.data.module import Item
+
+Timed = dict[str, list[dict[str, Any]]]
+
+
+def time_systems(
+    systems: Mapping[str, System],
+    workloads: Sequence[Workload],
+    *,
+    baseline: str,
+    options: Mapping[str, Any],
+    device: torch.device,
+    progress: Progress,
+) -> tuple[Timed, dict[str, Exception]]:
+    """Each system's result `row` and `step_ms` for each workload, and the errors of those that raised, by name.
+
+    Args:
+        baseline: the system that speedups are against.
+        options: the configuration's `benchmark`.
+    """
+    found: Timed = {name: [] for name in systems}
+    failed: dict[str, Exception] = {}
+    for workload in workloads:
+        timings, errors = interleave(
+            systems, workload, rounds=options["rounds"], warmup=options["warmup"], device=device, progress=progress
+        )
+        for name, timed in timings.items():
+            found[name].append({"row": timed.row(timings.get(baseline)), "step_ms": timed.step_ms()})
+        failed |= errors
+    return {name: parts for name, parts in found.items() if parts}, failed
+
+
+def spread_workload(
+    items: Sequence[Item], lengths: Sequence[int], *, batch_size: int, options: Mapping[str, Any], pad_id: int
+) -> Workload:
+    """Prompts at even places of the length distribution.
+
+    Args:
+        lengths: tokens that each item generates, unless `benchmark.new_tokens` says how many.
+        options: the configuration's `benchmark`.
+    """
+    by_length = sorted(range(len(items)), key=lambda index: lengths[index])
+    count = batch_size * math.ceil(options["prompts"] / batch_size)
+    # The middles of equal parts, in an order that mixes lengths between batches.
+    chosen = [by_length[(2 * part + 1) * len(by_length) // (2 * count)] for part in range(count)]
+    chosen = [index for offset in range(count // batch_size) for index in chosen[offset :: count // batch_size]]
+    return Workload(
+        prompts=[items[index].prompt_ids for index in chosen],
+        lengths=[options["new_tokens"] or max(2, lengths[index]) for index in chosen],
+        batch_size=batch_size,
+        pad_id=pad_id,
+    )
