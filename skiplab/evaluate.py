@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from skiplab import metrics
 from skiplab.backbone import Backbone
-from skiplab.batch import IGNORE, Batch, left_pad
+from skiplab.batch import IGNORE, Batch, collate, left_pad
 from skiplab.benchmark import Progress
 from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
-from skiplab.forward import planned_logits
-from skiplab.policy import ExitPolicy, RowwisePolicy
+from skiplab.forward import layer_states, planned_logits, start
+from skiplab.policy import AdaptivePolicy, ExitPolicy, RowwisePolicy
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def generate(
     order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
     tokens: list[list[int]] = [[] for _ in items]
     depths: list[list[int]] = [[] for _ in items]
-    for start in progress(range(0, len(order), batch_size)):
-        batch = order[start : start + batch_size]
+    for first in progress(range(0, len(order), batch_size)):
+        batch = order[first : first + batch_size]
         result = decode(
             backbone,
             policy,
@@ -76,6 +77,48 @@ def generate(
     return Generation(_texts(tokens, data), tokens, depths)
 
 
+@torch.inference_mode()
+def unmoved(
+    backbone: Backbone,
+    policies: Sequence[AdaptivePolicy],
+    full: Generation,
+    data: TextData,
+    items: Sequence[Item],
+    *,
+    batch_size: int,
+) -> list[list[bool]]:
+    """For each policy, which of the full-depth outputs it leaves as they are, because it takes no exit in them.
+
+    One parallel pass over prompts and outputs at full depth serves all policies.
+
+    Args:
+        full: the backbone's own outputs on the items at full depth.
+    """
+    found: list[list[bool]] = [[] for _ in policies]
+    for first in range(0, len(items), batch_size):
+        members = slice(first, first + batch_size)
+        batch = collate([item.prompt_ids for item in items[members]], full.tokens[members], data.pad_id)
+        batch = Batch(*(tensor.to(backbone.device) for tensor in batch))
+        below_BTD, _ = start(backbone, batch.input_BT, batch.prompt_mask_BP)
+        states = [below_BTD, *layer_states(backbone, batch.input_BT, batch.prompt_mask_BP)]
+        for kept, policy in zip(found, policies, strict=True):
+            kept += (~_exited_rows(backbone, policy, batch, states)).tolist()
+    return found
+
+
+def _exited_rows(backbone: Backbone, policy: AdaptivePolicy, batch: Batch, states: Sequence[Tensor]) -> Tensor:
+    """Rows (B,) that a policy lets exit at any step, given the states of a pass at full depth."""
+    exited_B = torch.zeros(len(batch.target_BG), dtype=torch.bool, device=backbone.device)
+    for step in range(1, batch.decode_steps + 1):
+        real_B, column = batch.target_BG[:, step] != IGNORE, batch.prompt_columns - 1 + step
+        for layer in (layer for layer in policy.plan(step)[:-1] if layer in policy.exit_layers):
+            above_BD, below_BD = states[layer + 1][:, column], states[layer][:, column]
+            exited_B |= real_B & policy.exits(above_BD, below_BD, step=step, head=backbone.head)
+        if exited_B.all():
+            break
+    return exited_B
+
+
 def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int) -> Generation:
     """As `generate`, by Hugging Face's `generate` on the same weights."""
     from transformers import GenerationConfig
@@ -84,8 +127,8 @@ def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, ba
         max_new_tokens=data.max_new_tokens, do_sample=False, eos_token_id=data.eos_id, pad_token_id=data.pad_id
     )
     tokens: list[list[int]] = []
-    for start in range(0, len(items), batch_size):
-        ids_BP, mask_BP = left_pad([item.prompt_ids for item in items[start : start + batch_size]], data.pad_id)
+    for first in range(0, len(items), batch_size):
+        ids_BP, mask_BP = left_pad([item.prompt_ids for item in items[first : first + batch_size]], data.pad_id)
         out_BT = backbone.model.generate(  # type: ignore[operator]
             ids_BP.to(backbone.device), attention_mask=mask_BP.long().to(backbone.device), generation_config=config
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -25,14 +26,16 @@ from tests.tiny import EOS, LAYOUTS, PAD, prompts, tiny_backbone
 STEPS = 14
 LENGTHS = [6, 9, 10, 12, 12, 14]
 ROOT = files("experiments") / "method"
-METHODS = sorted(entry.name for entry in ROOT.iterdir() if entry.name.endswith(".yaml"))
+METHODS = sorted(entry.name.removesuffix(".yaml") for entry in ROOT.iterdir() if entry.name.endswith(".yaml"))
 
 
-def candidates(method_file: str, backbone: Backbone) -> list[Candidate]:
-    node = OmegaConf.create({"speedups": [1.5, 2.5], "method": OmegaConf.create((ROOT / method_file).read_text())})
-    resolved: Any = OmegaConf.to_container(node, resolve=True)
-    cases = expand({"only": resolved["method"]}, [0], setup(backbone))
-    return [candidate for case in cases for candidate in case.candidates]
+def candidates(method: str, backbone: Backbone) -> list[Candidate]:
+    """What a method file makes for two speedups; of a calibration's hypotheses a few, from first to last."""
+    with initialize_config_module("experiments", version_base="1.3"):
+        config = compose("config", overrides=[f"method={method}", "speedups=[1.5,2.5]"])
+    node: Any = OmegaConf.to_container(config.method, resolve=True)
+    cases = expand({"only": node}, [0], setup(backbone), deltas=[0.1])
+    return [candidate for case in cases for candidate in case.candidates[:: max(1, len(case.candidates) // 2)]]
 
 
 def setup(backbone: Backbone) -> Setup:
@@ -218,7 +221,7 @@ def test_hyperparameters_are_plain_values(modules: list[ExitModule]) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_full_depth_equals_hugging_face_greedy(layout: str) -> None:
     backbone = tiny_backbone(layout)
-    policy = candidates("full.yaml", backbone)[0].build(setup(backbone)).exit_policy([])
+    policy = candidates("full", backbone)[0].build(setup(backbone)).exit_policy([])
     rows = prompts(6, seed=5)
     ids_BP, mask_BP = left_pad(rows, PAD)
     out_BT = backbone.model.generate(  # type: ignore[operator]
