@@ -98,7 +98,7 @@ def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int
         measured = "layer speedup (layers over mean depth)"
         axis.set(xlabel=measured if batch is None else f"measured decode speedup, batch {batch}")
         axis.set_ylabel(_QUALITY[quality])
-    axes[0].legend(frameon=False, fontsize=7)
+    _legend_outside(figure, axes)
     return figure
 
 
@@ -153,7 +153,7 @@ def _batch_figure(drawn: Sequence[Curve]) -> "Figure":
     axes[0].set_ylim(bottom=0)
     axes[1].set_yscale("log")
     axes[2].set_ylim(bottom=0)
-    axes[0].legend(frameon=False, fontsize=7)
+    _legend_outside(figure, axes)
     return figure
 
 
@@ -217,6 +217,12 @@ def _by_series(drawn: Sequence[Curve]) -> dict[str, list[Curve]]:
     for curve in drawn:
         found.setdefault(curve.series, []).append(curve)
     return found
+
+
+def _legend_outside(figure: "Figure", axes: Sequence["Axes"]) -> None:
+    """One legend beside the panels, of all that any of them draws."""
+    drawn = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(drawn.values()), list(drawn), loc="outside right upper", frameon=False, fontsize=7)
 
 
 def _style(number: int) -> dict[str, Any]:

@@ -35,7 +35,11 @@ def _summary(
     for name in _PLAIN:
         if all(name in row for row in rows):
             found[name] = sum(row[name] for row in rows) / len(rows)
-    if len(rows) > 1:
+    if all("calibrated" in row for row in rows):
+        found["calibrated"] = ", ".join(dict.fromkeys(row["calibrated"] for row in rows))
+    if len(rows) == 1:
+        found |= {name: rows[0][name] for name in ("bleu_ci95", "test_loss", "test_loss_ci95") if name in rows[0]}
+    else:
         found["bleu_seeds"] = [min(row["bleu"] for row in rows), max(row["bleu"] for row in rows)]
     for name in members[0]["by_item"]:
         scores_SI = [member["by_item"][name] for member in members]

@@ -62,8 +62,13 @@ def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
 
 
 def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
-    """All tables: settings over their seeds and against their rivals, quality by seed, speed by batch size."""
-    return [_over_seeds(summary), _quality(rows), *([_speed(rows)] if any("batch_size" in row for row in rows) else [])]
+    """All tables: quality over seeds and against rivals, by seed where there are several, speed by batch size."""
+    found = [_over_seeds(summary, rows)]
+    if _many_seeds(rows):
+        found.append(_by_seed(rows))
+    if _has(rows, "batch_size"):
+        found.append(_speed(rows))
+    return found
 
 
 def markdown(rows: Sequence[Row], summary: Sequence[Row]) -> str:
@@ -113,22 +118,28 @@ def one_line(row: Row) -> str:
     return ", ".join(f"{_QUALITY[key][0]} {_QUALITY[key][1].format(row[key])}" for key in _QUALITY if key in row)
 
 
-def _over_seeds(summary: Sequence[Row]) -> Table:
+def _over_seeds(summary: Sequence[Row], rows: Sequence[Row]) -> Table:
     figures = [key for key in _QUALITY if _has(summary, key)]
     compared = [key for key in _COMPARED if _has(summary, f"{key}_difference")]
     against = ["against", *(f"{_QUALITY[key][0]} difference" for key in compared)] if compared else []
-    table = Table("Over seeds", ["method", "setting", "seeds", *(_QUALITY[key][0] for key in figures), *against])
+    seeds = _many_seeds(rows)
+    head = ["method", "setting", *(["seeds"] if seeds else []), *(_QUALITY[key][0] for key in figures), *against]
+    table = Table("Quality", head)
     for row in summary:
-        line = [Cell(row["method"]), Cell(row["setting"]), Cell(str(len(row["seeds"])))]
+        line = [Cell(row["method"]), Cell(row["setting"]), *([Cell(str(len(row["seeds"])))] if seeds else [])]
         line += [_figure(row, key) for key in figures]
         line += [Cell(row.get("against", ""))] if compared else []
         table.lines.append(line + [_difference(row, key) for key in compared])
+    for (method, setting, _), members in by_setting(rows).items():
+        if "error" in members[0] and "bleu" not in members[0]:
+            table.errors[len(table.lines)] = members[0]["error"]
+            table.lines.append([Cell(method), Cell(setting)])
     return table
 
 
-def _quality(rows: Sequence[Row]) -> Table:
+def _by_seed(rows: Sequence[Row]) -> Table:
     figures = [key for key in _QUALITY if _has(rows, key)]
-    table = Table("Quality", [*_head(rows), *(_QUALITY[key][0] for key in figures)])
+    table = Table("Quality by seed", [*_head(rows), *(_QUALITY[key][0] for key in figures)])
     for number, (setting, members) in enumerate(by_setting(rows).items()):
         table.lines.append(_label(setting, rows) + [_figure(members[0], key) for key in figures])
         if "error" in members[0]:

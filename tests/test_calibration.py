@@ -60,7 +60,7 @@ def test_bad_specifications_say_what_is_wrong(options: dict, message: str) -> No
 
 
 def test_what_the_data_cannot_give_is_refused() -> None:
-    with pytest.raises(ValueError, match="149 calibration items cannot certify delta=0.1 .* at least 150 items"):
+    with pytest.raises(ValueError, match=r"149 calibration items cannot certify delta=0.1 .* at least 150 items"):
         SPEC.check_items(149)
     SPEC.check_items(150)
     with pytest.raises(ValueError, match="must be one of rouge_l, slot_accuracy for this data, got 'bleu'"):

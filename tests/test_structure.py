@@ -13,13 +13,14 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import only modules of its own floor or below.
 FLOORS = {
-    "schedule": 0, "files": 0, "risk": 0, "significance": 0,
-    "policy": 1, "losses": 1, "batch": 0,
+    "schedule": 0, "files": 0, "batch": 0, "risk": 0, "significance": 0,
+    "policy": 1, "losses": 1,
     "cache": 2, "backbone": 2,
     "forward": 3, "deferred": 3, "steps": 3, "decode": 3,
-    "module": 4, "full": 4, "scheduled": 4, "distillation": 4, "skipdecode": 4, "data": 4, "metrics": 4,
-    "evaluate": 5, "calibration": 5, "summary": 5, "benchmark": 5, "layer_times": 5, "training": 5, "weights": 5, "tracking": 5, "results": 5, "run_folder": 5,
-    "environment": 5, "plots": 5, "report": 5, "tables": 5, "quiet": 5,
+    "module": 4, "distillation": 4, "full": 4, "scheduled": 4, "skipdecode": 4, "data": 4, "metrics": 4,
+    "evaluate": 5, "calibration": 5, "training": 5, "weights": 5,
+    "benchmark": 5, "layer_times": 5, "environment": 5, "quiet": 5,
+    "results": 5, "run_folder": 5, "summary": 5, "tables": 5, "plots": 5, "report": 5, "tracking": 5,
     "jobs": 6,
     "run": 7,
 }  # fmt: skip
