@@ -5,7 +5,7 @@ K head size or reduced vocabulary, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -66,6 +66,14 @@ class Backbone(nn.Module, ABC):
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
         """A head that gives the logits (..., K) of these tokens alone; its weights are a copy of the present ones."""
 
+    @abstractmethod
+    def layer_weights(self, index: int) -> Iterable[Tensor]:
+        """All weights of a layer."""
+
+    @abstractmethod
+    def head_weights(self) -> Iterable[Tensor]:
+        """All weights of final norm and language-model head."""
+
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
@@ -122,6 +130,14 @@ class OPTBackbone(Backbone):
         weight_KD = self.model.lm_head.weight[ids_K].detach()
         return lambda h_BTD: F.linear(self._output(h_BTD), weight_KD)
 
+    def layer_weights(self, index: int) -> Iterable[Tensor]:
+        return self._decoder.layers[index].parameters()
+
+    def head_weights(self) -> Iterable[Tensor]:
+        decoder = self._decoder
+        parts = (decoder.final_layer_norm, decoder.project_out, self.model.lm_head)
+        return [weight for part in parts if part is not None for weight in part.parameters()]
+
     def _output(self, h_BTD: Tensor) -> Tensor:
         """What the language-model head takes."""
         decoder = self._decoder
@@ -145,6 +161,7 @@ class OPTSpec:
         pre_norm: False normalises after each block, as in OPT-350m.
         init_std: standard deviation of the initial weights.
         dropout: share of states dropped in training, as in OPT.
+        vocab_size: entries of the token embedding; None is as many as the tokenizer has.
     """
 
     num_layers: int
@@ -156,6 +173,7 @@ class OPTSpec:
     pre_norm: bool = True
     init_std: float = 0.02
     dropout: float = 0.0
+    vocab_size: int | None = None
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("num_layers", "hidden_size", "num_heads", "max_positions")}
@@ -170,9 +188,15 @@ class OPTSpec:
             )
 
     def build(self, *, vocab_size: int, pad_id: int, bos_id: int, eos_id: int) -> OPTBackbone:
-        """A backbone of this shape with random weights, for a tokenizer's vocabulary."""
+        """A backbone of this shape with random weights, for a tokenizer's vocabulary.
+
+        Raises:
+            ValueError: the vocabulary does not fit this shape's embedding.
+        """
+        if self.vocab_size is not None and self.vocab_size < vocab_size:
+            raise ValueError(f"backbone vocab_size={self.vocab_size} cannot hold the tokenizer's {vocab_size} entries")
         config = OPTConfig(
-            vocab_size=vocab_size,
+            vocab_size=self.vocab_size or vocab_size,
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_layers,
             num_attention_heads=self.num_heads,

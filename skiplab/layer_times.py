@@ -1,7 +1,7 @@
 """Where the time of decode steps goes, layer by layer. For a CPU, where a call returns when its work is done."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -74,6 +74,12 @@ class TimedBackbone(Backbone):
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
         return self._inner.reduced_head(ids_K)
+
+    def layer_weights(self, index: int) -> Iterable[Tensor]:
+        return self._inner.layer_weights(index)
+
+    def head_weights(self) -> Iterable[Tensor]:
+        return self._inner.head_weights()
 
 
 @dataclass

@@ -185,6 +185,42 @@ def layer_figure(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure
     return figure
 
 
+def throughput_figures(rows: Sequence[Row], last: Mapping[str, Mapping[str, Any]]) -> dict[str, "Figure"]:
+    """Tokens per second by batch, speedup realised against possible, and milliseconds by step.
+
+    Args:
+        rows: result rows of a throughput run.
+        last: its timing parts at the largest batch size, `row` and `step_ms` by system.
+    """
+    good = [row for row in rows if "error" not in row]
+    by_system: dict[str, list[Row]] = {}
+    for row in good:
+        by_system.setdefault(f"{row['method']} {row['setting']} {row['dtype']}", []).append(row)
+    speed, (axis,) = _axes(1)
+    for number, (label, members) in enumerate(by_system.items()):
+        points = sorted((row["batch_size"], row["decode_tokens_per_s"]) for row in members)
+        axis.plot(*zip(*points, strict=True), label=label, **_style(number))
+    axis.set(xlabel="batch size", ylabel="tokens/s", xscale="log", yscale="log")
+    _legend_outside(speed, [axis])
+    realised, (axis,) = _axes(1)
+    for number, (label, members) in enumerate(by_system.items()):
+        points = [(row["bytes_speedup"], row["decode_speedup"]) for row in members if "realised_fraction" in row]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=label, **_style(number), linestyle="")
+    axis.axline((1, 1), slope=1, color="#777777", linewidth=1)
+    axis.set(xlabel="speedup that the bytes allow", ylabel="measured decode speedup")
+    _legend_outside(realised, [axis])
+    steps, (axis,) = _axes(1)
+    for number, (label, part) in enumerate(last.items()):
+        if part["step_ms"]:
+            style = {**_style(number), "marker": ""}
+            axis.plot(range(1, len(part["step_ms"]) + 1), part["step_ms"], label=label, **style)
+    axis.set(xlabel="generation step", ylabel="ms per step, largest batch")
+    axis.set_ylim(bottom=0)
+    _legend_outside(steps, [axis])
+    return {"tokens_by_batch": speed, "realised_speedup": realised, "ms_by_step": steps}
+
+
 def _by_step(drawn: Sequence[Curve], values: Any, *, first_step: int, ylabel: str) -> "Figure":
     series = _by_series(drawn)
     references = [members[0] for members in series.values() if members[0].row["method"] in _REFERENCES]

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from skiplab.results import VOCABULARY, Row
-from skiplab.tables import tables
+from skiplab.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,17 +37,22 @@ def samples(items: Sequence["Item"], records: Sequence[Mapping[str, Any]], *, co
 
 @dataclass(frozen=True)
 class Page:
-    """What the report page shows."""
+    """What the report page shows.
+
+    Attributes:
+        notes: how to read the tables.
+    """
 
     title: str
     description: str
     task: str
     rows: Sequence[Row]
-    summary: Sequence[Row]
+    tables: Sequence[Table]
     figures: Mapping[str, "Figure"]
     samples: Sequence[Sample]
     environment: Mapping[str, Any]
     config: str
+    notes: str
 
 
 def html(page: Page) -> str:
@@ -61,7 +66,7 @@ def html(page: Page) -> str:
         .from_string(template)
         .render(
             page=page,
-            tables=tables(page.rows, page.summary),
+            tables=page.tables,
             plots={name: _svg(figure) for name, figure in page.figures.items()},
             vocabulary={key: meaning for key, meaning in VOCABULARY.items() if key in used},
         )

@@ -33,6 +33,9 @@ VOCABULARY: dict[str, str] = {
     "step_layer_speedup": "layers of the full model over layers run, per step of the timed batches: a batch's step "
     "runs as deep as its deepest row, and its late steps count as much as its early ones",
     "bytes_speedup": "as layer_speedup, with embeddings, head and KV counted in bytes",
+    "roofline_fraction": "least decode time that the machine's measured bandwidth and matrix speed allow over the one "
+    "taken",
+    "realised_fraction": "decode_speedup over bytes_speedup",
     "decode_speedup": "decode tokens/s over the full model's in the same run, median over rounds",
     "decode_speedup_quartiles": "its first and third quartile",
     "decode_tokens_per_s": "generated tokens after the first per second, prefill excluded, median over rounds; every "

@@ -32,6 +32,19 @@ _SPEEDS: dict[str, tuple[str, str, float]] = {
 _COMPARED = ("slot_accuracy", "rouge_l", "agreement")
 
 
+NOTES = (
+    "Small figures are 95% bootstrap intervals over test items and, where there are several, seeds (of few "
+    "seeds they understate the share; for BLEU they are then the lowest and the highest). Differences are "
+    "paired by seed and item against the setting named, with p from a sign-flip permutation test over items. "
+    "For speeds they are quartiles over rounds. Speeds are of the first seed, medians over interleaved rounds "
+    "of one run. Methods are trained on from the base that full 1x is; full 1x fine-tuned shows what that "
+    "further training alone gives. A batch's late steps, where few rows are left, count as much as its early "
+    "ones, so a schedule can gain more time than its layers per token say: compare with the layer speedup of "
+    "the timed steps."
+)
+"""How to read a comparison's tables."""
+
+
 class Cell(NamedTuple):
     """A figure, and its interval."""
 
@@ -52,6 +65,19 @@ class Table:
     lines: list[list[Cell]] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
 
+    def print(self, console: "Console") -> None:
+        """The cells on the console, without intervals; a file or pipe gets lines as long as it takes."""
+        from rich import box
+        from rich.table import Table as RichTable
+
+        width = console.width if console.is_terminal else max(console.width, 160)
+        shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        for number, name in enumerate(self.header):
+            shown.add_column(name.replace(" ", "\n"), justify="left" if number < 2 else "right", no_wrap=number > 1)
+        for number, line in enumerate(self.lines):
+            shown.add_row(*(cell.text for cell in line), *(["failed"] if number in self.errors else []))
+        console.print(shown, width=width)
+
 
 def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
     """The rows of each method, setting and seed: one per timed batch size."""
@@ -71,9 +97,8 @@ def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
     return found
 
 
-def markdown(rows: Sequence[Row], summary: Sequence[Row]) -> str:
-    """The tables in Markdown without intervals, errors below them."""
-    laid = tables(rows, summary)
+def markdown(laid: Sequence[Table], rows: Sequence[Row]) -> str:
+    """Tables in Markdown without intervals, the rows' errors below them."""
     parts = []
     for table in laid:
         cells = [table.header, ["---"] * len(table.header), *([cell.text for cell in line] for line in table.lines)]
@@ -111,6 +136,34 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
             seed = f" seed {row['seed']}" if _many_seeds(rows) else ""
             shown.add_row(f"{row['method']} {row['setting']}{seed}", "failed")
     console.print(shown)
+
+
+def throughput_table(rows: Sequence[Row]) -> Table:
+    """A line per system, number format and batch size."""
+    figures = {
+        "decode_tokens_per_s": ("tokens/s", "{:,.1f}"),
+        "decode_ms_per_step": ("ms per step", "{:.2f}"),
+        "prefill_ms": ("prefill ms", "{:.1f}"),
+        "layers_per_step": ("layers", "{:.1f}"),
+        "decode_speedup": ("decode speedup", "{:.2f}x"),
+        "bytes_speedup": ("bytes speedup", "{:.2f}x"),
+        "realised_fraction": ("realised", "{:.2f}"),
+        "roofline_fraction": ("roofline", "{:.2f}"),
+    }
+    shown = [key for key in figures if _has(rows, key)]
+    table = Table("Throughput", ["method", "setting", "format", "batch", *(figures[key][0] for key in shown)])
+    for number, row in enumerate(rows):
+        line = [Cell(row["method"]), Cell(row["setting"]), Cell(row["dtype"]), Cell(str(row["batch_size"]))]
+        if "error" in row:
+            table.errors[number] = row["error"]
+            table.lines.append(line)
+            continue
+        for key in shown:
+            form, bounds = figures[key][1], row.get(f"{key}_quartiles")
+            spread = "" if bounds is None else f"[{', '.join(form.format(one) for one in bounds)}]"
+            line.append(Cell(form.format(row[key]), spread) if key in row else Cell(""))
+        table.lines.append(line)
+    return table
 
 
 def one_line(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from skiplab.plots import curves, figures, layer_figure
 from skiplab.report import Page, html, samples
+from skiplab.tables import tables
 from tests.test_tables import FULL, ROWS, SKIP, SUMMARY
 
 RECORDS = {
@@ -32,7 +33,7 @@ def test_the_page_escapes_text_and_holds_every_plot() -> None:
     }
     shown = samples([OneItem()], list(RECORDS.values()), count=1)  # type: ignore[list-item]
     environment = {"cpu": "c", "cores": 2, "threads": 1, "seed": 0}
-    page = html(Page("x", "what", "task", ROWS, SUMMARY, drawn, shown, environment, "a: 1"))
+    page = html(Page("x", "what", "task", ROWS, tables(ROWS, SUMMARY), drawn, shown, environment, "a: 1", "so read"))
     assert page.count("<svg") == len(drawn)
     assert "&lt;i&gt;text&lt;/i&gt;" in page
     assert "<i>text</i>" not in page

@@ -174,6 +174,23 @@ def test_compact_runs_a_layer_on_the_rows_that_need_it_and_freeze_on_all(backbon
     assert saved
 
 
+@pytest.mark.parametrize("batch_policy", ["freeze", "compact"])
+def test_lazy_fills_what_a_row_reads_and_no_more(backbone: Backbone, trace: Trace, batch_policy: BatchPolicy) -> None:
+    left_out = 0
+    for bound in BOUNDS:
+        lazy = trace(backbone, CoordinateExit(bound, batch_policy=batch_policy), [12] * 3)
+        depth_BG = lazy.result.depth_BT[:, 1:]
+        # A layer serves a row at the steps that run it, in a freezing batch as deep as the deepest row's.
+        run_BG = depth_BG if batch_policy == "compact" else depth_BG.max(0).values.expand_as(depth_BG)
+        deepest_later_BG = run_BG.flip(1).cummax(1).values.flip(1)
+        for layer in range(6):
+            filled_BG = (lazy.kept(layer) != 0).all(-1).all(2).all(0)[:, -11:]
+            assert torch.equal(filled_BG, deepest_later_BG > layer)
+            left_out += int((~filled_BG).sum())
+        assert lazy.cache._selected is None
+    assert left_out
+
+
 @final
 class EveryFourthStepDeep(AdaptivePolicy):
     """All rows leave after the first layer but at every fourth step."""

@@ -91,6 +91,6 @@ def test_the_console_shows_every_setting_whole() -> None:
 
 
 def test_markdown_ends_with_the_errors() -> None:
-    text = markdown(ROWS, SUMMARY)
+    text = markdown(tables(ROWS, SUMMARY), ROWS)
     assert "| skipdecode | 3x | 3.00x | 38.5 |" in text
     assert text.endswith("- lost <b> failed: ValueError: a < b")

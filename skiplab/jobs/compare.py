@@ -30,7 +30,7 @@ from skiplab.module import ExitModule
 from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.summary import summarise
-from skiplab.tables import one_line, print_table
+from skiplab.tables import NOTES, one_line, print_table, tables
 
 
 def compare(cfg: DictConfig, run_dir: Path) -> bool:
@@ -271,11 +271,12 @@ class Comparison:
             description=self._config["description"] or "",
             task=self._data.source.name,
             rows=rows,
-            summary=summary,
+            tables=tables(rows, summary),
             figures=figures,
             samples=report.samples(self._items, list(records.values()), count=5),
             environment=self._environment,
             config=config,
+            notes=NOTES,
         )
         publish.publish(self._folder.path, page)
         tracked = self._folder.load("mlflow") or {}

@@ -36,7 +36,7 @@ def new_classifier(backbone: Backbone, kind: ClassifierLoss = "independent") -> 
 
 
 def test_independent_loss_rebalances_each_exit() -> None:
-    # One of three agrees at the first exit: it weighs 2/3, the others 1/3 each. At the second it is the other way round.
+    # One of three agrees at the first exit: it weighs 2/3, the others 1/3 each. At the second two agree.
     first = 2 / 3 * math.log(p(0.3)) + 1 / 3 * math.log(1 - p(-1.2)) + 1 / 3 * math.log(1 - p(2.0))
     second = 1 / 3 * math.log(p(-0.4)) + 1 / 3 * math.log(p(0.7)) + 2 / 3 * math.log(1 - p(1.1))
     found = independent_loss(torch.tensor(LOGITS), torch.tensor(AGREES))

@@ -18,7 +18,8 @@ from tests.tiny import tiny_backbone
 
 
 def build(backbone: Backbone, **options: Any) -> LayerSkip:
-    return LayerSkip(Setup(backbone, [12, 14], Optimization(learning_rate=1e-3)), **({"speedup": 1.5} | options))
+    options.setdefault("speedup", 1.5)
+    return LayerSkip(Setup(backbone, [12, 14], Optimization(learning_rate=1e-3)), **options)
 
 
 def layer_loss(backbone: Backbone, h_BTD: Tensor, batch: Batch) -> Tensor:

@@ -1,0 +1,229 @@
+"""Time decoding at any shape: ours and others, random weights, fixed lengths, against the machine's bounds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+
+from skiplab import plots, report, tracking
+from skiplab.backbone import Backbone, OPTSpec
+from skiplab.batch import collate
+from skiplab.benchmark import System, Timing, engine_system, hf_generate_system, interleave
+from skiplab.ceilings import measure_ceilings
+from skiplab.cost import Ceilings, Footprint
+from skiplab.environment import environment
+from skiplab.jobs import publish
+from skiplab.jobs.cases import Case, expand
+from skiplab.jobs.prepare import ConfigurationError
+from skiplab.module import Optimization, Setup
+from skiplab.peers import ctranslate2_system
+from skiplab.policy import ExitPolicy
+from skiplab.results import Row, check_row, write_results
+from skiplab.run_folder import RunFolder
+from skiplab.tables import throughput_table
+from skiplab.throughput import DTYPES, ThroughputSpec, bound_figures, policy_steps
+
+PAD, BOS, EOS = 1, 0, 2
+_NOTES = (
+    "Medians over interleaved rounds of one run, quartiles small. Speedups are against the full model in the same "
+    "number format; `realised` is their share of what the bytes allow; `roofline` is the least time that the "
+    "machine's measured bandwidth and matrix speed allow over the time taken. Weights are random: figures are of "
+    "speed alone."
+)
+
+
+def throughput(cfg: DictConfig, run_dir: Path) -> bool:
+    """Time all systems at every batch size; True if none failed.
+
+    Raises:
+        ConfigurationError: before anything is timed.
+    """
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    try:
+        spec = ThroughputSpec(**config["throughput"])
+        shape: OPTSpec = instantiate(config["backbone"])
+        folder = RunFolder(run_dir)
+        folder.check(config)
+        job = Throughput(config, spec, shape, folder)
+        tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
+        folder.bind(config)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigurationError(str(error)) from error
+    return job.run()
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A system that is timed.
+
+    Attributes:
+        policy, size: what it runs and reads; None is an outside engine.
+        baseline: name of the full model that it is compared with.
+    """
+
+    row: Row
+    system: System
+    policy: ExitPolicy | None
+    size: Footprint
+    baseline: str
+
+
+@final
+class Throughput:
+    """One timing under way. A finished batch size is a file in the run folder, and is not timed again."""
+
+    def __init__(self, config: dict[str, Any], spec: ThroughputSpec, shape: OPTSpec, folder: RunFolder) -> None:
+        self._config = config
+        self._spec = spec
+        self._shape = shape
+        self._folder = folder
+        self._console = Console()
+        self._device = torch.device("cuda" if config["trainer"]["accelerator"] in ("gpu", "cuda") else "cpu")
+        with torch.device("meta"):
+            self._cases = self._expand(self._build())
+
+    def run(self) -> bool:
+        """All batch sizes, the table, MLflow."""
+        name = self._config["tracking"]["experiment"]
+        with tracking.run(name):
+            ceilings = self._measured_ceilings()
+            entrants = self._entrants()
+            parts = [self._batch(size, entrants, ceilings) for size in self._spec.batch_sizes]
+            rows = [timed["row"] for part in parts for timed in part.values()]
+            machine = {dtype: vars(found) for dtype, found in ceilings.items()}
+            described = {**environment(0), "ceilings": machine}
+            write_results(self._folder.path, job="throughput", experiment=name, environment=described, rows=rows)
+            self._publish(name, rows, parts, described)
+        return not any("error" in row for row in rows)
+
+    def _batch(
+        self, batch_size: int, entrants: Mapping[str, Entrant], ceilings: Mapping[str, Ceilings]
+    ) -> dict[str, dict[str, Any]]:
+        if (known := self._folder.load(f"batch{batch_size}")) is not None:
+            self._console.print(f"batch {batch_size}: finished before")
+            return known
+        self._console.print(f"batch {batch_size}: {len(entrants)} systems in turns")
+        workload = self._spec.workload(batch_size, self._vocab_size, PAD)
+        options = self._config["benchmark"]
+        timings, errors = interleave(
+            {name: entrant.system for name, entrant in entrants.items()},
+            workload,
+            rounds=options["rounds"],
+            warmup=options["warmup"],
+            device=self._device,
+            progress=lambda work: track(list(work), console=self._console, transient=True),
+        )
+        found: dict[str, dict[str, Any]] = {}
+        for name, entrant in entrants.items():
+            if name in errors:
+                error = f"{type(errors[name]).__name__}: {errors[name]}"
+                found[name] = {"row": {**entrant.row, "batch_size": batch_size, "error": error}, "step_ms": []}
+            else:
+                row = self._row(entrant, timings[name], timings.get(entrant.baseline), ceilings)
+                found[name] = {"row": row, "step_ms": timings[name].step_ms()}
+            check_row(found[name]["row"])
+        self._folder.save(f"batch{batch_size}", found)
+        return found
+
+    def _row(self, entrant: Entrant, timing: Timing, baseline: Timing | None, ceilings: Mapping[str, Ceilings]) -> Row:
+        row = {**entrant.row, **timing.row(baseline)}
+        if entrant.policy is not None:
+            steps = policy_steps(entrant.policy, timing, self._spec.prompt_tokens)
+            row |= bound_figures(steps, entrant.size, ceilings[entrant.row["dtype"]], row)
+        return row
+
+    def _measured_ceilings(self) -> dict[str, Ceilings]:
+        if (known := self._folder.load("ceilings")) is None:
+            self._console.print("bandwidth and matrix speed of the machine")
+            found = {dtype: measure_ceilings(self._device, DTYPES[dtype]) for dtype in self._spec.dtypes}
+            known = {dtype: vars(ceilings) for dtype, ceilings in found.items()}
+            self._folder.save("ceilings", known)
+        return {dtype: Ceilings(**values) for dtype, values in known.items()}
+
+    def _entrants(self) -> dict[str, Entrant]:
+        torch.manual_seed(0)
+        first = self._build().eval()
+        found: dict[str, Entrant] = {}
+        if "ctranslate2" in self._spec.peers:
+            for kind in ("float32", "int8"):
+                row = {"method": "ctranslate2", "setting": "full depth", "seed": 0, "dtype": kind}
+                system = ctranslate2_system(
+                    first, self._folder.path / "ctranslate2", kind, threads=self._config["threads"]
+                )
+                found[f"ctranslate2 {kind}"] = Entrant(row, system, None, Footprint.of(first), "full 1x float32")
+        for dtype in self._spec.dtypes:
+            found |= self._in_dtype(first, dtype)
+        return found
+
+    def _in_dtype(self, first: Backbone, dtype: str) -> dict[str, Entrant]:
+        backbone = self._build()
+        backbone.load_state_dict(first.state_dict())
+        backbone = backbone.to(self._device, DTYPES[dtype]).eval()
+        size = Footprint.of(backbone)
+        baseline = f"full 1x {dtype}"
+        prompts = self._spec.workload(4, self._vocab_size, PAD).prompts
+        valid = collate(prompts, [[EOS] * self._spec.new_tokens] * len(prompts), PAD)
+        found: dict[str, Entrant] = {}
+        for case in self._cases:
+            module = case.build(self._setup(backbone)).eval()
+            policy = module.exit_policy([type(valid)(*(tensor.to(self._device) for tensor in valid))])
+            row = {**vars(case.entry), "dtype": dtype}
+            if module.target_speedup is not None:
+                row["target_speedup"] = module.target_speedup
+            system = engine_system(backbone, policy)
+            found[f"{case.entry.label} {dtype}"] = Entrant(row, system, policy, size, baseline)
+        if "hf_generate" in self._spec.peers:
+            row = {"method": "hf_generate", "setting": "full depth", "seed": 0, "dtype": dtype}
+            found[f"hf_generate {dtype}"] = Entrant(row, hf_generate_system(backbone), None, size, baseline)
+        return found
+
+    def _publish(
+        self, name: str, rows: list[Row], parts: list[dict[str, dict[str, Any]]], described: dict[str, Any]
+    ) -> None:
+        table = throughput_table(rows)
+        page = report.Page(
+            title=name,
+            description=self._config["description"] or "",
+            task=f"prompts of {self._spec.prompt_tokens} random tokens, {self._spec.new_tokens} new ones",
+            rows=rows,
+            tables=[table],
+            figures=plots.throughput_figures(rows, parts[-1]),
+            samples=[],
+            environment=described,
+            config=OmegaConf.to_yaml(OmegaConf.create(self._config)),
+            notes=_NOTES,
+        )
+        publish.publish(self._folder.path, page)
+        for system in parts[0]:
+            self._track(system, [part[system] for part in parts])
+        table.print(self._console)
+        self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
+
+    def _track(self, system: str, timed: list[dict[str, Any]]) -> None:
+        """A child run with a system's figures by batch size."""
+        with tracking.run(system, nested=True):
+            tracking.log_params({key: timed[0]["row"][key] for key in ("method", "setting", "dtype")})
+            for part in timed:
+                group = f"batch{part['row']['batch_size']}/"
+                tracking.log_figures(part["row"], group=group)
+                tracking.log_series(f"{group}step_ms", part["step_ms"], first_step=1)
+
+    def _expand(self, probe: Backbone) -> list[Case]:
+        methods = self._config["methods"]
+        return expand({"full": methods["full"], **methods}, [0], self._setup(probe))
+
+    def _setup(self, backbone: Backbone) -> Setup:
+        return Setup(backbone, [self._spec.new_tokens] * 8, Optimization(learning_rate=1e-3))
+
+    def _build(self) -> Backbone:
+        return self._shape.build(vocab_size=self._vocab_size, pad_id=PAD, bos_id=BOS, eos_id=EOS)
+
+    @property
+    def _vocab_size(self) -> int:
+        return self._shape.vocab_size or 50272

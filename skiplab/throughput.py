@@ -1,0 +1,70 @@
+"""How speed is asked for at a shape, and what the bounds make of a timing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from skiplab.benchmark import Timing, Workload
+from skiplab.cost import Ceilings, Footprint, Step, bytes_speedup, least_seconds, steps_of
+from skiplab.policy import ExitPolicy, RowwisePolicy
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PEERS = ("hf_generate", "ctranslate2")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ThroughputSpec:
+    """What is timed.
+
+    Args:
+        batch_sizes: rows per batch.
+        prompt_tokens, new_tokens: of every row.
+        dtypes: number formats of the weights.
+        peers: outside systems beside ours.
+    """
+
+    batch_sizes: list[int]
+    prompt_tokens: int
+    new_tokens: int
+    dtypes: list[str]
+    peers: list[str]
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise ValueError(f"throughput batch_sizes must be at least 1, got {self.batch_sizes}")
+        if self.prompt_tokens < 1 or self.new_tokens < 2:
+            raise ValueError(
+                f"throughput needs a prompt token and two new ones, got {self.prompt_tokens} and {self.new_tokens}"
+            )
+        for name, values, known in (("dtypes", self.dtypes, list(DTYPES)), ("peers", self.peers, list(PEERS))):
+            for value in values:
+                if value not in known:
+                    raise ValueError(f"unknown throughput {name} {value!r}; choose from {', '.join(known)}")
+
+    def workload(self, batch_size: int, vocab_size: int, pad_id: int) -> Workload:
+        """One batch of random prompts."""
+        generator = torch.Generator().manual_seed(batch_size)
+        prompts = torch.randint(pad_id + 1, vocab_size, (batch_size, self.prompt_tokens), generator=generator)
+        return Workload(prompts.tolist(), [self.new_tokens] * batch_size, batch_size, pad_id)
+
+
+def policy_steps(policy: ExitPolicy, timing: Timing, prompt: int) -> list[Step]:
+    """The decode steps that a timing ran; of a policy whose rows exit, each as deep as the mean step."""
+    rows, count = timing.workload.batch_size, timing.workload.lengths[0] - 1
+    if isinstance(policy, RowwisePolicy):
+        assert timing.layers_per_step is not None
+        return steps_of([timing.layers_per_step] * count, rows=rows, prompt=prompt)
+    return steps_of([len(policy.plan(step)) for step in range(1, count + 1)], rows=rows, prompt=prompt)
+
+
+def bound_figures(steps: Sequence[Step], size: Footprint, ceilings: Ceilings, row: dict[str, Any]) -> dict[str, float]:
+    """`bytes_speedup`, the share of it that became `decode_speedup`, and the share of the roofline's speed reached."""
+    possible = bytes_speedup(steps, size)
+    seconds = row["decode_ms_per_step"] * len(steps) / 1e3
+    figures = {"bytes_speedup": possible, "roofline_fraction": least_seconds(steps, size, ceilings) / seconds}
+    if "decode_speedup" in row:
+        figures["realised_fraction"] = row["decode_speedup"] / possible
+    return figures
