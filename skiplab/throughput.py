@@ -44,6 +44,17 @@ class ThroughputSpec:
                 if value not in known:
                     raise ValueError(f"unknown throughput {name} {value!r}; choose from {', '.join(known)}")
 
+    def check_positions(self, most: int) -> None:
+        """Refuse more tokens than a backbone has positions.
+
+        Raises:
+            ValueError: the message gives both.
+        """
+        if self.prompt_tokens + self.new_tokens - 1 > most:
+            raise ValueError(
+                f"throughput's {self.prompt_tokens} prompt and {self.new_tokens} new tokens do not fit {most} positions"
+            )
+
     def workload(self, batch_size: int, vocab_size: int, pad_id: int) -> Workload:
         """One batch of random prompts."""
         generator = torch.Generator().manual_seed(batch_size)

@@ -48,6 +48,7 @@ def throughput(cfg: DictConfig, run_dir: Path) -> bool:
     try:
         spec = ThroughputSpec(**config["throughput"])
         shape: OPTSpec = instantiate(config["backbone"])
+        spec.check_positions(shape.max_positions)
         folder = RunFolder(run_dir)
         folder.check(config)
         job = Throughput(config, spec, shape, folder)

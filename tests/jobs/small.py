@@ -5,6 +5,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
+from skiplab.backbone import OPTSpec
+
 SMALL = (
     "backbone.num_layers=4",
     "backbone.hidden_size=16",
@@ -31,3 +33,8 @@ def small_config(
     ]
     with initialize_config_module("experiments", version_base="1.3"):
         return compose("config", overrides=[f"experiment={experiment}", *SMALL, *task, *store, *overrides])
+
+
+def tiny_shape(layers: int, width: int, heads: int, vocab_size: int) -> OPTSpec:
+    """OPT's pre-norm layout at a size for tests."""
+    return OPTSpec(num_layers=layers, hidden_size=width, num_heads=heads, max_positions=64, vocab_size=vocab_size)

@@ -1,0 +1,123 @@
+"""Speed at a shape."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from skiplab.cost import Ceilings, Footprint, bytes_speedup, least_seconds, steps_of
+from skiplab.jobs.prepare import ConfigurationError
+from skiplab.jobs.throughput import BOS, EOS, PAD, throughput
+from tests.jobs.small import tiny_shape
+
+SMALL = (
+    "backbone.num_layers=4",
+    "backbone.hidden_size=16",
+    "backbone.num_heads=2",
+    "backbone.vocab_size=104",
+    "throughput.prompt_tokens=6",
+    "throughput.new_tokens=5",
+    "throughput.batch_sizes=[1,3]",
+    "benchmark.rounds=2",
+    "benchmark.warmup=0",
+    "speedups=[2]",
+    "methods.calm.sweep.batch_policy=[compact]",
+)
+
+
+def config(folder: Path, *overrides: str) -> DictConfig:
+    store = (f"tracking.uri=sqlite:///{folder}/mlflow.db", "tracking.experiment=throughput")
+    with initialize_config_module("experiments", version_base="1.3"):
+        return compose("config", overrides=["experiment=throughput", *SMALL, *store, *overrides])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("throughput")
+    assert throughput(config(home), home / "run")
+    return home
+
+
+def results(home: Path) -> dict:
+    return json.loads((home / "run" / "results.json").read_text())
+
+
+def test_every_system_is_timed_in_every_format_and_batch_size(home: Path) -> None:
+    rows = results(home)["rows"]
+    systems = {(row["method"], row["setting"]) for row in rows}
+    assert systems == {
+        ("full", "1x"),
+        ("skipdecode", "2x"),
+        ("early_termination", "2x"),
+        ("calm", "softmax ~2x compact"),
+        ("hf_generate", "full depth"),
+    }
+    assert len(rows) == len(systems) * 2 * 2
+    for row in rows:
+        assert row["timing_rounds"] == 2
+        assert row["decode_speedup"] > 0
+        assert (row["decode_speedup"] == 1) == (row["method"] == "full")
+
+
+def test_bounds_follow_from_the_shape_and_the_measured_ceilings(home: Path) -> None:
+    found = results(home)
+    ceilings = Ceilings(**found["environment"]["ceilings"]["float32"])
+    size = Footprint.of(tiny_shape(4, 16, 2, 104).build(vocab_size=104, pad_id=PAD, bos_id=BOS, eos_id=EOS))
+    (row,) = [
+        row
+        for row in found["rows"]
+        if (row["method"], row["dtype"], row["batch_size"]) == ("skipdecode", "float32", 3)
+    ]
+    steps = steps_of([2] * 4, rows=3, prompt=6)
+    assert row["layers_per_step"] == 2
+    assert row["bytes_speedup"] == pytest.approx(bytes_speedup(steps, size))
+    assert row["realised_fraction"] == pytest.approx(row["decode_speedup"] / row["bytes_speedup"])
+    taken = row["decode_ms_per_step"] * 4 / 1e3
+    assert row["roofline_fraction"] == pytest.approx(least_seconds(steps, size, ceilings) / taken)
+
+
+def test_mlflow_has_a_run_per_system(home: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    experiment = client.get_experiment_by_name("throughput")
+    assert experiment is not None
+    runs = {str(run.info.run_name): run for run in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == 1 + 10
+    assert {"batch1/realised_fraction", "batch3/decode_ms_per_step"} <= runs[
+        "skipdecode 2x bfloat16"
+    ].data.metrics.keys()
+    artifacts = {item.path for item in client.list_artifacts(runs["throughput"].info.run_id)}
+    assert artifacts >= {"report.html", "results.json", "plots"}
+
+
+def test_a_finished_batch_size_is_not_timed_again(home: Path) -> None:
+    before = results(home)["rows"]
+    assert throughput(config(home), home / "run")
+    assert results(home)["rows"] == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["throughput.dtypes=[float64]"], "unknown throughput dtypes 'float64'; choose from float32, bfloat16"),
+        (["throughput.peers=[vllm]"], "unknown throughput peers 'vllm'; choose from hf_generate, ctranslate2"),
+        (["throughput.new_tokens=1"], "two new ones, got 6 and 1"),
+        (["throughput.batch_sizes=[]"], "batch_sizes must be at least 1"),
+        (["speedups=[9]"], "method skipdecode: target speedup 9 cannot be reached"),
+        (["throughput.prompt_tokens=3000"], "3000 prompt and 5 new tokens do not fit 2048 positions"),
+    ],
+)
+def test_bad_configurations_say_what_is_wrong(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        throughput(config(tmp_path, *overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctranslate2_times_the_same_weights(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2", reason="the extra bench is not installed")
+    only = ("~methods.skipdecode", "~methods.early_termination", "~methods.calm", "throughput.dtypes=[float32]")
+    assert throughput(config(tmp_path, *only, "throughput.peers=[ctranslate2]"), tmp_path / "run")
+    kinds = {row["dtype"] for row in results(tmp_path)["rows"] if row["method"] == "ctranslate2"}
+    assert kinds == {"float32", "int8"}
