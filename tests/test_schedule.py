@@ -204,6 +204,7 @@ def test_horizons_by_hand() -> None:
     }  # fmt: skip
     # Of 40 lengths the 38th is the first that 95% do not exceed.
     assert HORIZONS["p95"](list(range(40, 0, -1))) == 38
+    assert [horizon([9, 7, 3]) for horizon in HORIZONS.values()] == [3, 7, 9, 14]
     assert [horizon([1, 1]) for horizon in HORIZONS.values()] == [2, 2, 2, 4]
 
 
