@@ -39,7 +39,7 @@ Measure = Literal["softmax", "state", "classifier", "ideal"]
 KeysAndValues = Literal["lazy", "eager", "exact"]
 
 # Rounds of decoding the validation data when a threshold is matched to a speedup.
-_CORRECTIONS = 3
+_ROUNDS = 4
 
 
 def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch]) -> float:
@@ -100,10 +100,13 @@ class CALM(ExitModule):
                 raise ValueError(f"unknown calm {name} {value!r}; choose one of {', '.join(known)}")
         layers = setup.backbone.num_layers
         exit_layers = exits_after(layers, first_exit, exit_interval)
-        learned = measure == "classifier"
-        super().__init__(setup, probes=[ExitClassifier(setup, exit_layers, classifier_loss)] if learned else [])
-        if measure == "ideal" and (threshold, speedup) != (None, None):
-            raise ValueError(f"calm's ideal exit takes neither threshold nor speedup, got {threshold} and {speedup}")
+        classifier = ExitClassifier(setup, exit_layers, classifier_loss)
+        super().__init__(setup, probes=[classifier] if measure == "classifier" else [])
+        if measure == "ideal" and (threshold, speedup, temperature) != (None, None, None):
+            raise ValueError(
+                f"calm's ideal exit takes neither threshold, speedup nor temperature, got {threshold}, {speedup} and "
+                f"{temperature}"
+            )
         if measure != "ideal" and (threshold is None) == (speedup is None):
             raise ValueError(f"calm takes either a threshold or a speedup, got {threshold} and {speedup}")
         if speedup is not None and not 1 <= speedup <= layers:
@@ -123,6 +126,7 @@ class CALM(ExitModule):
         self._decay: Formula = decay
         self._measure: Measure = measure
         self._vocabulary = vocabulary
+        self._classifier_loss: ClassifierLoss = classifier_loss
         self._exit_layers = exit_layers
         self._batch_policy: BatchPolicy = batch_policy
         self._propagation: KeysAndValues = propagation
@@ -133,6 +137,9 @@ class CALM(ExitModule):
         named += [f"{self._threshold:g}"] if self._threshold is not None else []
         named += [f"~{self._speedup:g}x"] if self._speedup is not None else []
         named += [f"of {self._vocabulary} tokens"] if self._vocabulary else []
+        named += ["geometric"] if self._measure == "classifier" and self._classifier_loss == "geometric" else []
+        named += [f"from layer {self._exit_layers.start + 1}"] if self._exit_layers.start else []
+        named += [f"every {self._exit_layers.step} layers"] if self._exit_layers.step > 1 else []
         named += [self._batch_policy] if self._batch_policy != "freeze" else []
         named += [self._propagation] if self._propagation != "lazy" else []
         named += ["decaying"] if self._temperature is not None else []
@@ -195,18 +202,18 @@ class CALM(ExitModule):
         """The threshold under which decoding `valid` runs about `depth` layers per token.
 
         Teacher-forced first exits ignore that exits change the states of later tokens, so the depth
-        asked of them is corrected by the depth that decoding had.
+        asked of them is corrected by the depth that decoding had; the round that came nearest counts.
         """
         measured = [exit_confidences(self.backbone, batch, confidence, self._exit_layers) for batch in valid]
         confidences, steps = zip(*measured, strict=True)
         confidence_EN, step_N = torch.cat(confidences, dim=1), torch.cat(steps)
-        asked = depth
-        threshold = self._first_exit_threshold(confidence_EN, step_N, asked)
-        for _ in range(_CORRECTIONS):
-            asked *= depth / decoded_depth(self.backbone, self._policy(threshold, confidence), valid)
-            asked = min(max(asked, 1.0), float(self.backbone.num_layers))
+        asked, tried = depth, []
+        for _ in range(_ROUNDS):
             threshold = self._first_exit_threshold(confidence_EN, step_N, asked)
-        return threshold
+            found = decoded_depth(self.backbone, self._policy(threshold, confidence), valid)
+            tried.append((abs(found / depth - 1), threshold))
+            asked = min(max(asked * depth / found, 1.0), float(self.backbone.num_layers))
+        return min(tried)[1]
 
     def _first_exit_threshold(self, confidence_EN: Tensor, step_N: Tensor, depth: float) -> float:
         """The threshold whose mean first exit is `depth` layers, by bisection."""

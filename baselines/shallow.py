@@ -47,4 +47,4 @@ class Shallow(PlanTrainedModule):
 
     @property
     def target_speedup(self) -> float | None:
-        return self._speedup
+        return self.backbone.num_layers / self._kept

@@ -49,11 +49,12 @@ class UnifiedLayerSkipping(PlanTrainedModule):
         self.policy = Planned([terminate_plan(layers), plan])
         self.plans = {"layers": list(plan)}
         self._speedup = speedup
+        self._kept = len(plan)
 
     @property
     def setting(self) -> str:
-        return f"{self._speedup:g}x{self.distillation.suffix}"
+        return f"{self._speedup:g}x {self._kept} layers{self.distillation.suffix}"
 
     @property
     def target_speedup(self) -> float | None:
-        return self._speedup
+        return self.backbone.num_layers / self._kept

@@ -138,22 +138,43 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
     console.print(shown)
 
 
+_TIMED: dict[str, tuple[str, str]] = {
+    "decode_tokens_per_s": ("tokens/s", "{:,.1f}"),
+    "decode_ms_per_step": ("ms per step", "{:.2f}"),
+    "prefill_ms": ("prefill ms", "{:.1f}"),
+    "layers_per_step": ("layers", "{:.1f}"),
+    "decode_speedup": ("decode speedup", "{:.2f}x"),
+    "bytes_speedup": ("bytes speedup", "{:.2f}x"),
+    "realised_fraction": ("realised", "{:.2f}"),
+    "roofline_fraction": ("roofline", "{:.2f}"),
+}
+_PREDICTED: dict[str, tuple[str, str]] = {
+    "layer_speedup": ("layer speedup", "{:.2f}x"),
+    "bytes_speedup": ("bytes speedup", "{:.2f}x"),
+    "predicted_ms_per_step": ("predicted ms per step", "{:,.1f}"),
+    "predicted_tokens_per_s": ("predicted tokens/s", "{:,.1f}"),
+    "predicted_speedup": ("predicted speedup", "{:.2f}x"),
+}
+
+
 def throughput_table(rows: Sequence[Row]) -> Table:
     """A line per system, number format and batch size."""
-    figures = {
-        "decode_tokens_per_s": ("tokens/s", "{:,.1f}"),
-        "decode_ms_per_step": ("ms per step", "{:.2f}"),
-        "prefill_ms": ("prefill ms", "{:.1f}"),
-        "layers_per_step": ("layers", "{:.1f}"),
-        "decode_speedup": ("decode speedup", "{:.2f}x"),
-        "bytes_speedup": ("bytes speedup", "{:.2f}x"),
-        "realised_fraction": ("realised", "{:.2f}"),
-        "roofline_fraction": ("roofline", "{:.2f}"),
-    }
+    return _flat_table("Throughput", rows, _TIMED, ("method", "setting", "dtype", "batch_size"))
+
+
+def prediction_table(rows: Sequence[Row]) -> Table:
+    """A line per shape, setting and batch size."""
+    return _flat_table("Predicted", rows, _PREDICTED, ("backbone", "setting", "batch_size"))
+
+
+def _flat_table(
+    title: str, rows: Sequence[Row], figures: Mapping[str, tuple[str, str]], labels: Sequence[str]
+) -> Table:
     shown = [key for key in figures if _has(rows, key)]
-    table = Table("Throughput", ["method", "setting", "format", "batch", *(figures[key][0] for key in shown)])
+    names = {"dtype": "format", "batch_size": "batch"}
+    table = Table(title, [*(names.get(label, label) for label in labels), *(figures[key][0] for key in shown)])
     for number, row in enumerate(rows):
-        line = [Cell(row["method"]), Cell(row["setting"]), Cell(row["dtype"]), Cell(str(row["batch_size"]))]
+        line = [Cell(str(row[label])) for label in labels]
         if "error" in row:
             table.errors[number] = row["error"]
             table.lines.append(line)

@@ -24,6 +24,7 @@ class ThroughputSpec:
         prompt_tokens, new_tokens: of every row.
         dtypes: number formats of the weights.
         peers: outside systems beside ours.
+        held_out_batches, held_out_speedups: settings that the cost model is tested on instead of fitted to.
     """
 
     batch_sizes: list[int]
@@ -31,6 +32,8 @@ class ThroughputSpec:
     new_tokens: int
     dtypes: list[str]
     peers: list[str]
+    held_out_batches: list[int]
+    held_out_speedups: list[float]
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or min(self.batch_sizes) < 1:

@@ -145,7 +145,7 @@ def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup)
     found = []
     for hypothesis in _combinations(calibrate):
         params = {**fixed, **swept, **hypothesis}
-        build: Build = instantiate({"_target_": node["_target_"], "_partial_": True, **params})
+        build: Build = instantiate({"_target_": node["_target_"], "_partial_": True, "_convert_": "all", **params})
         try:
             found.append(Candidate(build(probe).setting, params, build))
         except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Time decoding at any shape: ours and others, random weights, fixed lengths, against the machine's bounds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -16,14 +16,15 @@ from skiplab.backbone import Backbone, OPTSpec
 from skiplab.batch import collate
 from skiplab.benchmark import System, Timing, engine_system, hf_generate_system, interleave
 from skiplab.ceilings import measure_ceilings
-from skiplab.cost import Ceilings, Footprint
+from skiplab.cost import Ceilings, Footprint, steps_of
+from skiplab.cost_model import Observation, fit, median_error, relative_errors
 from skiplab.environment import environment
 from skiplab.jobs import publish
 from skiplab.jobs.cases import Case, expand
 from skiplab.jobs.prepare import ConfigurationError
 from skiplab.module import Optimization, Setup
 from skiplab.peers import ctranslate2_system
-from skiplab.policy import ExitPolicy
+from skiplab.policy import ExitPolicy, RowwisePolicy
 from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.tables import throughput_table
@@ -97,8 +98,9 @@ class Throughput:
             entrants = self._entrants()
             parts = [self._batch(size, entrants, ceilings) for size in self._spec.batch_sizes]
             rows = [timed["row"] for part in parts for timed in part.values()]
+            models = self._cost_models(entrants, parts)
             machine = {dtype: vars(found) for dtype, found in ceilings.items()}
-            described = {**environment(0), "ceilings": machine}
+            described = {**environment(0), "ceilings": machine, "cost_model": models}
             write_results(self._folder.path, job="throughput", experiment=name, environment=described, rows=rows)
             self._publish(name, rows, parts, described)
         return not any("error" in row for row in rows)
@@ -138,6 +140,35 @@ class Throughput:
             steps = policy_steps(entrant.policy, timing, self._spec.prompt_tokens)
             row |= bound_figures(steps, entrant.size, ceilings[entrant.row["dtype"]], row)
         return row
+
+    def _cost_models(
+        self, entrants: Mapping[str, Entrant], parts: Sequence[Mapping[str, dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """By number format, a model fitted to some settings and its errors on those held out; kept for `capacity`."""
+        found: dict[str, Any] = {}
+        for dtype in self._spec.dtypes:
+            fitted: dict[str, Observation] = {}
+            held_out: dict[str, Observation] = {}
+            for part in parts:
+                for name, timed in part.items():
+                    entrant, row = entrants[name], timed["row"]
+                    if entrant.policy is None or isinstance(entrant.policy, RowwisePolicy) or row["dtype"] != dtype:
+                        continue
+                    if "error" not in row:
+                        apart = row["batch_size"] in self._spec.held_out_batches or row["setting"] in (
+                            f"{speedup:g}x" for speedup in self._spec.held_out_speedups
+                        )
+                        observation = self._observation(entrant.policy, entrant.size, row)
+                        (held_out if apart else fitted)[f"{name} batch {row['batch_size']}"] = observation
+            if len(fitted) >= 4 and held_out:
+                found[dtype] = _fitted(fitted, held_out)
+        self._folder.save("cost_model", found)
+        return {dtype: {key: model[key] for key in ("constants", "median_error")} for dtype, model in found.items()}
+
+    def _observation(self, policy: ExitPolicy, size: Footprint, row: Row) -> Observation:
+        depths = [len(policy.plan(step)) for step in range(1, self._spec.new_tokens)]
+        steps = steps_of(depths, rows=row["batch_size"], prompt=self._spec.prompt_tokens)
+        return Observation(steps, size, row["decode_ms_per_step"] * len(steps) / 1e3)
 
     def _measured_ceilings(self) -> dict[str, Ceilings]:
         if (known := self._folder.load("ceilings")) is None:
@@ -204,6 +235,9 @@ class Throughput:
         for system in parts[0]:
             self._track(system, [part[system] for part in parts])
         table.print(self._console)
+        for dtype, model in described["cost_model"].items():
+            error = f"{model['median_error']:.1%}"
+            self._console.print(f"cost model, {dtype}: median error {error} on settings held out", highlight=False)
         self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
 
     def _track(self, system: str, timed: list[dict[str, Any]]) -> None:
@@ -228,3 +262,14 @@ class Throughput:
     @property
     def _vocab_size(self) -> int:
         return self._shape.vocab_size or 50272
+
+
+def _fitted(fitted: Mapping[str, Observation], held_out: Mapping[str, Observation]) -> dict[str, Any]:
+    model = fit(list(fitted.values()))
+    errors = relative_errors(model, list(held_out.values()))
+    return {
+        "constants": vars(model),
+        "fitted_to": list(fitted),
+        "median_error": median_error(model, list(held_out.values())),
+        "held_out_errors": dict(zip(held_out, errors, strict=True)),
+    }

@@ -228,9 +228,9 @@ def test_all_variants_share_one_training() -> None:
         ({"threshold": 0.5, "vocabulary": 9, "measure": "state"}, "got 9 with state"),
         (
             {"measure": "ideal", "threshold": 0.5},
-            "ideal exit takes neither threshold nor speedup, got 0.5 and None",
+            "ideal exit takes neither threshold, speedup nor temperature, got 0.5, None and None",
         ),
-        ({"measure": "ideal", "speedup": 2}, "ideal exit takes neither threshold nor speedup, got None and 2"),
+        ({"measure": "ideal", "speedup": 2}, "ideal exit takes neither threshold, speedup nor temperature, got None, 2 and None"),
         (
             {"measure": "ideal", "batch_policy": "min"},
             "oracles let rows exit on their own: batch_policy must be freeze, got min",

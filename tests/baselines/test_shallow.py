@@ -35,7 +35,7 @@ def test_every_step_runs_the_layers_of_one_end(options: dict[str, Any], plan: La
     policy = module.exit_policy([])
     assert [policy.plan(step) for step in (0, 1, 30)] == [plan] * 3
     assert module.setting == setting
-    assert module.target_speedup == options["speedup"]
+    assert module.target_speedup == 6 / len(plan)
     assert module.recipe == {"loss": "planned", "prompt_and_steps": list(plan)}
 
 

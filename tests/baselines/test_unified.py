@@ -50,6 +50,6 @@ def test_the_prompt_has_full_depth_and_every_step_the_same_layers() -> None:
     assert [policy.plan(step) for step in (0, 1, 50)] == [(0, 1, 2, 3, 4, 5), (0, 3, 5), (0, 3, 5)]
     result = decode(setup.backbone, policy, prompts(2), max_new_tokens=4, eos_id=None, pad_id=PAD)
     assert torch.equal(result.depth_BT, torch.tensor([[6, 3, 3, 3]] * 2, dtype=torch.int32))
-    assert module.setting == "2x"
+    assert module.setting == "2x 3 layers"
     assert module.target_speedup == 2
     assert module.recipe == {"loss": "planned", "layers": [0, 3, 5]}

@@ -48,6 +48,13 @@ def test_a_calibrated_node_is_a_setting_for_each_delta_with_its_hypotheses_in_or
     assert cases[0].build is cases[0].candidates[0].build
 
 
+def test_nested_hyperparameters_are_plain_values_that_a_checkpoint_can_keep() -> None:
+    node = {**SKIP, "sweep": {"speedup": [2], "distill": [None, {"logits": 1.0}]}}
+    cases = expand({"s": node}, [0], probe())
+    assert [case.entry.setting for case in cases] == ["2x", "2x distilled logits"]
+    assert [type(case.build(probe()).hparams["distill"]) for case in cases] == [type(None), dict]
+
+
 def test_rivals_share_a_speedup_or_a_calibration() -> None:
     terminate = {"name": "early_termination", "_target_": "baselines.early_termination.EarlyTermination"}
     nodes = {

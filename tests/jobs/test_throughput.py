@@ -25,6 +25,8 @@ SMALL = (
     "benchmark.warmup=0",
     "speedups=[2]",
     "methods.calm.sweep.batch_policy=[compact]",
+    "throughput.held_out_batches=[3]",
+    "throughput.held_out_speedups=[]",
 )
 
 
@@ -67,9 +69,7 @@ def test_bounds_follow_from_the_shape_and_the_measured_ceilings(home: Path) -> N
     ceilings = Ceilings(**found["environment"]["ceilings"]["float32"])
     size = Footprint.of(tiny_shape(4, 16, 2, 104).build(vocab_size=104, pad_id=PAD, bos_id=BOS, eos_id=EOS))
     (row,) = [
-        row
-        for row in found["rows"]
-        if (row["method"], row["dtype"], row["batch_size"]) == ("skipdecode", "float32", 3)
+        row for row in found["rows"] if (row["method"], row["dtype"], row["batch_size"]) == ("skipdecode", "float32", 3)
     ]
     steps = steps_of([2] * 4, rows=3, prompt=6)
     assert row["layers_per_step"] == 2

@@ -1,0 +1,48 @@
+"""Predictions on paper."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from skiplab.files import save_json
+from skiplab.jobs.capacity import capacity
+from skiplab.jobs.prepare import ConfigurationError
+
+
+def config(folder: Path, *overrides: str) -> DictConfig:
+    store = (f"tracking.uri=sqlite:///{folder}/mlflow.db", "tracking.experiment=capacity")
+    run = f"capacity.run={folder}/measured"
+    with initialize_config_module("experiments", version_base="1.3"):
+        return compose("config", overrides=["experiment=capacity", run, *store, *overrides])
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """What a throughput run leaves, for a machine that moves a terabyte per second and multiplies at no cost."""
+    constants = {"per_step": 0.0, "per_layer": 0.0, "bandwidth": 1e12, "flops": 1e30}
+    save_json(tmp_path / "measured/cost_model.json", {"bfloat16": {"constants": constants, "median_error": 0.04}})
+    save_json(tmp_path / "measured/results.json", {"environment": {"cpu": "c", "threads": 1, "gpu": None}})
+    return tmp_path
+
+
+def test_a_bandwidth_bound_machine_gains_what_the_bytes_allow(measured: Path, capsys: pytest.CaptureFixture) -> None:
+    assert capacity(config(measured, "capacity.batch_sizes=[1]"), measured / "run")
+    rows = json.loads((measured / "run/results.json").read_text())["rows"]
+    assert {row["backbone"] for row in rows} == {"opt_1_3b", "opt_6_7b", "opt_30b", "opt_175b"}
+    for row in rows:
+        assert row["predicted_speedup"] == pytest.approx(row["bytes_speedup"])
+        assert "decode_speedup" not in row
+    full = {row["backbone"]: row["predicted_ms_per_step"] for row in rows if row["method"] == "full"}
+    # 6.7 billion weights of two bytes, less the positions and an embedding tied to the head, and the cache.
+    assert full["opt_6_7b"] == pytest.approx(2 * 6.65, rel=0.02)
+    assert full["opt_175b"] == pytest.approx(2 * 174.6, rel=0.02)
+    assert "median error on measured settings that it was not fitted to is 4.0%" in capsys.readouterr().out
+
+
+def test_without_a_model_it_says_what_to_run(measured: Path) -> None:
+    for override in ("capacity.run=/nowhere", "capacity.dtype=float32"):
+        with pytest.raises(ConfigurationError, match=r"run experiment=throughput and give its folder as capacity.run"):
+            capacity(config(measured, override), measured / "run")
