@@ -7,7 +7,7 @@ freezes on its own, or leaves the computation, or all wait for the least confide
 constant or decays with the generation step (equation 5).
 
 Deviations: a confidence must exceed the threshold, where the paper lets it reach it, so that a threshold
-of 1 is full depth. A threshold may be found from a target layer speedup instead of given: from the
+of 1 that is constant is full depth. A threshold may be found from a target layer speedup instead of given: from the
 first exits in one teacher-forced pass over the validation data, corrected by decoding that data. The
 speedup on other data is measured, not promised.
 """
@@ -109,8 +109,11 @@ class CALM(ExitModule):
             )
         if measure != "ideal" and (threshold is None) == (speedup is None):
             raise ValueError(f"calm takes either a threshold or a speedup, got {threshold} and {speedup}")
-        if speedup is not None and not 1 <= speedup <= layers:
-            raise ValueError(f"calm's speedup must lie between 1 and the {layers} layers, got {speedup}")
+        if speedup is not None and not 1 <= speedup <= layers / first_exit:
+            raise ValueError(
+                f"calm's speedup must lie between 1 and {layers / first_exit:g}, that of exits after {first_exit} of "
+                f"{layers} layers, got {speedup:g}"
+            )
         if vocabulary is not None and (measure != "softmax" or vocabulary < 2):
             raise ValueError(
                 f"calm's vocabulary reduces the softmax response to 2 tokens or more, got {vocabulary} with {measure}"
@@ -142,7 +145,7 @@ class CALM(ExitModule):
         named += [f"every {self._exit_layers.step} layers"] if self._exit_layers.step > 1 else []
         named += [self._batch_policy] if self._batch_policy != "freeze" else []
         named += [self._propagation] if self._propagation != "lazy" else []
-        named += ["decaying"] if self._temperature is not None else []
+        named += [f"decaying {self._temperature:g}"] if self._temperature is not None else []
         named += ["by code"] if self._decay == "code" else []
         return " ".join(named)
 
@@ -168,9 +171,10 @@ class CALM(ExitModule):
             return IdealExit(layers, self._exit_layers, exact_kv=self._propagation == "exact")
         confidence = self._confidence(valid)
         if self._threshold is not None:
-            return self._policy(self._threshold, confidence)
+            return self._policy(self._threshold, confidence, self._batch_policy)
         assert self._speedup is not None
-        return self._policy(self._matching_threshold(valid, layers / self._speedup, confidence), confidence)
+        threshold = self._matching_threshold(valid, layers / self._speedup, confidence)
+        return self._policy(threshold, confidence, self._batch_policy)
 
     def _confidence(self, valid: Sequence[Batch]) -> Confidence:
         for probe in self.probes:
@@ -185,7 +189,7 @@ class CALM(ExitModule):
     def _step_threshold(self, value: float) -> Threshold:
         return Threshold(value=value, temperature=self._temperature, longest=max(self.lengths), formula=self._decay)
 
-    def _policy(self, value: float, confidence: Confidence) -> ExitPolicy:
+    def _policy(self, value: float, confidence: Confidence, batch_policy: BatchPolicy) -> ExitPolicy:
         layers, threshold = self.backbone.num_layers, self._step_threshold(value)
         if self._propagation == "exact":
             return ExactExit(layers, threshold, confidence, self._exit_layers)
@@ -194,12 +198,12 @@ class CALM(ExitModule):
             threshold,
             confidence,
             exit_layers=self._exit_layers,
-            batch_policy=self._batch_policy,
+            batch_policy=batch_policy,
             propagation=self._propagation,
         )
 
     def _matching_threshold(self, valid: Sequence[Batch], depth: float, confidence: Confidence) -> float:
-        """The threshold under which decoding `valid` runs about `depth` layers per token.
+        """The threshold under which decoding `valid`, rows on their own, runs about `depth` layers per token.
 
         Teacher-forced first exits ignore that exits change the states of later tokens, so the depth
         asked of them is corrected by the depth that decoding had; the round that came nearest counts.
@@ -210,7 +214,7 @@ class CALM(ExitModule):
         asked, tried = depth, []
         for _ in range(_ROUNDS):
             threshold = self._first_exit_threshold(confidence_EN, step_N, asked)
-            found = decoded_depth(self.backbone, self._policy(threshold, confidence), valid)
+            found = decoded_depth(self.backbone, self._policy(threshold, confidence, "freeze"), valid)
             tried.append((abs(found / depth - 1), threshold))
             asked = min(max(asked * depth / found, 1.0), float(self.backbone.num_layers))
         return min(tried)[1]
@@ -222,8 +226,6 @@ class CALM(ExitModule):
             middle = (low + high) / 2
             by_step = [self._step_threshold(middle).at(step) for step in range(int(step_N.max()) + 1)]
             threshold_N = torch.tensor(by_step, device=step_N.device)[step_N]
-            low, high = (middle, high) if self._first_exits(confidence_EN, threshold_N) < depth else (low, middle)
+            first = mean_first_exit(confidence_EN, threshold_N, self._exit_layers, self.backbone.num_layers)
+            low, high = (middle, high) if first < depth else (low, middle)
         return (low + high) / 2
-
-    def _first_exits(self, confidence_EN: Tensor, threshold_N: Tensor) -> float:
-        return mean_first_exit(confidence_EN, threshold_N, self._exit_layers, self.backbone.num_layers)

@@ -71,6 +71,9 @@ class ExitClassifier(TrainedModule):
         self._exit_layers = exit_layers
         self._backbone: tuple[Backbone] = (setup.backbone,)
         self.linear = nn.Linear(setup.backbone.hidden_size, 1)
+        # So that it does not hang on what random numbers were drawn before.
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
         self.register_buffer("fitted", torch.tensor(False))
 
     @property

@@ -77,6 +77,8 @@ class D3(ExitModule):
                 f"and {start}"
             )
         self._speedup = speedup
+        self._core = core
+        self._start = start
         alpha = solve_alpha(speedup, layers, setup.lengths, core=core, start=start)
         plans = [
             skip_plan(layers, decayed_depth(layers, alpha, step, core=core, start=start), core)
@@ -86,7 +88,10 @@ class D3(ExitModule):
 
     @property
     def setting(self) -> str:
-        return f"{self._speedup:g}x"
+        named = [f"{self._speedup:g}x"]
+        named += [f"core {self._core}"] if self._core != 1 else []
+        named += [f"from step {self._start}"] if self._start else []
+        return " ".join(named)
 
     @property
     def target_speedup(self) -> float | None:

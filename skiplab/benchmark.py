@@ -142,6 +142,7 @@ class Timing:
             "batch_size": self.workload.batch_size,
             "decode_tokens_per_s": statistics.median(rates),
             "decode_tokens_per_s_quartiles": quartiles(rates),
+            "decode_ms_per_token": 1e3 * statistics.median(run.decode for run in self.rounds) / (tokens - rows),
             "decode_ms_per_step": 1e3 * statistics.median(run.decode for run in self.rounds) / steps,
             "prefill_ms": 1e3 * statistics.median(run.prefill for run in self.rounds) / len(batches),
             "end_to_end_tokens_per_s": tokens / statistics.median(run.total for run in self.rounds),

@@ -1,11 +1,11 @@
 """How a calibration is asked for, and what it finds."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final, get_args
 
-from skiplab.evaluate import Consistency
-from skiplab.risk import PValue, check_attainable, fixed_sequence, p_value
+from skiplab.consistency import Consistency
+from skiplab.risk import PValue, check_attainable, fixed_sequence, items_needed, p_value
 
 
 @final
@@ -13,10 +13,14 @@ from skiplab.risk import PValue, check_attainable, fixed_sequence, p_value
 class CalibrationSpec:
     """What is promised: on new items the expected loss is at most `delta`, but for a chance of `epsilon`.
 
+    The promise is for one setting, and for items drawn as the calibration items were: not for the best of
+    several calibrated settings, nor for a test set of another kind. Schedules and decaying thresholds depend
+    on the lengths of the full model's outputs on the calibration prompts, which the test takes as given.
+
     Args:
         delta: bounds on the expected loss, each a setting of its own.
         epsilon: chance, over draws of the calibration items, that the promise fails.
-        consistency: the loss, as in `evaluate.consistency_losses`.
+        consistency: the loss, as in `consistency.consistency_losses`.
         metric: what `risk` is measured by.
         p_value: the test, as in `risk.p_value`; `binomial` is for the `exact` loss.
         reference: the full model to lose against: the shared `base`, or the method's `own` weights at full depth,
@@ -38,20 +42,29 @@ class CalibrationSpec:
         ):
             if value not in known:
                 raise ValueError(f"unknown calibration {name} {value!r}; choose one of {', '.join(known)}")
+        for delta in self.delta:
+            self._needed(delta)
         if self.p_value == "binomial" and self.consistency != "exact":
             raise ValueError(
                 f"calibration p_value binomial is for losses of 0 or 1: use consistency=exact, or "
                 f"p_value=hoeffding_bentkus with {self.consistency}"
             )
 
+    def attainable(self, items: int) -> "CalibrationSpec":
+        """The same with only those deltas that so many calibration items can certify."""
+        return replace(self, delta=[delta for delta in self.delta if items >= self._needed(delta)])
+
     def check_items(self, items: int) -> None:
-        """Refuse more than so many calibration items can certify.
+        """Refuse a delta that so many calibration items cannot certify.
 
         Raises:
             ValueError: the message says how many items it would take.
         """
         for delta in self.delta:
             check_attainable(items, delta, self.epsilon, self.p_value)
+
+    def _needed(self, delta: float) -> int:
+        return items_needed(delta, self.epsilon, self.p_value)
 
     def check_metric(self, metrics: Collection[str]) -> None:
         """Refuse a metric that the data has not.

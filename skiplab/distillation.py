@@ -39,6 +39,9 @@ class Distillation:
                 f"states={self.states:g}, temperature={self.temperature:g}"
             )
 
+        if self.temperature != 1 and not self.logits:
+            raise ValueError("distill has a temperature but no weight for the logits; give it as logits=WEIGHT")
+
     @classmethod
     def of(cls, options: "Mapping[str, float] | None") -> "Distillation":
         """From a method's `distill` node; None is no distillation."""
@@ -56,8 +59,11 @@ class Distillation:
 
     @property
     def suffix(self) -> str:
-        """What it adds to the name of a setting."""
-        return f" distilled {'+'.join(self.parts)}" if self.parts else ""
+        """What it adds to the name of a setting: the parts, with weights and temperature other than 1."""
+        if not self.parts:
+            return ""
+        weighed = [name if getattr(self, name) == 1 else f"{getattr(self, name):g}*{name}" for name in self.parts]
+        return f" distilled {'+'.join(weighed)}" + (f" at {self.temperature:g}" if self.temperature != 1 else "")
 
 
 def planned_loss(

@@ -3,19 +3,18 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from skiplab import metrics
 from skiplab.backbone import Backbone
-from skiplab.batch import IGNORE, Batch, collate, left_pad
+from skiplab.batch import IGNORE, Batch, left_pad
 from skiplab.benchmark import Progress
 from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
-from skiplab.forward import layer_states, planned_logits, start
-from skiplab.policy import AdaptivePolicy, ExitPolicy, RowwisePolicy
+from skiplab.forward import planned_logits
+from skiplab.policy import ExitPolicy, RowwisePolicy
 
 
 @dataclass(frozen=True)
@@ -77,48 +76,6 @@ def generate(
     return Generation(_texts(tokens, data), tokens, depths)
 
 
-@torch.inference_mode()
-def unmoved(
-    backbone: Backbone,
-    policies: Sequence[AdaptivePolicy],
-    full: Generation,
-    data: TextData,
-    items: Sequence[Item],
-    *,
-    batch_size: int,
-) -> list[list[bool]]:
-    """For each policy, which of the full-depth outputs it leaves as they are, because it takes no exit in them.
-
-    One parallel pass over prompts and outputs at full depth serves all policies.
-
-    Args:
-        full: the backbone's own outputs on the items at full depth.
-    """
-    found: list[list[bool]] = [[] for _ in policies]
-    for first in range(0, len(items), batch_size):
-        members = slice(first, first + batch_size)
-        batch = collate([item.prompt_ids for item in items[members]], full.tokens[members], data.pad_id)
-        batch = Batch(*(tensor.to(backbone.device) for tensor in batch))
-        below_BTD, _ = start(backbone, batch.input_BT, batch.prompt_mask_BP)
-        states = [below_BTD, *layer_states(backbone, batch.input_BT, batch.prompt_mask_BP)]
-        for kept, policy in zip(found, policies, strict=True):
-            kept += (~_exited_rows(backbone, policy, batch, states)).tolist()
-    return found
-
-
-def _exited_rows(backbone: Backbone, policy: AdaptivePolicy, batch: Batch, states: Sequence[Tensor]) -> Tensor:
-    """Rows (B,) that a policy lets exit at any step, given the states of a pass at full depth."""
-    exited_B = torch.zeros(len(batch.target_BG), dtype=torch.bool, device=backbone.device)
-    for step in range(1, batch.decode_steps + 1):
-        real_B, column = batch.target_BG[:, step] != IGNORE, batch.prompt_columns - 1 + step
-        for layer in (layer for layer in policy.plan(step)[:-1] if layer in policy.exit_layers):
-            above_BD, below_BD = states[layer + 1][:, column], states[layer][:, column]
-            exited_B |= real_B & policy.exits(above_BD, below_BD, step=step, head=backbone.head)
-        if exited_B.all():
-            break
-    return exited_B
-
-
 def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int) -> Generation:
     """As `generate`, by Hugging Face's `generate` on the same weights."""
     from transformers import GenerationConfig
@@ -155,33 +112,6 @@ def quality(
         if (bounds := metrics.mean_interval(values)) is not None:
             row[f"{name}_ci95"] = list(bounds)
     return row, by_item
-
-
-Consistency = Literal["risk", "textual", "exact"]
-
-
-def consistency_losses(
-    own: Generation, full: Generation, items: Sequence[Item], data: TextData, *, consistency: Consistency, metric: str
-) -> list[float]:
-    """What each item loses against the full model's output, in [0, 1] (CALM, arXiv 2207.07061, section 4).
-
-    `risk`: how far `metric` falls below the full model's, no fall counting 0 (equation 11). `textual`: one
-    less ROUGE-L between the two outputs (equation 10). `exact`: 1 where a token differs, else 0.
-    """
-    if consistency == "exact":
-        return [float(a != b) for a, b in zip(own.tokens, full.tokens, strict=True)]
-    if consistency == "textual":
-        return [1 - score for score in metrics.rouge_l(own.texts, [[text] for text in full.texts])]
-    scores = [item_scores(generation, items, data, metric) for generation in (own, full)]
-    return [max(0.0, after - before) for before, after in zip(*scores, strict=True)]
-
-
-def item_scores(generation: Generation, items: Sequence[Item], data: TextData, metric: str) -> list[float]:
-    """`rouge_l`, or a score of the task's own, of each output."""
-    if metric == "rouge_l":
-        return metrics.rouge_l(generation.texts, [item.references for item in items])
-    texts = zip(items, generation.texts, strict=True)
-    return [data.source.item_scores(item.prompt, text)[metric] for item, text in texts]
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ VOCABULARY: dict[str, str] = {
     "seed": "seed of its training",
     "backbone": "which shape, where a job has several",
     "error": "why the setting has no figures",
-    "target_speedup": "layer speedup that the schedule was solved for",
+    "target_speedup": "layer speedup that the setting promises",
     "threshold": "exit threshold of an adaptive method; a setting such as `softmax ~3x` has one matched to a speedup",
     "calibrated": "the setting that a calibration chose: the fastest certified one, or full depth if none was",
     "delta": "what a calibrated setting is certified for: an expected loss of at most this against the full model",
@@ -43,11 +43,13 @@ VOCABULARY: dict[str, str] = {
     "prompt is made to generate as many tokens as the full model gave it; rows that end leave the batch, but for "
     "hf_generate, whose batches run to their longest row",
     "decode_tokens_per_s_quartiles": "its first and third quartile",
+    "decode_ms_per_token": "milliseconds of decoding per generated token after the first, median over rounds",
     "decode_ms_per_step": "milliseconds per decode step of a batch",
     "prefill_ms": "milliseconds from the call to the first token of a batch",
     "end_to_end_tokens_per_s": "generated tokens per second, prefill included",
     "timing_rounds": "timed rounds behind the medians",
-    "kv_bytes": "bytes allocated for keys and values of a batch of the timing",
+    "kv_bytes": "bytes allocated for keys and values of a batch of the timing; the last states that an adaptive method "
+    "keeps for keys and values still owed are not counted",
     "peak_memory_bytes": "largest memory in use",
     "predicted_ms_per_step": "milliseconds per decode step that a cost model predicts; not measured",
     "predicted_tokens_per_s": "generated tokens per second that a cost model predicts; not measured",
@@ -64,6 +66,14 @@ VOCABULARY: dict[str, str] = {
     "agreement": "share of tokens equal to the full model's, 0 to 1, mean over items",
     "perplexity": "of the references under the method's own plans, teacher-forced",
 }
+SUMMARY: dict[str, str] = {
+    "seeds": "seeds that the row is over",
+    "bleu_seeds": "lowest and highest BLEU of a seed",
+    "against": "method and setting of the rival that differences are against",
+    "difference": "own mean less the rival's, paired by seed and item; beside it its 95% interval over both",
+    "p_value": "of no difference, by a paired sign-flip permutation test over items",
+}
+"""Names of summary rows beside the vocabulary's; the last two stand behind a figure's name."""
 _INTERVALS = {f"{name}_ci95" for name in ("bleu", "rouge_l", "bertscore_f1", "slot_accuracy", "agreement", "test_loss")}
 
 
@@ -102,6 +112,8 @@ def write_results(
     """
     for row in rows:
         check_row(row)
+    for row in summary:
+        check_row({"seed": 0, **{key: value for key, value in row.items() if not _of_summary(key)}})
     content = {
         "schema": SCHEMA,
         "job": job,
@@ -112,6 +124,11 @@ def write_results(
     }
     write_text(folder / "results.json", json.dumps(content, indent=2) + "\n")
     write_text(folder / "results.csv", _csv(rows))
+
+
+def _of_summary(key: str) -> bool:
+    compared = key.endswith(("_difference", "_difference_ci95", "_p_value")) and key.startswith(tuple(VOCABULARY))
+    return compared or key in SUMMARY
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -7,14 +7,15 @@ from skiplab.results import Row
 from skiplab.significance import paired_difference, seed_item_interval
 
 # Figures of rows that are averaged as they are.
-_PLAIN = ("target_speedup", "layer_speedup", "mean_depth", "threshold", "perplexity", "bleu")
+_PLAIN = ("target_speedup", "layer_speedup", "mean_depth", "threshold", "perplexity", "bleu", "test_loss")
 
 
 def summarise(records: Sequence[Mapping[str, Any]], rivals: Mapping[str, str]) -> list[Row]:
     """One row per method and setting, in the records' order.
 
     Args:
-        records: finished settings, each with its result `row` and its item scores `by_item`.
+        records: finished settings, each with its result `row`, its item scores `by_item`, and whether it was
+            `trained` by its seed.
         rivals: label (`method setting`) of a setting to the label of the one it is tested against.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -38,7 +39,7 @@ def _summary(
     if all("calibrated" in row for row in rows):
         found["calibrated"] = ", ".join(dict.fromkeys(row["calibrated"] for row in rows))
     if len(rows) == 1:
-        found |= {name: rows[0][name] for name in ("bleu_ci95", "test_loss", "test_loss_ci95") if name in rows[0]}
+        found |= {name: rows[0][name] for name in ("bleu_ci95", "test_loss_ci95") if name in rows[0]}
     else:
         found["bleu_seeds"] = [min(row["bleu"] for row in rows), max(row["bleu"] for row in rows)]
     for name in members[0]["by_item"]:
@@ -56,11 +57,11 @@ def _summary(
 def _paired(
     name: str, own: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Item scores of the seeds that both have; all of the other's where one of them has a single seed."""
+    """Item scores of the seeds that both have; all of the other's where one of them is not trained, by no seed."""
     own_by_seed, other_by_seed = (
         {record["row"]["seed"]: record["by_item"][name] for record in side} for side in (own, other)
     )
-    if 1 in (len(own), len(other)):
+    if not (own[0]["trained"] and other[0]["trained"]):
         return list(own_by_seed.values()), list(other_by_seed.values())
     shared = sorted(own_by_seed.keys() & other_by_seed.keys())
     return [own_by_seed[seed] for seed in shared], [other_by_seed[seed] for seed in shared]

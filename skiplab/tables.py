@@ -25,6 +25,7 @@ _SPEEDS: dict[str, tuple[str, str, float]] = {
     "step_layer_speedup": ("layer speedup of the timed steps", "{:.2f}x", 1.0),
     "decode_speedup": ("decode speedup", "{:.2f}x", 1.0),
     "decode_tokens_per_s": ("tokens/s", "{:,.0f}", 1.0),
+    "decode_ms_per_token": ("ms per token", "{:.3f}", 1.0),
     "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
     "kv_bytes": ("KV KiB", "{:,.0f}", 1 / 1024),
 }

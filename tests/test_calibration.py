@@ -52,6 +52,7 @@ def test_all_passing_is_the_last() -> None:
         ({"p_value": "t"}, "unknown calibration p_value 't'"),
         ({"reference": "mine"}, "unknown calibration reference 'mine'; choose one of base, own"),
         ({"p_value": "binomial"}, "losses of 0 or 1: use consistency=exact"),
+        ({"epsilon": 5.0}, "epsilon must lie between 0 and 1"),
     ],
 )
 def test_bad_specifications_say_what_is_wrong(options: dict, message: str) -> None:
@@ -65,3 +66,11 @@ def test_what_the_data_cannot_give_is_refused() -> None:
     SPEC.check_items(150)
     with pytest.raises(ValueError, match="must be one of rouge_l, slot_accuracy for this data, got 'bleu'"):
         CalibrationSpec(delta=[0.1], metric="bleu").check_metric(["rouge_l", "slot_accuracy"])
+
+
+def test_only_attainable_deltas_are_left_under_few_items() -> None:
+    spec = CalibrationSpec(delta=[0.02, 0.05])
+    # Bentkus: 0.98 ** 149 and 0.95 ** 59 are the first powers at or below 0.05.
+    assert spec.attainable(148).delta == [0.05]
+    assert spec.attainable(149).delta == [0.02, 0.05]
+    assert spec.attainable(58).delta == []

@@ -47,13 +47,13 @@ def some_batch(seed: int = 1) -> Batch:
     return collate(prompts(5, seed=seed), targets, PAD)
 
 
-def train_probes(module: ExitModule, steps: int = 5) -> None:
+def train_probes(module: ExitModule, steps: int = 20) -> None:
     """A few steps for each of the module's probes, as a run would train them."""
     for probe in module.probes:
-        optimizer = torch.optim.Adam(probe.parameters(), lr=1e-2)
+        optimizer = torch.optim.Adam(probe.parameters(), lr=2e-2)
         for step in range(steps):
             optimizer.zero_grad()
-            probe.loss(some_batch(step)).backward()
+            probe.loss(some_batch(step % 5)).backward()
             optimizer.step()
         probe.on_train_end()
         probe.eval()

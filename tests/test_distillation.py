@@ -44,9 +44,9 @@ def test_the_loss_adds_the_distances_from_the_full_model(teacher: Backbone) -> N
     def loss(**weights: float) -> torch.Tensor:
         return planned_loss(backbone, POLICY, batch, teacher=teacher, distillation=Distillation(**weights))
 
-    torch.testing.assert_close(loss(temperature=2), token)
+    torch.testing.assert_close(loss(), token)
     torch.testing.assert_close(loss(logits=0.5, temperature=2), token + 0.5 * kl)
-    torch.testing.assert_close(loss(states=0.3, temperature=2), token + 0.3 * distance)
+    torch.testing.assert_close(loss(states=0.3), token + 0.3 * distance)
     torch.testing.assert_close(loss(logits=0.5, states=0.3, temperature=2), token + 0.5 * kl + 0.3 * distance)
 
 
@@ -81,7 +81,7 @@ def test_learning_from_a_teacher_needs_one() -> None:
     for options in ({"logits": 1.0}, {"states": 1.0}):
         with pytest.raises(ValueError, match="distillation needs the full model: give Setup a teacher"):
             planned_loss(backbone, POLICY, batch, distillation=Distillation(**options))
-    planned_loss(backbone, POLICY, batch, distillation=Distillation(temperature=3))
+    planned_loss(backbone, POLICY, batch, distillation=Distillation())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,11 @@ def test_what_is_distilled_shows_in_name_and_recipe() -> None:
     assert Distillation.of(None) == Distillation.of({}) == Distillation()
     none, logits, both = map(Distillation.of, (None, {"logits": 1, "temperature": 2}, {"states": 0.5, "logits": 1}))
     assert [found.parts for found in (none, logits, both)] == [[], ["logits"], ["logits", "states"]]
-    assert [found.suffix for found in (none, logits, both)] == ["", " distilled logits", " distilled logits+states"]
+    assert [found.suffix for found in (none, logits, both)] == [
+        "",
+        " distilled logits at 2",
+        " distilled logits+0.5*states",
+    ]
     assert none.recipe == {}
     assert logits.recipe == {"distill": {"logits": 1, "states": 0.0, "temperature": 2}}
 

@@ -8,15 +8,17 @@ from skiplab import tracking
 from skiplab.backbone import Backbone
 from skiplab.benchmark import Progress
 from skiplab.calibration import CalibrationSpec, Verdict, certify, stored
+from skiplab.consistency import consistency_losses, unmoved
 from skiplab.data.module import Item
-from skiplab.evaluate import Generation, consistency_losses, generate, unmoved
+from skiplab.evaluate import Generation, generate
 from skiplab.files import save_json
-from skiplab.jobs.cases import Candidate, Case, Entry
+from skiplab.jobs.cases import Case, Entry
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import Prepared
 from skiplab.module import ExitModule
 from skiplab.policy import AdaptivePolicy, ExitPolicy, FullDepth
 from skiplab.run_folder import RunFolder
+from skiplab.weights import fingerprint
 
 
 @final
@@ -29,26 +31,27 @@ class Calibrator:
         self._folder = folder
         self._progress = progress
         self._full: dict[tuple[int, bool], Generation] = {}
-        self._unmoved: dict[tuple[str, int], list[list[bool]]] = {}
 
     @property
     def spec(self) -> CalibrationSpec:
         return self._prepared.calibration
 
-    def choose(self, case: Case, run_id: str | None) -> tuple[Candidate | None, Verdict]:
-        """The fastest certified candidate of a calibrated case, None for full depth.
+    def choose(self, case: Case, run_id: str | None) -> Verdict:
+        """Which candidate of a calibrated case is the fastest that is certified.
 
-        The verdict is kept beside the weights that it speaks of.
+        The verdict is kept beside the chosen weights, or in the run folder if those are the base's.
         """
         assert case.delta is not None
         settings = [candidate.setting for candidate in case.candidates]
         verdict = certify(settings, lambda place: self._measure(case, place, run_id), delta=case.delta, spec=self.spec)
         chosen = None if verdict.chosen is None else case.candidates[verdict.chosen]
         params = None if chosen is None else chosen.params
-        weights = self._models.weights_dir(case.candidates[0] if chosen is None else chosen, case.entry.seed)
         kept = stored(verdict, case.delta, self.spec, len(self._items), params)
-        save_json(weights / f"calibration-{case.entry.key}.json", kept)
-        return chosen, verdict
+        folder = self._folder.path / "calibration"
+        if chosen is not None:
+            folder = self._models.weights_dir(chosen, case.entry.seed) or folder
+        save_json(folder / f"calibration-{case.entry.key}.json", kept)
+        return verdict
 
     def losses(self, module: ExitModule, own: Generation, items: list[Item]) -> list[float]:
         """What outputs on the items lose against the reference's."""
@@ -66,12 +69,13 @@ class Calibrator:
     def _measure(self, case: Case, place: int, run_id: str | None) -> tuple[list[float], float]:
         """Item losses and layer speedup of a hypothesis on the calibration items."""
         candidate, seed = case.candidates[place], case.entry.seed
-        name = f"calibration/{Entry(case.entry.method, candidate.setting, seed).key}"
+        label = Entry(case.entry.method, candidate.setting, seed).key
+        name = f"calibration/{label}-{fingerprint(params=candidate.params)}"
         if (known := self._folder.load(name)) is None:
             module = self._models.module(candidate, seed, run_id)
             policy = module.exit_policy(self._models.valid_batches)
             if isinstance(policy, AdaptivePolicy):
-                own = self._moved_outputs(case, place, module, policy)
+                own = self._moved_outputs(module, policy)
             else:
                 own = self._generate(module.backbone, policy, self._items)
             speedup = module.backbone.num_layers / own.mean_depth
@@ -79,29 +83,21 @@ class Calibrator:
             self._folder.save(name, known)
         return known["losses"], known["layer_speedup"]
 
-    def _moved_outputs(self, case: Case, place: int, module: ExitModule, policy: ExitPolicy) -> Generation:
-        """A hypothesis's outputs: those of full depth that it leaves as they are, and the others decoded."""
+    def _moved_outputs(self, module: ExitModule, policy: AdaptivePolicy) -> Generation:
+        """A policy's outputs: those of full depth that it leaves as they are, and the others decoded.
+
+        Where a batch waits for its least confident row each item is decoded alone, so that items are independent.
+        """
         full = self._full_depth(module.backbone, self._items)
-        kept = self._unmoved_by(case, module.backbone, full)[place]
+        kept = unmoved(module.backbone, policy, full, self._prepared.data, self._items, batch_size=self._batch_size)
         moved = [index for index, keep in enumerate(kept) if not keep]
         texts, tokens, depths = list(full.texts), list(full.tokens), list(full.depths)
         if moved:
-            own = self._generate(module.backbone, policy, [self._items[index] for index in moved])
+            alone = 1 if policy.batch_policy == "min" else self._batch_size
+            own = self._generate(module.backbone, policy, [self._items[index] for index in moved], alone)
             for index, text, ids, layers in zip(moved, own.texts, own.tokens, own.depths, strict=True):
                 texts[index], tokens[index], depths[index] = text, ids, layers
         return Generation(texts, tokens, depths)
-
-    def _unmoved_by(self, case: Case, backbone: Backbone, full: Generation) -> list[list[bool]]:
-        """For each hypothesis of a case, which of its weights' full-depth outputs it leaves as they are."""
-        key = (case.series, case.entry.seed)
-        if key not in self._unmoved:
-            modules = [self._models.module(candidate, case.entry.seed, None) for candidate in case.candidates]
-            policies = [module.exit_policy(self._models.valid_batches) for module in modules]
-            adaptive = [policy for policy in policies if isinstance(policy, AdaptivePolicy)]
-            self._unmoved[key] = unmoved(
-                backbone, adaptive, full, self._prepared.data, self._items, batch_size=self._batch_size
-            )
-        return self._unmoved[key]
 
     def _full_depth(self, backbone: Backbone, items: list[Item]) -> Generation:
         key = (id(backbone), items is self._items)
@@ -109,9 +105,16 @@ class Calibrator:
             self._full[key] = self._generate(backbone, FullDepth(backbone.num_layers), items)
         return self._full[key]
 
-    def _generate(self, backbone: Backbone, policy: ExitPolicy, items: Sequence[Item]) -> Generation:
+    def _generate(
+        self, backbone: Backbone, policy: ExitPolicy, items: Sequence[Item], batch_size: int | None = None
+    ) -> Generation:
         return generate(
-            backbone, policy, self._prepared.data, items, batch_size=self._batch_size, progress=self._progress
+            backbone,
+            policy,
+            self._prepared.data,
+            items,
+            batch_size=batch_size or self._batch_size,
+            progress=self._progress,
         )
 
     @property

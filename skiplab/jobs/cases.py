@@ -127,12 +127,16 @@ def _cases(
     if not node.get("calibrate"):
         yield Case(Entry(node["name"], candidates[0].setting, seed), series, candidates)
         return
-    prefix = [str(value) for value in swept.values() if value is not None]
+    shared = _shared_words([candidate.setting for candidate in candidates])
     for delta in deltas:
-        setting = " ".join([*prefix, f"calibrated delta={delta:g}"])
-        yield Case(
-            Entry(node["name"], setting, seed), " ".join([node["name"], *prefix, "calibrated"]), candidates, delta
-        )
+        entry = Entry(node["name"], " ".join([*shared, f"calibrated delta={delta:g}"]), seed)
+        yield Case(entry, " ".join([node["name"], *shared, "calibrated"]), candidates, delta)
+
+
+def _shared_words(settings: Sequence[str]) -> list[str]:
+    """The words that all settings have: what the hypotheses of a calibration have in common."""
+    first, *others = (setting.split() for setting in settings)
+    return [word for word in first if others and all(word in other for other in others)]
 
 
 def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup) -> tuple[Candidate, ...]:
@@ -142,14 +146,22 @@ def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup)
         raise ValueError(
             f"method {node['name']}: calibrate takes one hyperparameter and a list of its values, got {calibrate}"
         )
-    found = []
+    found: list[Candidate] = []
+    slowest = 0.0
     for hypothesis in _combinations(calibrate):
         params = {**fixed, **swept, **hypothesis}
         build: Build = instantiate({"_target_": node["_target_"], "_partial_": True, "_convert_": "all", **params})
         try:
-            found.append(Candidate(build(probe).setting, params, build))
+            module = build(probe)
         except (TypeError, ValueError) as error:
             raise ValueError(f"method {node['name']}: {error}") from error
+        if calibrate and (module.target_speedup or slowest) < slowest:
+            raise ValueError(
+                f"method {node['name']}: calibrate goes from the most careful value to the fastest, got "
+                f"{next(iter(calibrate.values()))}"
+            )
+        slowest = module.target_speedup or slowest
+        found.append(Candidate(module.setting, params, build))
     return tuple(found)
 
 

@@ -19,7 +19,7 @@ from skiplab.environment import environment, git_revision
 from skiplab.evaluate import Generation, generate, generate_hf, perplexity, quality
 from skiplab.jobs import publish
 from skiplab.jobs.calibrate import Calibrator, track_verdict
-from skiplab.jobs.cases import Candidate, Case, Entry, rivals
+from skiplab.jobs.cases import Case, Entry, rivals
 from skiplab.jobs.decoders import Decoder, Decoders
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
@@ -27,6 +27,7 @@ from skiplab.jobs.timing import spread_workload, time_systems
 from skiplab.layer_times import layer_times
 from skiplab.metrics import mean_interval
 from skiplab.module import ExitModule
+from skiplab.policy import HindsightPolicy
 from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.summary import summarise
@@ -66,7 +67,7 @@ class Comparison:
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in prepared.cases}
         if self._config["benchmark"]["batch_sizes"]:
             self._cases[Entry("hf_generate", "full depth", self._config["seeds"][0])] = None
-        self._decoders = Decoders(self._models)
+        self._decoders = Decoders(self._models, own=prepared.calibration.reference == "own")
         self._errors: dict[Entry, str] = {}
 
     def run(self) -> bool:
@@ -119,14 +120,14 @@ class Comparison:
         full = None if entry == self._full_entry else self._full_outputs
         row: Row = {"method": entry.method, "setting": entry.setting, "seed": entry.seed}
         batch_size = self._config["decode_batch_size"]
-        chosen: Candidate | None = None
+        place, trained, timed = None, False, True
         if case is None:
             tracking.log_params(row)
             outputs = generate_hf(self._models.base, self._data, self._items, batch_size=batch_size)
         else:
-            chosen, verdict = self._chosen(case, run_id)
-            tracking.log_params({**row, **({} if chosen is None else chosen.params)})
-            decoder = self._decoders.get(entry, chosen, run_id)
+            place, verdict = self._chosen(case, run_id)
+            tracking.log_params({**row, **({} if place is None else case.candidates[place].params)})
+            decoder = self._decoders.get(case, place, run_id)
             backbone, policy = decoder.backbone, decoder.policy
             outputs = generate(
                 backbone, policy, self._data, self._items, batch_size=batch_size, progress=self._progress
@@ -134,6 +135,9 @@ class Comparison:
             row |= _given("target_speedup", decoder.module and decoder.module.target_speedup)
             row |= _given("threshold", getattr(policy, "threshold", None))
             row |= _given("perplexity", perplexity(backbone, policy, self._models.test_batches))
+            trained = decoder.module is not None and decoder.module.recipe is not None
+            # An oracle runs every layer to choose in hindsight: its clock would say nothing.
+            timed = not isinstance(policy, HindsightPolicy)
             if verdict is not None:
                 row |= self._calibration_figures(case, verdict, decoder.module, outputs)
         figures, by_item = quality(outputs, self._items, self._data, full or outputs)
@@ -147,20 +151,22 @@ class Comparison:
         publish.track_outputs(row, outputs, full or outputs, self._items)
         return {
             "series": entry.method if case is None else case.series,
-            "candidate": None if case is None or chosen is None else case.candidates.index(chosen),
+            "candidate": place,
+            "trained": trained,
+            "timed": timed,
             "row": row,
             "outputs": vars(outputs),
             "depth_by_step": outputs.depth_by_step(),
             "by_item": by_item,
         }
 
-    def _chosen(self, case: Case, run_id: str | None) -> tuple[Candidate | None, Verdict | None]:
-        """What a case decodes with, None for full depth; and the calibration that chose it, if one did."""
+    def _chosen(self, case: Case, run_id: str | None) -> tuple[int | None, Verdict | None]:
+        """Place of the candidate that a case decodes with, None for full depth; and the calibration that chose it."""
         if case.delta is None:
-            return case.candidates[0], None
-        chosen, verdict = self._calibrator.choose(case, run_id)
+            return 0, None
+        verdict = self._calibrator.choose(case, run_id)
         track_verdict(verdict)
-        return chosen, verdict
+        return verdict.chosen, verdict
 
     def _calibration_figures(self, case: Case, verdict: Verdict, module: ExitModule | None, outputs: Generation) -> Row:
         figures: Row = {"delta": case.delta, "epsilon": self._prepared.calibration.epsilon}
@@ -180,7 +186,8 @@ class Comparison:
 
     def _time(self) -> None:
         first_seed, batch_sizes = self._config["seeds"][0], self._config["benchmark"]["batch_sizes"]
-        finished = [entry for entry in self._cases if entry.seed == first_seed and self._record(entry)]
+        of_seed = {entry: self._record(entry) for entry in self._cases if entry.seed == first_seed}
+        finished = [entry for entry, record in of_seed.items() if record is not None and record["timed"]]
         if self._full_entry not in finished or not batch_sizes:
             return
         timing = self._folder.load("timing") or {}
@@ -188,8 +195,9 @@ class Comparison:
             self._console.print("timing: finished before")
             return
         self._console.print(f"timing {len(finished)} systems in turns")
+        systems = {entry.key: system for entry in finished if (system := self._system(entry)) is not None}
         found, errors = time_systems(
-            {entry.key: self._system(entry) for entry in finished},
+            systems,
             [self._workload(batch_size) for batch_size in batch_sizes],
             baseline=self._full_entry.key,
             options=self._config["benchmark"],
@@ -198,27 +206,40 @@ class Comparison:
         )
         for entry in finished:
             if (error := errors.get(entry.key)) is not None:
-                self._errors[entry] = f"timing: {type(error).__name__}: {error}"
-        if (batch_size := self._config["benchmark"]["layers_at"]) is not None:
-            workload = self._workload(batch_size)
-            decoders = {entry.label: self._timed(entry) for entry in finished if self._cases[entry] is not None}
-            layers = {
-                label: layer_times(decoder.backbone, decoder.policy, workload) for label, decoder in decoders.items()
-            }
-            self._folder.save("layers", layers)
+                self._fail_timing(entry, error)
         self._folder.save("timing", found)
+        if (batch_size := self._config["benchmark"]["layers_at"]) is not None:
+            self._time_layers([entry for entry in finished if entry.key in found], self._workload(batch_size))
 
-    def _system(self, entry: Entry) -> System:
-        if self._cases[entry] is None:
+    def _time_layers(self, entries: Sequence[Entry], workload: Workload) -> None:
+        found = {}
+        for entry in entries:
+            if (case := self._cases[entry]) is not None:
+                try:
+                    decoder = self._timed(case)
+                    found[entry.label] = layer_times(decoder.backbone, decoder.policy, workload)
+                except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
+                    self._fail_timing(entry, error)
+        self._folder.save("layers", found)
+
+    def _fail_timing(self, entry: Entry, error: Exception) -> None:
+        self._errors[entry] = f"timing: {type(error).__name__}: {error}"
+
+    def _system(self, entry: Entry) -> System | None:
+        """What is timed of a setting; None if it cannot be had."""
+        if (case := self._cases[entry]) is None:
             return hf_generate_system(self._models.base)
-        decoder = self._timed(entry)
+        try:
+            decoder = self._timed(case)
+        except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
+            self._fail_timing(entry, error)
+            return None
         return engine_system(decoder.backbone, decoder.policy)
 
-    def _timed(self, entry: Entry) -> Decoder:
-        """The decoder of a finished setting."""
-        case, record = self._cases[entry], self._record(entry)
-        place = None if record is None else record["candidate"]
-        return self._decoders.get(entry, None if case is None or place is None else case.candidates[place])
+    def _timed(self, case: Case) -> Decoder:
+        """The decoder of a finished case."""
+        record = self._record(case.entry)
+        return self._decoders.get(case, None if record is None else record["candidate"])
 
     def _workload(self, batch_size: int) -> Workload:
         """Test prompts, each to generate as many tokens as the full model gave it."""

@@ -89,10 +89,10 @@ class Models:
             probe.to(self._prepared.device)
         return module.eval()
 
-    def weights_dir(self, candidate: Candidate, seed: int) -> Path:
-        """The folder of the weights that a candidate's module decodes with."""
+    def weights_dir(self, candidate: Candidate, seed: int) -> Path | None:
+        """The folder of the weights that a candidate's module decodes with; None if these are the base's."""
         recipe = candidate.build(self._setup(self.base)).recipe
-        return self._base_dir if recipe is None else self._run_dir / "weights" / self._key(seed, recipe=recipe)
+        return None if recipe is None else self._run_dir / "weights" / self._key(seed, recipe=recipe)
 
     def _trained(self, candidate: Candidate, seed: int, key: str, run_id: str | None) -> Backbone:
         backbone = self._prepared.new_backbone()

@@ -109,18 +109,37 @@ def _prepare(cfg: DictConfig) -> Prepared:
     with torch.device("meta"):
         probe = Setup(prepared.new_backbone(), [len(ids) for _, ids in data.valid_pairs], trainer.optimization)
     cases = expand(methods, config["seeds"], probe, calibration.delta)
-    plain = [case for case in cases if case.delta is None]
-    if len(plain) == len(cases):
+    calibrated = [case for case in cases if case.delta is not None]
+    if not calibrated:
         return replace(prepared, cases=cases)
     calibration.check_metric(_risk_metrics(data))
+    if calibration.reference == "own":
+        for case in calibrated:
+            _check_own(case, probe)
+    items = len(data.splits["valid"])
     try:
-        calibration.check_items(len(data.splits["valid"]))
+        calibration.check_items(items)
     except ValueError as error:
         # A limit is for trying things out.
         if config["limit"] is None:
             raise
-        return replace(prepared, cases=plain, note=f"calibrated settings are left out under limit: {error}")
+        kept = calibration.attainable(items)
+        return replace(
+            prepared,
+            cases=[case for case in cases if case.delta is None or case.delta in kept.delta],
+            calibration=kept,
+            note=f"under limit, calibrated settings are left out: {error}",
+        )
     return replace(prepared, cases=cases)
+
+
+def _check_own(case: Case, probe: Setup) -> None:
+    recipes = [candidate.build(probe).recipe for candidate in case.candidates]
+    if any(recipe != recipes[0] for recipe in recipes):
+        raise ValueError(
+            f"calibration reference=own compares with the method's own weights at full depth, and the hypotheses of "
+            f"{case.entry.label} have different weights; use reference=base"
+        )
 
 
 def _risk_metrics(data: TextData) -> list[str]:
@@ -157,5 +176,11 @@ def _check_benchmark(config: dict[str, Any]) -> None:
         )
     if config["decode_batch_size"] < 1 or any(size < 1 for size in benchmark["batch_sizes"]):
         raise ValueError("decode_batch_size and benchmark.batch_sizes must be at least 1")
+    layers_at = benchmark["layers_at"]
+    if layers_at is not None and (layers_at < 1 or config["trainer"]["accelerator"] != "cpu"):
+        raise ValueError(
+            f"benchmark.layers_at is a batch size of at least 1, on a CPU; got {layers_at} with "
+            f"accelerator={config['trainer']['accelerator']}"
+        )
     if config["threads"] < 1:
         raise ValueError(f"threads must be at least 1, got {config['threads']}")

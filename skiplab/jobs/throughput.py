@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -55,6 +56,8 @@ def throughput(cfg: DictConfig, run_dir: Path) -> bool:
         job = Throughput(config, spec, shape, folder)
         tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
         folder.bind(config)
+    except InstantiationException as error:
+        raise ConfigurationError(str(error.__cause__ or error)) from error
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigurationError(str(error)) from error
     return job.run()
@@ -65,7 +68,8 @@ class Entrant:
     """A system that is timed.
 
     Attributes:
-        policy, size: what it runs and reads; None is an outside engine.
+        policy: what it runs; None is an outside engine.
+        size: of its backbone.
         baseline: name of the full model that it is compared with.
     """
 

@@ -1,4 +1,4 @@
-"""What decoding a split gives, and what an output loses against the full model's."""
+"""What an output loses against the full model's, and which outputs a policy leaves alone."""
 
 import pytest
 import torch
@@ -6,9 +6,10 @@ import torch
 from baselines.calm_policy import ConfidenceExit, Threshold
 from baselines.confidence import exit_confidences, softmax_confidence
 from skiplab.backbone import OPTSpec
+from skiplab.consistency import consistency_losses, unmoved
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
-from skiplab.evaluate import Generation, consistency_losses, generate, unmoved
+from skiplab.evaluate import Generation, generate
 from skiplab.policy import FullDepth
 
 DATA = TextData(Restaurants(train_size=8, valid_size=12, test_size=4), batch_size=4, max_new_tokens=40)
@@ -28,7 +29,7 @@ def test_outputs_that_a_policy_leaves_alone_are_known_from_one_full_pass(backbon
     confidences, _ = exit_confidences(backbone, next(iter(DATA.val_dataloader())), softmax_confidence, range(4))
     thresholds = [1.0, *(float(confidences.quantile(share)) for share in (0.9999, 0.999, 0.99, 0.5))]
     policies = [ConfidenceExit(5, Threshold(value=value), softmax_confidence) for value in thresholds]
-    found = unmoved(backbone, policies, full, DATA, ITEMS, batch_size=4)
+    found = [unmoved(backbone, policy, full, DATA, ITEMS, batch_size=4) for policy in policies]
     for policy, kept in zip(policies, found, strict=True):
         own = generate(backbone, policy, DATA, ITEMS, batch_size=4)
         assert kept == [all(depth == 5 for depth in depths) for depths in own.depths]
