@@ -31,6 +31,7 @@ class Calibrator:
         self._folder = folder
         self._progress = progress
         self._full: dict[tuple[int, bool], Generation] = {}
+        self._all_moved: set[tuple[str, int]] = set()
 
     @property
     def spec(self) -> CalibrationSpec:
@@ -75,7 +76,7 @@ class Calibrator:
             module = self._models.module(candidate, seed, run_id)
             policy = module.exit_policy(self._models.valid_batches)
             if isinstance(policy, AdaptivePolicy):
-                own = self._moved_outputs(module, policy)
+                own = self._moved_outputs(module, policy, (case.series, seed))
             else:
                 own = self._generate(module.backbone, policy, self._items)
             speedup = module.backbone.num_layers / own.mean_depth
@@ -83,13 +84,18 @@ class Calibrator:
             self._folder.save(name, known)
         return known["losses"], known["layer_speedup"]
 
-    def _moved_outputs(self, module: ExitModule, policy: AdaptivePolicy) -> Generation:
+    def _moved_outputs(self, module: ExitModule, policy: AdaptivePolicy, ladder: tuple[str, int]) -> Generation:
         """A policy's outputs: those of full depth that it leaves as they are, and the others decoded.
 
-        Where a batch waits for its least confident row each item is decoded alone, so that items are independent.
+        Once a hypothesis of a ladder leaves none, the faster ones behind it are not asked. Where a batch waits
+        for its least confident row each item is decoded alone, so that items are independent.
         """
         full = self._full_depth(module.backbone, self._items)
-        kept = unmoved(module.backbone, policy, full, self._prepared.data, self._items, batch_size=self._batch_size)
+        kept = [False] * len(self._items)
+        if ladder not in self._all_moved:
+            kept = unmoved(module.backbone, policy, full, self._prepared.data, self._items, batch_size=self._batch_size)
+        if not any(kept):
+            self._all_moved.add(ladder)
         moved = [index for index, keep in enumerate(kept) if not keep]
         texts, tokens, depths = list(full.texts), list(full.tokens), list(full.depths)
         if moved:
