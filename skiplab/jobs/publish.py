@@ -55,7 +55,7 @@ def publish(folder: Path, page: report.Page) -> None:
         tracking.log_file(path, "plots")
     for name in ("report.html", "results.json", "results.csv", "config.yaml"):
         tracking.log_file(folder / name)
-    tracking.set_note(f"{page.description}. Task: {page.task}.\n\n{markdown(page.tables, page.rows)}")
+    tracking.set_note(f"{page.description}. Task: {page.task}.\n\n{markdown(page.tables[:1], page.rows)}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
