@@ -69,6 +69,7 @@ class Table:
     def print(self, console: "Console") -> None:
         """The cells on the console, without intervals; a file or pipe gets lines as long as it takes."""
         from rich import box
+        from rich.console import Console
         from rich.table import Table as RichTable
 
         width = console.width if console.is_terminal else max(console.width, 160)
@@ -77,7 +78,8 @@ class Table:
             shown.add_column(name.replace(" ", "\n"), justify="left" if number < 2 else "right", no_wrap=number > 1)
         for number, line in enumerate(self.lines):
             shown.add_row(*(cell.text for cell in line), *(["failed"] if number in self.errors else []))
-        console.print(shown, width=width)
+        wide = Console(file=console.file, width=width) if width > console.width else console
+        wide.print(shown)
 
 
 def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
