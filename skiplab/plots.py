@@ -181,7 +181,7 @@ def layer_figure(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure
         axis.set_title(f"{label}: {sum(below):.2f} ms", fontsize=8)
         axis.set_xlabel("layer, and the rest")
     axes[0].set_ylabel("ms per step")
-    axes[0].legend(frameon=False, fontsize=7)
+    _legend_outside(figure, axes)
     return figure
 
 
