@@ -6,9 +6,9 @@ above compute only keys and values from the state in which it left (section 3.2)
 freezes on its own, or leaves the computation, or all wait for the least confident. The threshold is
 constant or decays with the generation step (equation 5).
 
-Deviations: a confidence must exceed the threshold, where the paper lets it reach it, so that a threshold
-of 1 that is constant is full depth. A threshold may be found from a target layer speedup instead of given: from the
-first exits in one teacher-forced pass over the validation data, corrected by decoding that data. The
+Deviations: a confidence must exceed the threshold, where the paper lets it reach it, so that a constant
+threshold of 1 is full depth. A threshold may be found from a target layer speedup instead of given: from
+the first exits in one teacher-forced pass over the validation data, corrected by decoding that data. The
 speedup on other data is measured, not promised.
 """
 

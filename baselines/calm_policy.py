@@ -91,29 +91,16 @@ class ConfidenceExit(AdaptivePolicy):
         batch_policy: BatchPolicy = "freeze",
         propagation: Propagation = "lazy",
     ) -> None:
+        exits = exit_layers or range(num_layers - 1)
+        super().__init__(exits, batch_policy=batch_policy, propagation=propagation)
         self._threshold = threshold
         self._confidence = confidence
-        self._exit_layers = exit_layers or range(num_layers - 1)
-        self._batch_policy: BatchPolicy = batch_policy
-        self._propagation: Propagation = propagation
         self._plan = terminate_plan(num_layers)
 
     @property
     def threshold(self) -> float:
         """What the thresholds by step are made from."""
         return self._threshold.value
-
-    @property
-    def exit_layers(self) -> range:
-        return self._exit_layers
-
-    @property
-    def batch_policy(self) -> BatchPolicy:
-        return self._batch_policy
-
-    @property
-    def propagation(self) -> Propagation:
-        return self._propagation
 
     def plan(self, step: int) -> LayerPlan:
         return self._plan
@@ -130,14 +117,11 @@ class ExactExit(HindsightPolicy):
     """
 
     def __init__(self, num_layers: int, threshold: Threshold, confidence: Confidence, exit_layers: range) -> None:
+        super().__init__(exact_kv=True)
         self._threshold = threshold
         self._confidence = confidence
         self._exit_layers = exit_layers
         self._plan = terminate_plan(num_layers)
-
-    @property
-    def exact_kv(self) -> bool:
-        return True
 
     def plan(self, step: int) -> LayerPlan:
         return self._plan
@@ -163,13 +147,9 @@ class IdealExit(HindsightPolicy):
     """
 
     def __init__(self, num_layers: int, exit_layers: range, *, exact_kv: bool) -> None:
+        super().__init__(exact_kv=exact_kv)
         self._exit_layers = exit_layers
-        self._exact_kv = exact_kv
         self._plan = terminate_plan(num_layers)
-
-    @property
-    def exact_kv(self) -> bool:
-        return self._exact_kv
 
     def plan(self, step: int) -> LayerPlan:
         return self._plan

@@ -4,7 +4,7 @@ Shapes: B rows, D hidden size, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, final
 
 from torch import Tensor
@@ -29,27 +29,28 @@ class RowwisePolicy(ExitPolicy, ABC):
     state in which it left."""
 
 
-class AdaptivePolicy(RowwisePolicy):
-    """Rows leave the plan judged from their hidden state, layer by layer."""
+class AdaptivePolicy(RowwisePolicy, ABC):
+    """Rows leave the plan judged from their hidden state, layer by layer.
 
-    @property
-    @abstractmethod
-    def exit_layers(self) -> Container[int]:
-        """Layers after which `exits` is asked."""
+    Args:
+        exit_layers: layers after which `exits` is asked.
+        batch_policy: what becomes of a batch whose rows disagree. `freeze`: a row's state stays as it exits, and
+            the row goes through the layers until all have exited. `min`: all exit when the least confident row
+            does. `compact`: exited rows leave the computation.
+        propagation: when the layers that a step did not run get its keys and values: `lazy`, as a later step
+            reaches them, or `eager`, at once.
+    """
 
-    @property
-    @abstractmethod
-    def batch_policy(self) -> BatchPolicy:
-        """What becomes of a batch whose rows disagree.
-
-        `freeze`: a row's state stays as it exits, and the row goes through the layers until all have exited.
-        `min`: all exit when the least confident row does. `compact`: exited rows leave the computation.
-        """
-
-    @property
-    @abstractmethod
-    def propagation(self) -> Propagation:
-        """When the layers that a step did not run get its keys and values: as a later step reaches them, or at once."""
+    def __init__(
+        self,
+        exit_layers: Sequence[int],
+        *,
+        batch_policy: BatchPolicy = "freeze",
+        propagation: Propagation = "lazy",
+    ) -> None:
+        self.exit_layers = exit_layers
+        self.batch_policy: BatchPolicy = batch_policy
+        self.propagation: Propagation = propagation
 
     @abstractmethod
     def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
@@ -62,13 +63,15 @@ class AdaptivePolicy(RowwisePolicy):
         """
 
 
-class HindsightPolicy(RowwisePolicy):
-    """For analysis: every layer runs, and each row's exit is chosen from the states of all of them."""
+class HindsightPolicy(RowwisePolicy, ABC):
+    """For analysis: every layer runs, and each row's exit is chosen from the states of all of them.
 
-    @property
-    @abstractmethod
-    def exact_kv(self) -> bool:
-        """Whether the layers above an exit keep the keys and values of the full pass."""
+    Args:
+        exact_kv: whether the layers above an exit keep the keys and values of the full pass.
+    """
+
+    def __init__(self, *, exact_kv: bool) -> None:
+        self.exact_kv = exact_kv
 
     @abstractmethod
     def exit_depths(self, states: Sequence[Tensor], *, step: int, head: Head) -> Tensor:

@@ -196,20 +196,7 @@ class EveryFourthStepDeep(AdaptivePolicy):
     """All rows leave after the first layer but at every fourth step."""
 
     def __init__(self, batch_policy: BatchPolicy, propagation: Propagation) -> None:
-        self._batch_policy: BatchPolicy = batch_policy
-        self._propagation: Propagation = propagation
-
-    @property
-    def exit_layers(self) -> range:
-        return range(5)
-
-    @property
-    def batch_policy(self) -> BatchPolicy:
-        return self._batch_policy
-
-    @property
-    def propagation(self) -> Propagation:
-        return self._propagation
+        super().__init__(range(5), batch_policy=batch_policy, propagation=propagation)
 
     def plan(self, step: int) -> LayerPlan:
         return tuple(range(6))

@@ -47,22 +47,9 @@ class CoordinateExit(AdaptivePolicy):
         propagation: Propagation = "lazy",
         planned: ExitPolicy | None = None,
     ) -> None:
+        super().__init__(range(5), batch_policy=batch_policy, propagation=propagation)
         self._bound = bound
-        self._batch_policy: BatchPolicy = batch_policy
-        self._propagation: Propagation = propagation
         self._planned = planned or FullDepth(6)
-
-    @property
-    def exit_layers(self) -> range:
-        return range(5)
-
-    @property
-    def batch_policy(self) -> BatchPolicy:
-        return self._batch_policy
-
-    @property
-    def propagation(self) -> Propagation:
-        return self._propagation
 
     def plan(self, step: int) -> LayerPlan:
         return self._planned.plan(step)

@@ -185,36 +185,39 @@ class Comparison:
     # Speed, of the first seed's settings.
 
     def _time(self) -> None:
-        first_seed, batch_sizes = self._config["seeds"][0], self._config["benchmark"]["batch_sizes"]
-        of_seed = {entry: self._record(entry) for entry in self._cases if entry.seed == first_seed}
+        of_seed = {entry: self._record(entry) for entry in self._cases if entry.seed == self._config["seeds"][0]}
         finished = [entry for entry, record in of_seed.items() if record is not None and record["timed"]]
-        if self._full_entry not in finished or not batch_sizes:
+        options = self._config["benchmark"]
+        if self._full_entry not in finished or not options["batch_sizes"]:
             return
         timing = self._folder.load("timing") or {}
-        if all(len(timing.get(entry.key, ())) == len(batch_sizes) for entry in finished):
+        if all(len(timing.get(entry.key, ())) == len(options["batch_sizes"]) for entry in finished):
             self._console.print("timing: finished before")
-            return
-        self._console.print(f"timing {len(finished)} systems in turns")
-        systems = {entry.key: system for entry in finished if (system := self._system(entry)) is not None}
+        else:
+            self._time_in_turns(finished)
+        if options["layers_at"] is not None and self._folder.load("layers") is None:
+            self._time_layers(finished, self._workload(options["layers_at"]))
+
+    def _time_in_turns(self, entries: Sequence[Entry]) -> None:
+        self._console.print(f"timing {len(entries)} systems in turns")
+        systems = {entry.key: system for entry in entries if (system := self._system(entry)) is not None}
         found, errors = time_systems(
             systems,
-            [self._workload(batch_size) for batch_size in batch_sizes],
+            [self._workload(batch_size) for batch_size in self._config["benchmark"]["batch_sizes"]],
             baseline=self._full_entry.key,
             options=self._config["benchmark"],
             device=self._prepared.device,
             progress=self._progress,
         )
-        for entry in finished:
+        for entry in entries:
             if (error := errors.get(entry.key)) is not None:
                 self._fail_timing(entry, error)
         self._folder.save("timing", found)
-        if (batch_size := self._config["benchmark"]["layers_at"]) is not None:
-            self._time_layers([entry for entry in finished if entry.key in found], self._workload(batch_size))
 
     def _time_layers(self, entries: Sequence[Entry], workload: Workload) -> None:
         found = {}
         for entry in entries:
-            if (case := self._cases[entry]) is not None:
+            if (case := self._cases[entry]) is not None and entry not in self._errors:
                 try:
                     decoder = self._timed(case)
                     found[entry.label] = layer_times(decoder.backbone, decoder.policy, workload)

@@ -191,7 +191,11 @@ def test_a_new_store_gets_the_finished_settings_again(home: Path) -> None:
 
 def test_a_failure_in_timing_is_met_again_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(
-        tmp_path, "method=skipdecode", "method.sweep.speedup=[2]", "methods.full.sweep.fine_tune=[false]"
+        tmp_path,
+        "method=skipdecode",
+        "method.sweep.speedup=[2]",
+        "methods.full.sweep.fine_tune=[false]",
+        "benchmark.layers_at=4",
     )
 
     def broken(*_):
@@ -211,6 +215,13 @@ def test_a_failure_in_timing_is_met_again_by_the_next_run(tmp_path: Path, monkey
         assert compare(config, tmp_path / "run") is False
     assert compare(config, tmp_path / "run") is True
     assert not [row for row in rows(tmp_path) if "error" in row]
+    timing, layers = tmp_path / "run/timing.json", tmp_path / "run/layers.json"
+    timed, before = timing.stat().st_mtime_ns, json.loads(layers.read_text())
+    assert set(before) == {"full 1x", "skipdecode 2x"}
+    layers.unlink()
+    assert compare(config, tmp_path / "run") is True
+    assert timing.stat().st_mtime_ns == timed, "what is timed stays; the pass that is missing is made"
+    assert set(json.loads(layers.read_text())) == set(before)
 
 
 def test_a_figure_that_is_no_number_fails_its_setting_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
