@@ -28,8 +28,15 @@ def call(home: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def start(home: Path, *command: str) -> subprocess.Popen[str]:
+    """A process that hears Ctrl-C, even where the tests themselves run in a shell's background, which ignores it."""
     return subprocess.Popen(
-        command, cwd=home, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=home,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
