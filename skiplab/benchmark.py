@@ -69,10 +69,13 @@ def engine_system(backbone: Backbone, policy: ExitPolicy) -> System:
     return run
 
 
-def hf_generate_system(backbone: Backbone) -> System:
-    """Hugging Face `generate` with its dynamic cache, on the same weights.
+def hf_generate_system(backbone: Backbone, cache: str | None = None) -> System:
+    """Hugging Face `generate` on the same weights.
 
     All rows run to the batch's longest length, since rows cannot leave; only the tokens asked for count.
+
+    Args:
+        cache: its `cache_implementation`; None is the dynamic cache. With `static` it compiles itself on a GPU.
     """
     from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
@@ -93,6 +96,7 @@ def hf_generate_system(backbone: Backbone) -> System:
             eos_token_id=backbone.model.config.vocab_size,
             pad_token_id=pad_id,
             use_cache=True,
+            cache_implementation=cache,
         )
         backbone.model.generate(  # type: ignore[operator]
             ids_BP.to(backbone.device),
@@ -121,12 +125,14 @@ class Timing:
     Attributes:
         kv_bytes: largest key/value store of a batch; None if unknown.
         layers_per_step: layers run per decode step of a batch, each step's deepest row counting.
+        tokens: what each prompt was continued with; empty if unknown.
     """
 
     rounds: list[Round]
     workload: Workload
     kv_bytes: int | None
     layers_per_step: float | None
+    tokens: list[list[int]]
 
     def row(self, baseline: "Timing | None") -> dict[str, Any]:
         """Speed figures: medians over rounds, quartiles of the throughput and of the speedup.
@@ -195,7 +201,13 @@ def interleave(
                 if number >= warmup:
                     measured[name].append(run)
     timings = {
-        name: Timing(runs, workload, _kv_bytes(results[name]), _layers_per_step(results[name]))
+        name: Timing(
+            runs,
+            workload,
+            kv_bytes=_kv_bytes(results[name]),
+            layers_per_step=_layers_per_step(results[name]),
+            tokens=[tokens for result in results[name] for tokens in result.sequences()],
+        )
         for name, runs in measured.items()
         if name not in errors
     }

@@ -5,29 +5,32 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from skiplab.cost import Ceilings
-
-_GIBIBYTE = 2**30
-
-
-def measure_ceilings(device: torch.device, dtype: torch.dtype, *, rounds: int = 7) -> Ceilings:
-    """Bandwidth of a matrix-vector product over weights far larger than caches, and speed of a large matrix product.
-
-    Medians over rounds, on torch's present number of threads.
-    """
-    gpu = device.type == "cuda"
-    rows, width = (4 if gpu else 1) * _GIBIBYTE // 4 // (4096 * dtype.itemsize), 4096
-    weights, vector = torch.randn(rows, width, device=device).to(dtype), torch.randn(width, 1, device=device).to(dtype)
-    edge = 8192 if gpu else 2048
-    square = torch.randn(edge, edge, device=device).to(dtype)
-    return Ceilings(
-        bandwidth=weights.nbytes / _seconds(lambda: weights @ vector, device, rounds),
-        flops=2 * edge**3 / _seconds(lambda: square @ square, device, rounds),
-    )
+from skiplab.formats import NumberFormat
 
 
-def _seconds(work: Callable[[], torch.Tensor], device: torch.device, rounds: int) -> float:
+def measure_bandwidth(device: torch.device, *, rounds: int = 7) -> float:
+    """Bytes per second of a matrix-vector product over float32 weights far larger than caches, on torch's present
+    number of threads; median over rounds."""
+    rows, width = (2**18 if device.type == "cuda" else 2**14), 4096
+    weights, vector = torch.randn(rows, width, device=device), torch.randn(width, device=device)
+    return weights.nbytes / _seconds(lambda: weights @ vector, device, rounds)
+
+
+def measure_matrix_speed(device: torch.device, number_format: NumberFormat, *, rounds: int = 7) -> float:
+    """Operations per second of a large square matrix product, two per multiplication and addition; median over
+    rounds."""
+    edge = 8192 if device.type == "cuda" else 2048
+    square = torch.randn(edge, edge, device=device)
+    if number_format.integers:
+        whole = square.mul_(32).to(torch.int8)
+        return 2 * edge**3 / _seconds(lambda: torch.ops.aten._int_mm(whole, whole), device, rounds)
+    real = square.to(number_format.states)
+    return 2 * edge**3 / _seconds(lambda: real @ real, device, rounds)
+
+
+def _seconds(work: Callable[[], Tensor], device: torch.device, rounds: int) -> float:
     times = []
     for _ in range(2 + rounds):
         _wait(device)

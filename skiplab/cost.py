@@ -8,6 +8,8 @@ and norms' outputs are left out: they stay in caches.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from skiplab.backbone import Backbone
 
 
@@ -31,14 +33,25 @@ class Footprint:
     kv_width: int
 
     @staticmethod
-    def of(backbone: Backbone) -> "Footprint":
-        """Sizes of a backbone, which may be on the meta device."""
+    def of(backbone: Backbone, weight_bytes: int | None = None) -> "Footprint":
+        """Sizes of a backbone, which may be on the meta device.
+
+        Args:
+            weight_bytes: of a weight in a linear layer when decoding; None is as the backbone has it.
+        """
         layer, head = list(backbone.layer_weights(0)), list(backbone.head_weights())
+
+        def nbytes(weights: Iterable[Tensor]) -> int:
+            return sum(
+                weight.numel() * weight_bytes if weight_bytes and weight.ndim == 2 else weight.nbytes
+                for weight in weights
+            )
+
         width = 2 * backbone.kv_heads * backbone.head_size
         return Footprint(
             num_layers=backbone.num_layers,
-            layer_bytes=sum(weight.nbytes for weight in layer),
-            head_bytes=sum(weight.nbytes for weight in head),
+            layer_bytes=nbytes(layer),
+            head_bytes=nbytes(head),
             layer_weights=sum(weight.numel() for weight in layer if weight.ndim == 2),
             head_weights=sum(weight.numel() for weight in head if weight.ndim == 2),
             kv_bytes=width * backbone.dtype.itemsize,

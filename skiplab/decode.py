@@ -106,7 +106,7 @@ def decode(
     depth_B: Tensor | int = len(policy.plan(0))
     rows = _Rows(
         index_B=torch.arange(len(prompts), device=device),
-        token_B=logits_BV.argmax(-1),
+        token_B=_greedy(logits_BV),
         position_B=mask_BP.sum(1) - 1,
         limit_B=torch.tensor(limits, device=device),
         mask_B11S=_decode_mask(mask_BP, steps, h_BTD.dtype),
@@ -118,7 +118,7 @@ def decode(
             mask = None if rows.mask_B11S is None else rows.mask_B11S[..., : columns + step]
             h_BTD, depth_B = runner.run(h_BTD, Context(mask, cache), step)
             logits_BV = backbone.head(h_BTD[:, -1])
-            rows.token_B = logits_BV.argmax(-1)
+            rows.token_B = _greedy(logits_BV)
         rows.position_B += 1
         tokens_BT[rows.index_B, step] = rows.token_B
         depth_BT[rows.index_B, step] = depth_B
@@ -135,6 +135,11 @@ def decode(
         else:
             break
     return DecodeResult(tokens_BT, (depth_BT > 0).sum(1), depth_BT, cache.nbytes)
+
+
+def _greedy(logits_BV: Tensor) -> Tensor:
+    """The likeliest token of each row, the first of equals. On a CPU `max` is several times as fast as `argmax`."""
+    return logits_BV.max(-1).indices
 
 
 def _decode_mask(mask_BP: Tensor, steps: int, dtype: torch.dtype) -> Tensor | None:

@@ -150,6 +150,7 @@ _TIMED: dict[str, tuple[str, str]] = {
     "bytes_speedup": ("bytes speedup", "{:.2f}x"),
     "realised_fraction": ("realised", "{:.2f}"),
     "roofline_fraction": ("roofline", "{:.2f}"),
+    "agreement": ("agreement", "{:.3f}"),
 }
 _PREDICTED: dict[str, tuple[str, str]] = {
     "layer_speedup": ("layer speedup", "{:.2f}x"),

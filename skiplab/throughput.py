@@ -8,10 +8,10 @@ import torch
 
 from skiplab.benchmark import Timing, Workload
 from skiplab.cost import Ceilings, Footprint, Step, bytes_speedup, least_seconds, steps_of
+from skiplab.formats import FORMATS
 from skiplab.policy import ExitPolicy, RowwisePolicy
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PEERS = ("hf_generate", "ctranslate2")
+PEERS = ("hf_generate", "hf_generate_static", "ctranslate2")
 
 
 @final
@@ -22,7 +22,7 @@ class ThroughputSpec:
     Args:
         batch_sizes: rows per batch.
         prompt_tokens, new_tokens: of every row.
-        dtypes: number formats of the weights.
+        dtypes: number formats.
         peers: outside systems beside ours.
         held_out_batches, held_out_speedups: settings that the cost model is tested on instead of fitted to.
     """
@@ -42,7 +42,7 @@ class ThroughputSpec:
             raise ValueError(
                 f"throughput needs a prompt token and two new ones, got {self.prompt_tokens} and {self.new_tokens}"
             )
-        for name, values, known in (("dtypes", self.dtypes, list(DTYPES)), ("peers", self.peers, list(PEERS))):
+        for name, values, known in (("dtypes", self.dtypes, list(FORMATS)), ("peers", self.peers, list(PEERS))):
             for value in values:
                 if value not in known:
                     raise ValueError(f"unknown throughput {name} {value!r}; choose from {', '.join(known)}")

@@ -47,8 +47,8 @@ def test_systems_take_turns_and_a_failing_one_spares_the_others() -> None:
 
 def test_figures_by_hand() -> None:
     workload = Workload(prompts=[[5], [5], [5]], lengths=[3, 5, 2], batch_size=2, pad_id=PAD)
-    base = Timing([Round(0.1, t, 0.1 + t, [1.0]) for t in (1.0, 2.0, 4.0)], workload, 64, 6.0)
-    fast = Timing([Round(0.1, t, 0.1 + t, [1.0]) for t in (0.5, 0.5, 1.0)], workload, 32, 2.0)
+    base = Timing([Round(0.1, t, 0.1 + t, [1.0]) for t in (1.0, 2.0, 4.0)], workload, 64, 6.0, [])
+    fast = Timing([Round(0.1, t, 0.1 + t, [1.0]) for t in (0.5, 0.5, 1.0)], workload, 32, 2.0, [])
     row = fast.row(base)
     # 10 tokens, 7 of them after the first of their row; batches of 4 and 1 decode steps.
     assert row["decode_tokens_per_s"] == pytest.approx(14)

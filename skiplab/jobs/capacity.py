@@ -13,12 +13,12 @@ from skiplab.cost import Footprint, bytes_speedup, steps_of
 from skiplab.cost_model import CostModel
 from skiplab.environment import environment
 from skiplab.files import load_json
+from skiplab.formats import FORMATS
 from skiplab.jobs.prepare import ConfigurationError
 from skiplab.results import Row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.schedule import solve_schedule
 from skiplab.tables import prediction_table
-from skiplab.throughput import DTYPES
 
 _VOCABULARY, _POSITIONS = 50272, 2048
 
@@ -71,9 +71,10 @@ def capacity(cfg: DictConfig, run_dir: Path) -> bool:
 def _shape_rows(name: str, config: dict[str, Any], model: CostModel) -> list[Row]:
     options = config["capacity"]
     spec = OPTSpec(**options["shapes"][name], max_positions=_POSITIONS, vocab_size=_VOCABULARY)
+    number_format = FORMATS[options["dtype"]]
     with torch.device("meta"):
-        backbone = spec.build(vocab_size=1, pad_id=1, bos_id=0, eos_id=2).to(DTYPES[options["dtype"]])
-    size = Footprint.of(backbone)
+        backbone = spec.build(vocab_size=1, pad_id=1, bos_id=0, eos_id=2).to(number_format.states)
+    size = Footprint.of(backbone, number_format.weight_bytes)
     count, layers = options["new_tokens"] - 1, spec.num_layers
     plans = {"1x": [layers] * count}
     for speedup in config["speedups"]:

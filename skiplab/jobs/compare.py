@@ -1,7 +1,7 @@
 """Compare methods on one shared base: train, decode, score, then time all of them in turns."""
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from skiplab.layer_times import layer_times
 from skiplab.metrics import mean_interval
 from skiplab.module import ExitModule
 from skiplab.policy import HindsightPolicy
+from skiplab.prepack import prepack
 from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.summary import summarise
@@ -228,16 +229,16 @@ class Comparison:
     def _fail_timing(self, entry: Entry, error: Exception) -> None:
         self._errors[entry] = f"timing: {type(error).__name__}: {error}"
 
-    def _system(self, entry: Entry) -> System | None:
-        """What is timed of a setting; None if it cannot be had."""
+    def _system(self, entry: Entry) -> Callable[[int], System] | None:
+        """What is timed of a setting, given the rows of a batch; None if it cannot be had."""
         if (case := self._cases[entry]) is None:
-            return hf_generate_system(self._models.base)
+            return lambda rows: hf_generate_system(self._models.base)
         try:
             decoder = self._timed(case)
         except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
             self._fail_timing(entry, error)
             return None
-        return engine_system(decoder.backbone, decoder.policy)
+        return lambda rows: engine_system(prepack(decoder.backbone, rows=rows), decoder.policy)
 
     def _timed(self, case: Case) -> Decoder:
         """The decoder of a finished case."""

@@ -70,6 +70,19 @@ def prepare(cfg: DictConfig) -> Prepared:
         raise ConfigurationError(str(error)) from error
 
 
+def device_of(accelerator: str) -> torch.device:
+    """Where a trainer's accelerator decodes.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if accelerator not in ("gpu", "cuda"):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator asks for a GPU, and this machine has none; use trainer=cpu")
+    return torch.device("cuda")
+
+
 def _prepare(cfg: DictConfig) -> Prepared:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     check_types(config)
@@ -100,10 +113,8 @@ def _prepare(cfg: DictConfig) -> Prepared:
         ),
         cases=[],
         calibration=calibration,
-        device=torch.device("cuda" if trainer.accelerator in ("gpu", "cuda") else "cpu"),
+        device=device_of(trainer.accelerator),
     )  # fmt: skip
-    if prepared.device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator asks for a GPU, and this machine has none; use trainer=cpu")
     for spec_ in (trainer, base_trainer):
         spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with torch.device("meta"):

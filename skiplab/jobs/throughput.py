@@ -1,7 +1,9 @@
 """Time decoding at any shape: ours and others, random weights, fixed lengths, against the machine's bounds."""
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
@@ -16,22 +18,26 @@ from skiplab import plots, report, tracking
 from skiplab.backbone import Backbone, OPTSpec
 from skiplab.batch import collate
 from skiplab.benchmark import System, Timing, engine_system, hf_generate_system, interleave
-from skiplab.ceilings import measure_ceilings
+from skiplab.ceilings import measure_bandwidth, measure_matrix_speed
 from skiplab.cost import Ceilings, Footprint, steps_of
 from skiplab.cost_model import Observation, fit, median_error, relative_errors
 from skiplab.environment import environment
+from skiplab.formats import FORMATS
 from skiplab.jobs import publish
 from skiplab.jobs.cases import Case, expand
-from skiplab.jobs.prepare import ConfigurationError
+from skiplab.jobs.prepare import ConfigurationError, device_of
+from skiplab.metrics import agreement
 from skiplab.module import Optimization, Setup
 from skiplab.peers import ctranslate2_system
-from skiplab.policy import ExitPolicy, RowwisePolicy
+from skiplab.policy import ExitPolicy, FullDepth, RowwisePolicy
+from skiplab.prepack import check_integers
 from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.tables import throughput_table
-from skiplab.throughput import DTYPES, ThroughputSpec, bound_figures, policy_steps
+from skiplab.throughput import ThroughputSpec, bound_figures, policy_steps
 
 PAD, BOS, EOS = 1, 0, 2
+_REFERENCE = "1x reference path"
 _NOTES = (
     "Medians over interleaved rounds of one run, quartiles small. Speedups are against the full model in the same "
     "number format; `realised` is their share of what the bytes allow; `roofline` is the least time that the "
@@ -51,6 +57,8 @@ def throughput(cfg: DictConfig, run_dir: Path) -> bool:
         spec = ThroughputSpec(**config["throughput"])
         shape: OPTSpec = instantiate(config["backbone"])
         spec.check_positions(shape.max_positions)
+        if any(FORMATS[dtype].integers for dtype in spec.dtypes):
+            check_integers(device_of(config["trainer"]["accelerator"]))
         folder = RunFolder(run_dir)
         folder.check(config)
         job = Throughput(config, spec, shape, folder)
@@ -68,15 +76,16 @@ class Entrant:
     """A system that is timed.
 
     Attributes:
+        system: what decodes batches of so many rows.
         policy: what it runs; None is an outside engine.
-        size: of its backbone.
-        baseline: name of the full model that it is compared with.
+        size: of its backbone; None if that is not ours.
+        baseline: number format of the full model that it is compared with.
     """
 
     row: Row
-    system: System
+    system: Callable[[int], System]
     policy: ExitPolicy | None
-    size: Footprint
+    size: Footprint | None
     baseline: str
 
 
@@ -90,7 +99,7 @@ class Throughput:
         self._shape = shape
         self._folder = folder
         self._console = Console()
-        self._device = torch.device("cuda" if config["trainer"]["accelerator"] in ("gpu", "cuda") else "cpu")
+        self._device = device_of(config["trainer"]["accelerator"])
         with torch.device("meta"):
             self._cases = self._expand(self._build())
 
@@ -119,7 +128,7 @@ class Throughput:
         workload = self._spec.workload(batch_size, self._vocab_size, PAD)
         options = self._config["benchmark"]
         timings, errors = interleave(
-            {name: entrant.system for name, entrant in entrants.items()},
+            {name: entrant.system(batch_size) for name, entrant in entrants.items()},
             workload,
             rounds=options["rounds"],
             warmup=options["warmup"],
@@ -132,15 +141,18 @@ class Throughput:
                 error = f"{type(errors[name]).__name__}: {errors[name]}"
                 found[name] = {"row": {**entrant.row, "batch_size": batch_size, "error": error}, "step_ms": []}
             else:
-                row = self._row(entrant, timings[name], timings.get(entrant.baseline), ceilings)
+                row = self._row(entrant, timings, name, ceilings)
                 found[name] = {"row": row, "step_ms": timings[name].step_ms()}
             check_row(found[name]["row"])
         self._folder.save(f"batch{batch_size}", found)
         return found
 
-    def _row(self, entrant: Entrant, timing: Timing, baseline: Timing | None, ceilings: Mapping[str, Ceilings]) -> Row:
-        row = {**entrant.row, **timing.row(baseline)}
-        if entrant.policy is not None:
+    def _row(self, entrant: Entrant, timings: Mapping[str, Timing], name: str, ceilings: Mapping[str, Ceilings]) -> Row:
+        timing, reference = timings[name], timings.get(f"full {_REFERENCE} float32")
+        row = {**entrant.row, **timing.row(timings.get(f"full 1x {entrant.baseline}"))}
+        if isinstance(entrant.policy, FullDepth) and reference is not None:
+            row["agreement"] = statistics.mean(agreement(timing.tokens, reference.tokens))
+        if entrant.policy is not None and entrant.size is not None:
             steps = policy_steps(entrant.policy, timing, self._spec.prompt_tokens)
             row |= bound_figures(steps, entrant.size, ceilings[entrant.row["dtype"]], row)
         return row
@@ -156,9 +168,9 @@ class Throughput:
             for part in parts:
                 for name, timed in part.items():
                     entrant, row = entrants[name], timed["row"]
-                    if entrant.policy is None or isinstance(entrant.policy, RowwisePolicy) or row["dtype"] != dtype:
+                    if entrant.policy is None or entrant.size is None or isinstance(entrant.policy, RowwisePolicy):
                         continue
-                    if "error" not in row:
+                    if row["dtype"] == dtype and row["setting"] != _REFERENCE and "error" not in row:
                         apart = row["batch_size"] in self._spec.held_out_batches or row["setting"] in (
                             f"{speedup:g}x" for speedup in self._spec.held_out_speedups
                         )
@@ -177,8 +189,11 @@ class Throughput:
     def _measured_ceilings(self) -> dict[str, Ceilings]:
         if (known := self._folder.load("ceilings")) is None:
             self._console.print("bandwidth and matrix speed of the machine")
-            found = {dtype: measure_ceilings(self._device, DTYPES[dtype]) for dtype in self._spec.dtypes}
-            known = {dtype: vars(ceilings) for dtype, ceilings in found.items()}
+            bandwidth = measure_bandwidth(self._device)
+            known = {
+                dtype: {"bandwidth": bandwidth, "flops": measure_matrix_speed(self._device, FORMATS[dtype])}
+                for dtype in self._spec.dtypes
+            }
             self._folder.save("ceilings", known)
         return {dtype: Ceilings(**values) for dtype, values in known.items()}
 
@@ -192,32 +207,45 @@ class Throughput:
                 system = ctranslate2_system(
                     first, self._folder.path / "ctranslate2", kind, threads=self._config["threads"]
                 )
-                found[f"ctranslate2 {kind}"] = Entrant(row, system, None, Footprint.of(first), "full 1x float32")
+                baseline = kind if kind in self._spec.dtypes else "float32"
+                found[f"ctranslate2 {kind}"] = Entrant(row, lambda rows, system=system: system, None, None, baseline)
         for dtype in self._spec.dtypes:
-            found |= self._in_dtype(first, dtype)
+            found |= self._in_format(first, dtype)
         return found
 
-    def _in_dtype(self, first: Backbone, dtype: str) -> dict[str, Entrant]:
+    def _in_format(self, first: Backbone, dtype: str) -> dict[str, Entrant]:
+        number_format = FORMATS[dtype]
         backbone = self._build()
         backbone.load_state_dict(first.state_dict())
-        backbone = backbone.to(self._device, DTYPES[dtype]).eval()
-        size = Footprint.of(backbone)
-        baseline = f"full 1x {dtype}"
+        backbone = backbone.to(self._device, number_format.states).eval()
+        size = Footprint.of(backbone, number_format.weight_bytes)
+        fast_path = lru_cache(maxsize=1)(lambda rows: number_format.fast_path(backbone, rows))
+
+        def entrant(row: Row, make: Callable[[int], System], policy: ExitPolicy | None) -> Entrant:
+            return Entrant({**row, "seed": 0, "dtype": dtype}, make, policy, size, dtype)
+
+        found = []
+        for case in self._cases:
+            policy, target = self._policy(case, backbone)
+            row = {**vars(case.entry), **({} if target is None else {"target_speedup": target})}
+            found.append(entrant(row, lambda rows, policy=policy: engine_system(fast_path(rows), policy), policy))
+        if not number_format.integers:
+            full = FullDepth(backbone.num_layers)
+            row = {"method": "full", "setting": _REFERENCE}
+            found.append(entrant(row, lambda rows: engine_system(backbone, full), full))
+            for peer, cache in (("hf_generate", None), ("hf_generate_static", "static")):
+                if peer in self._spec.peers:
+                    row = {"method": peer, "setting": "full depth"}
+                    found.append(entrant(row, lambda rows, cache=cache: hf_generate_system(backbone, cache), None))
+        return {f"{one.row['method']} {one.row['setting']} {dtype}": one for one in found}
+
+    def _policy(self, case: Case, backbone: Backbone) -> tuple[ExitPolicy, float | None]:
+        """What a case decodes with, and the speedup that it promises."""
         prompts = self._spec.workload(4, self._vocab_size, PAD).prompts
         valid = collate(prompts, [[EOS] * self._spec.new_tokens] * len(prompts), PAD)
-        found: dict[str, Entrant] = {}
-        for case in self._cases:
-            module = case.build(self._setup(backbone)).eval()
-            policy = module.exit_policy([type(valid)(*(tensor.to(self._device) for tensor in valid))])
-            row = {**vars(case.entry), "dtype": dtype}
-            if module.target_speedup is not None:
-                row["target_speedup"] = module.target_speedup
-            system = engine_system(backbone, policy)
-            found[f"{case.entry.label} {dtype}"] = Entrant(row, system, policy, size, baseline)
-        if "hf_generate" in self._spec.peers:
-            row = {"method": "hf_generate", "setting": "full depth", "seed": 0, "dtype": dtype}
-            found[f"hf_generate {dtype}"] = Entrant(row, hf_generate_system(backbone), None, size, baseline)
-        return found
+        module = case.build(self._setup(backbone)).eval()
+        policy = module.exit_policy([type(valid)(*(tensor.to(self._device) for tensor in valid))])
+        return policy, module.target_speedup
 
     def _publish(
         self, name: str, rows: list[Row], parts: list[dict[str, dict[str, Any]]], described: dict[str, Any]

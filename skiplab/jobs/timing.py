@@ -1,7 +1,7 @@
 """Time the settings of a comparison in turns, on the test set's prompts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ Timed = dict[str, list[dict[str, Any]]]
 
 
 def time_systems(
-    systems: Mapping[str, System],
+    systems: Mapping[str, Callable[[int], System]],
     workloads: Sequence[Workload],
     *,
     baseline: str,
@@ -24,14 +24,16 @@ def time_systems(
     """Each system's result `row` and `step_ms` for each workload, and the errors of those that raised, by name.
 
     Args:
+        systems: what makes each system for batches of so many rows.
         baseline: the system that speedups are against.
         options: the configuration's `benchmark`.
     """
     found: Timed = {name: [] for name in systems}
     failed: dict[str, Exception] = {}
     for workload in workloads:
+        ready = {name: make(workload.batch_size) for name, make in systems.items()}
         timings, errors = interleave(
-            systems, workload, rounds=options["rounds"], warmup=options["warmup"], device=device, progress=progress
+            ready, workload, rounds=options["rounds"], warmup=options["warmup"], device=device, progress=progress
         )
         for name, timed in timings.items():
             found[name].append({"row": timed.row(timings.get(baseline)), "step_ms": timed.step_ms()})

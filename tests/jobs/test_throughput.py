@@ -21,6 +21,7 @@ SMALL = (
     "throughput.prompt_tokens=6",
     "throughput.new_tokens=5",
     "throughput.batch_sizes=[1,3]",
+    "throughput.dtypes=[float32,bfloat16,int8]",
     "benchmark.rounds=2",
     "benchmark.warmup=0",
     "speedups=[2]",
@@ -52,16 +53,21 @@ def test_every_system_is_timed_in_every_format_and_batch_size(home: Path) -> Non
     systems = {(row["method"], row["setting"]) for row in rows}
     assert systems == {
         ("full", "1x"),
+        ("full", "1x reference path"),
         ("skipdecode", "2x"),
         ("early_termination", "2x"),
         ("calm", "softmax ~2x compact"),
         ("hf_generate", "full depth"),
     }
-    assert len(rows) == len(systems) * 2 * 2
+    # 8-bit integers have neither a reference path nor a peer of Hugging Face's.
+    assert len(rows) == (3 * len(systems) - 2) * 2
     for row in rows:
         assert row["timing_rounds"] == 2
         assert row["decode_speedup"] > 0
-        assert (row["decode_speedup"] == 1) == (row["method"] == "full")
+        assert row["setting"] != "1x" or row["decode_speedup"] == 1
+        assert ("agreement" in row) == (row["method"] == "full")
+        if row["method"] == "full" and row["dtype"] == "float32":
+            assert row["agreement"] == 1
 
 
 def test_bounds_follow_from_the_shape_and_the_measured_ceilings(home: Path) -> None:
@@ -84,7 +90,7 @@ def test_mlflow_has_a_run_per_system(home: Path) -> None:
     experiment = client.get_experiment_by_name("throughput")
     assert experiment is not None
     runs = {str(run.info.run_name): run for run in client.search_runs([experiment.experiment_id])}
-    assert len(runs) == 1 + 10
+    assert len(runs) == 1 + 16
     assert {"batch1/realised_fraction", "batch3/decode_ms_per_step"} <= runs[
         "skipdecode 2x bfloat16"
     ].data.metrics.keys()
@@ -102,7 +108,10 @@ def test_a_finished_batch_size_is_not_timed_again(home: Path) -> None:
     ("overrides", "message"),
     [
         (["throughput.dtypes=[float64]"], "unknown throughput dtypes 'float64'; choose from float32, bfloat16"),
-        (["throughput.peers=[vllm]"], "unknown throughput peers 'vllm'; choose from hf_generate, ctranslate2"),
+        (
+            ["throughput.peers=[vllm]"],
+            "unknown throughput peers 'vllm'; choose from hf_generate, hf_generate_static, ctranslate2",
+        ),
         (["throughput.new_tokens=1"], "two new ones, got 6 and 1"),
         (["throughput.batch_sizes=[]"], "batch_sizes must be at least 1"),
         (["speedups=[9]"], "method skipdecode: target speedup 9 cannot be reached"),
