@@ -86,7 +86,8 @@ class ExitClassifier(TrainedModule):
             states = generated_states(backbone, batch)
             top_N = backbone.head(states[-1]).argmax(-1)
             state_END = torch.stack([states[layer + 1] for layer in self._exit_layers])
-            agrees_EN = backbone.head(state_END).argmax(-1) == top_N
+            # One layer's logits at a time.
+            agrees_EN = torch.stack([backbone.head(h_ND).argmax(-1) == top_N for h_ND in state_END])
         return _LOSSES[self._kind](self.linear(state_END.float())[..., 0], agrees_EN)
 
     def on_train_end(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skiplab.batch import Batch
 from skiplab.forward import start
-from skiplab.losses import token_loss
+from skiplab.lm_loss import lm_loss
 from skiplab.module import Setup
 from skiplab.scheduled import ScheduledModule
 
@@ -81,8 +81,9 @@ class LayerSkip(ScheduledModule):
             run_BTD = self.backbone.layer(layer, h_BTD, context)
             h_BTD = torch.where(self._dropped(layer, h_BTD), h_BTD, run_BTD)
             if weight:
-                logits_BGV = self.backbone.head(h_BTD[:, batch.prompt_columns - 1 :])
-                total = total + weight * token_loss(logits_BGV, batch.target_BG)
+                h_BGD = h_BTD[:, batch.prompt_columns - 1 :]
+                exits = sum(weight > 0 for weight in weights)
+                total = total + weight * lm_loss(self.backbone, h_BGD, batch.target_BG, exits=exits)
         return total
 
     def _dropped(self, layer: int, h_BTD: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 from skiplab.backbone import Backbone
 from skiplab.batch import Batch
 from skiplab.forward import layer_states
-from skiplab.losses import token_loss, weighted_layer_loss
+from skiplab.lm_loss import lm_loss
+from skiplab.losses import weighted_layer_loss
 from skiplab.scheduled import ScheduledModule
 
 RECIPE: dict[str, Any] = {"loss": "every_layer", "weights": "layer_number"}
@@ -22,7 +23,7 @@ RECIPE: dict[str, Any] = {"loss": "every_layer", "weights": "layer_number"}
 def every_layer_loss(backbone: Backbone, batch: Batch) -> Tensor:
     """The weighted mean of the token losses of all layers."""
     return weighted_layer_loss(
-        token_loss(backbone.head(h_BTD[:, batch.prompt_columns - 1 :]), batch.target_BG)
+        lm_loss(backbone, h_BTD[:, batch.prompt_columns - 1 :], batch.target_BG, exits=backbone.num_layers)
         for h_BTD in layer_states(backbone, batch.input_BT, batch.prompt_mask_BP)
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from skiplab.backbone import Backbone
 from skiplab.batch import Batch
 from skiplab.forward import planned_states
+from skiplab.lm_loss import lm_loss
 from skiplab.losses import divergence, state_distance, token_loss
 from skiplab.policy import ExitPolicy, FullDepth
 
@@ -80,19 +81,20 @@ def planned_loss(
         ValueError: distillation is asked for without a teacher.
     """
     h_BGD = planned_states(backbone, policy, batch)
-    logits_BGV = backbone.head(h_BGD)
-    loss = token_loss(logits_BGV, batch.target_BG)
     if distillation is None or not distillation.parts:
-        return loss
+        return lm_loss(backbone, h_BGD, batch.target_BG)
     if teacher is None:
         raise ValueError("distillation needs the full model: give Setup a teacher")
     with torch.no_grad():
         taught_BGD = planned_states(teacher, FullDepth(teacher.num_layers), batch)
-        taught_BGV = teacher.head(taught_BGD)
     if distillation.logits:
-        loss = loss + distillation.logits * divergence(
-            logits_BGV, taught_BGV, batch.target_BG, temperature=distillation.temperature
-        )
+        with torch.no_grad():
+            taught_BGV = teacher.head(taught_BGD)
+        logits_BGV = backbone.head(h_BGD)
+        distance = divergence(logits_BGV, taught_BGV, batch.target_BG, temperature=distillation.temperature)
+        loss = token_loss(logits_BGV, batch.target_BG) + distillation.logits * distance
+    else:
+        loss = lm_loss(backbone, h_BGD, batch.target_BG)
     if distillation.states:
         loss = loss + distillation.states * state_distance(h_BGD, taught_BGD, batch.target_BG)
     return loss

@@ -6,8 +6,8 @@ from typing import Any, final
 from torch import Tensor
 
 from skiplab.batch import Batch
-from skiplab.forward import planned_logits
-from skiplab.losses import token_loss
+from skiplab.forward import planned_states
+from skiplab.lm_loss import lm_loss
 from skiplab.module import ExitModule, Setup
 from skiplab.policy import ExitPolicy, FullDepth
 
@@ -39,7 +39,7 @@ class Full(ExitModule):
         return {"loss": "full"} if self._fine_tune else None
 
     def loss(self, batch: Batch) -> Tensor:
-        return token_loss(planned_logits(self.backbone, self._policy, batch), batch.target_BG)
+        return lm_loss(self.backbone, planned_states(self.backbone, self._policy, batch), batch.target_BG)
 
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
         return self._policy

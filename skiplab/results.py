@@ -56,6 +56,8 @@ VOCABULARY: dict[str, str] = {
     "predicted_speedup": "the full model's predicted decode time over this one's; not measured",
     "train_step_ms": "milliseconds per training step, median over interleaved rounds",
     "train_step_ratio": "time of all timed training steps over the full model's on the same batches",
+    "train_layer_ratio": "layers times columns that a planned training step runs, over the full model's",
+    "train_flops_ratio": "multiplications of a planned training step's linear layers and head, over the full model's",
     "train_step_ratio_quartiles": "first and third quartile of the ratio batch by batch",
     "batch_size": "rows per batch in the timing",
     "dtype": "number format of the weights",

@@ -1,8 +1,10 @@
 """Train a module with Lightning's Trainer, from where an earlier run of it was cut off."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -11,9 +13,10 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from skiplab.data.module import TextData
-from skiplab.module import Optimization, TrainedModule
+from skiplab.module import ExitModule, Optimization, TrainedModule
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -28,6 +31,10 @@ class TrainerSpec:
         batch_size: examples per step.
         gradient_clip: largest gradient norm.
         precision, accelerator, devices: as in `lightning.Trainer`.
+        gradient_checkpointing: whether the backward pass computes the layers' inner states again instead of
+            keeping them.
+        compile: backend of `torch.compile`, such as inductor, for the decoder layers one by one; None runs them
+            as they are.
     """
 
     max_epochs: int
@@ -40,12 +47,17 @@ class TrainerSpec:
     precision: str = "32-true"
     accelerator: str = "cpu"
     devices: int = 1
+    gradient_checkpointing: bool = False
+    compile: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 f"trainer max_epochs and batch_size must be at least 1, got {self.max_epochs} and {self.batch_size}"
             )
+        if self.compile is not None and self.compile not in torch.compiler.list_backends(exclude_tags=()):
+            known = ", ".join(torch.compiler.list_backends())
+            raise ValueError(f"unknown trainer compile {self.compile!r}; choose one of {known}, or null")
         _ = self.optimization
 
     @property
@@ -111,6 +123,27 @@ def _non_finite(kind: str, loss: float, step: int) -> NonFiniteLossError:
     )
 
 
+@contextmanager
+def _layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[None]:
+    """Checkpointing and compilation of the decoder layers, for as long as they are trained."""
+    if not isinstance(module, ExitModule):
+        yield
+        return
+    layers: Any = module.backbone.model.get_decoder().layers
+    for layer in layers:
+        # As Hugging Face's own switch does, whose name changes between its versions.
+        layer.gradient_checkpointing = spec.gradient_checkpointing
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        if spec.compile:
+            layer.compile(backend=spec.compile, dynamic=True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = False
+            layer._compiled_call_impl = None
+
+
 def train(
     module: TrainedModule, data: TextData, spec: TrainerSpec, *, seed: int, folder: Path, logger: "Logger | None"
 ) -> dict[str, float]:
@@ -136,7 +169,8 @@ def train(
     last = folder / "last.ckpt"
     checkpoint = os.fspath(last) if last.exists() else None
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with _layers_for_training(module, spec):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         # Lightning turns Ctrl-C into an exit.
         if trainer.interrupted:

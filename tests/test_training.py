@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from baselines.multi_layer import MultiLayerExit
 from skiplab.backbone import OPTSpec
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
@@ -63,6 +65,40 @@ def test_mixed_precision_trains(tmp_path: Path) -> None:
     data = new_data()
     metrics = train(new_module(data), data, replace(SPEC, precision="bf16-mixed"), seed=0, folder=tmp_path, logger=None)
     assert metrics["valid_loss"] < 6
+
+
+def one_epoch(folder: Path, spec: TrainerSpec, kind, **options: Any) -> tuple[float, int]:
+    """Validation loss, and how often the first layer ran with gradients."""
+    data, runs = new_data(), []
+    module = new_module(data, kind, **options)
+    layers: Any = module.backbone.model.get_decoder().layers
+    layers[0].fc1.register_forward_hook(lambda *call: runs.append(torch.is_grad_enabled()))
+    metrics = train(module, data, replace(spec, max_epochs=1), seed=1, folder=folder, logger=None)
+    assert not any(layer._compiled_call_impl or layer.gradient_checkpointing for layer in layers)
+    return metrics["valid_loss"], sum(runs)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Full, {}), (MultiLayerExit, {"speedup": 1.5})])
+def test_checkpointed_layers_run_again_and_learn_the_same(tmp_path: Path, kind, options: dict) -> None:
+    loss, runs = one_epoch(tmp_path / "plain", SPEC, kind, **options)
+    checkpointed = one_epoch(tmp_path / "other", replace(SPEC, gradient_checkpointing=True), kind, **options)
+    assert checkpointed == (pytest.approx(loss, abs=1e-4), 2 * runs)
+
+
+# What torch.compile looks at is warned of when its own filters are off.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_layers_learn_the_same(tmp_path: Path) -> None:
+    loss, _ = one_epoch(tmp_path / "plain", SPEC, SkipDecode, speedup=1.5)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled, _ = one_epoch(tmp_path / "other", replace(SPEC, compile="eager"), SkipDecode, speedup=1.5)
+    assert compiled == pytest.approx(loss, abs=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def test_an_unknown_compiler_is_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown trainer compile 'gcc'; choose one of .*inductor"):
+        replace(SPEC, compile="gcc")
 
 
 @pytest.mark.parametrize(("kind", "options"), [(Full, {}), (SkipDecode, {"speedup": 1.5})])

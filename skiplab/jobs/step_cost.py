@@ -3,6 +3,7 @@
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,13 +12,18 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from skiplab.batch import Batch
+from skiplab.batch import IGNORE, Batch
 from skiplab.benchmark import quartiles
+from skiplab.cost import Footprint
 from skiplab.environment import environment
+from skiplab.forward import prefix_columns
+from skiplab.full import Full
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
 from skiplab.module import ExitModule, Setup
 from skiplab.results import Row, write_results
 from skiplab.run_folder import RunFolder
+from skiplab.schedule import layer_steps
+from skiplab.scheduled import PlanTrainedModule
 
 
 def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
@@ -34,13 +40,16 @@ def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
     rounds = prepared.config["benchmark"]["rounds"]
     modules = [_module(prepared, number) for number in range(len(prepared.cases))]
     optimizers = [torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True) for module in modules]
-    batches = itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1)
+    batches = list(itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1))
     times: list[list[float]] = [[] for _ in modules]
-    for batch in track(list(batches), console=Console(), transient=True):
+    for batch in track(batches, console=Console(), transient=True):
         moved = Batch(*(tensor.to(prepared.device) for tensor in batch))
         for module, optimizer, taken in zip(modules, optimizers, times, strict=True):
             taken.append(_timed_step(module, optimizer, moved))
-    rows = [_row(prepared, number, taken[1:], times[0][1:]) for number, taken in enumerate(times)]
+    rows = [
+        _row(prepared, number, taken[1:], times[0][1:]) | _expected(module, batches[1:])
+        for number, (module, taken) in enumerate(zip(modules, times, strict=True))
+    ]
     write_results(
         run_dir,
         job="step_cost",
@@ -52,7 +61,8 @@ def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
         low, high = row["train_step_ratio_quartiles"]
         label = f"{row['method']} {row['setting']}"
         Console().print(
-            f"{label:24} {row['train_step_ms']:8.1f} ms  {row['train_step_ratio']:.3f} [{low:.3f}, {high:.3f}] of full",
+            f"{label:24} {row['train_step_ms']:8.1f} ms  {row['train_step_ratio']:.3f} [{low:.3f}, {high:.3f}] of full"
+            + (f", products {row['train_flops_ratio']:.3f}" if "train_flops_ratio" in row else ""),
             highlight=False,
         )
     return True
@@ -81,6 +91,22 @@ def _timed_step(module: ExitModule, optimizer: torch.optim.Optimizer, batch: Bat
 def _synchronise(batch: Batch) -> None:
     if batch.input_BT.is_cuda:
         torch.cuda.synchronize(batch.input_BT.device)
+
+
+def _expected(module: ExitModule, batches: Sequence[Batch]) -> Row:
+    """What the plans' columns and products say a step costs against the full model's; nothing of other trainings."""
+    if not isinstance(module, PlanTrainedModule | Full):
+        return {}
+    backbone, policy = module.backbone, module.exit_policy([])
+    size = Footprint.of(backbone)
+    ran = whole = head = 0
+    for batch in batches:
+        steps_L = layer_steps(policy.plan, backbone.num_layers, batch.decode_steps)
+        ran += len(batch.input_BT) * sum(prefix_columns(batch.prompt_columns, steps) for steps in steps_L)
+        whole += backbone.num_layers * batch.input_BT.numel()
+        head += int((batch.target_BG != IGNORE).sum()) * size.head_weights
+    flops_ratio = (ran * size.layer_weights + head) / (whole * size.layer_weights + head)
+    return {"train_layer_ratio": ran / whole, "train_flops_ratio": flops_ratio}
 
 
 def _row(prepared: Prepared, number: int, taken: list[float], full: list[float]) -> Row:

@@ -20,6 +20,10 @@ def test_every_setting_is_timed_against_the_full_step(tmp_path: Path) -> None:
     assert [row["method"] for row in rows] == ["full", *["skipdecode"] * 2, *["multi_layer"] * 2]
     assert rows[0]["train_step_ratio"] == 1
     assert all(row["timing_rounds"] == 2 for row in rows)
+    assert rows[0]["train_layer_ratio"] == rows[0]["train_flops_ratio"] == 1
+    for row in rows[1:3]:
+        assert 0.3 < row["train_layer_ratio"] < row["train_flops_ratio"] < 1
+    assert all("train_flops_ratio" not in row for row in rows[3:])
     with pytest.raises(ConfigurationError, match=r"results of another configuration .it differs in threads"):
         step_cost(
             small_config(tmp_path, "~methods.calm", "methods.full.sweep.fine_tune=[false]", "threads=2"), tmp_path
