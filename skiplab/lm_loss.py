@@ -11,13 +11,13 @@ from torch.utils.checkpoint import checkpoint
 from skiplab.backbone import Backbone
 from skiplab.batch import IGNORE
 
-_LOGITS = 2**26
+_LOGITS = 2**28
 
 
 def lm_loss(backbone: Backbone, h_BGD: Tensor, target_BG: Tensor, *, exits: int = 1) -> Tensor:
     """Mean cross entropy of generated tokens under what the head makes of their states, in nats.
 
-    Logits of real tokens alone are computed; more than 64 million of them go in parts, which the backward
+    Logits of real tokens alone are computed; more than 1 GiB of them in float32 go in parts, which the backward
     pass computes again.
 
     Args:
