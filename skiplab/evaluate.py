@@ -73,7 +73,7 @@ def generate(
         for index, row, depth in zip(batch, result.sequences(), result.depth_BT.tolist(), strict=True):
             tokens[index] = row
             depths[index] = depth[: len(row)]
-    return Generation(_texts(tokens, data), tokens, depths)
+    return Generation(data.encoding.texts(tokens), tokens, depths)
 
 
 def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int) -> Generation:
@@ -91,7 +91,7 @@ def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, ba
         )
         for row in out_BT[:, ids_BP.shape[1] :].tolist():
             tokens.append(row[: row.index(data.eos_id) + 1] if data.eos_id in row else row)
-    return Generation(_texts(tokens, data), tokens, [[backbone.num_layers] * len(row) for row in tokens])
+    return Generation(data.encoding.texts(tokens), tokens, [[backbone.num_layers] * len(row) for row in tokens])
 
 
 def quality(
@@ -125,7 +125,3 @@ def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Iterable[Batch])
     for batch in batches:
         metric.update(planned_logits(backbone, policy, batch), batch.target_BG)
     return float(metric.compute())
-
-
-def _texts(tokens: list[list[int]], data: TextData) -> list[str]:
-    return [text.strip() for text in data.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

@@ -1,4 +1,4 @@
-"""Shared fixtures: tiny random backbones in both OPT layouts, one thread, no network."""
+"""Shared fixtures: tiny random backbones in both OPT layouts and Llama's, one thread, no network."""
 
 import os
 

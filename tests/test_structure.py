@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "schedule": 0, "files": 0, "batch": 0, "risk": 0, "significance": 0,
     "policy": 1, "losses": 1,
-    "cache": 2, "backbone": 2,
+    "cache": 2, "backbone": 2, "backbones": 2,
     "forward": 3, "deferred": 3, "steps": 3, "decode": 3,
     "module": 4, "distillation": 4, "full": 4, "scheduled": 4, "skipdecode": 4, "data": 4, "metrics": 4,
     "evaluate": 5, "consistency": 5, "calibration": 5, "training": 5, "weights": 5,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from skiplab.backbone import OPTSpec
+from skiplab.backbones.shapes import OPTSpec
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
 from skiplab.full import Full
