@@ -18,6 +18,7 @@ _TOP: dict[str, Any] = {
     "cache_dir": str,
     "max_new_tokens": int,
     "decode_batch_size": int,
+    "save_models": bool,
 }
 
 
