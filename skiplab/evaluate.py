@@ -11,6 +11,7 @@ from skiplab import metrics
 from skiplab.backbone import Backbone
 from skiplab.batch import IGNORE, Batch, left_pad
 from skiplab.benchmark import Progress
+from skiplab.bertscore import BERTScore
 from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
 from skiplab.forward import planned_logits
@@ -95,7 +96,11 @@ def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, ba
 
 
 def quality(
-    generation: Generation, items: Sequence[Item], data: TextData, full: Generation
+    generation: Generation,
+    items: Sequence[Item],
+    data: TextData,
+    full: Generation,
+    bertscore: BERTScore | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Quality figures with their intervals, and the item scores behind the means."""
     references = [item.references for item in items]
@@ -105,6 +110,8 @@ def quality(
         "rouge_l": metrics.rouge_l(generation.texts, references),
         "agreement": metrics.agreement(generation.tokens, full.tokens),
     }
+    if bertscore is not None:
+        by_item["bertscore_f1"] = bertscore.scores(generation.texts, references)
     scored = [data.source.item_scores(item.prompt, text) for item, text in zip(items, generation.texts, strict=True)]
     by_item |= {name: [scores[name] for scores in scored] for name in scored[0]}
     for name, values in by_item.items():

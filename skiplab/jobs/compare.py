@@ -141,7 +141,7 @@ class Comparison:
             timed = not isinstance(policy, HindsightPolicy)
             if verdict is not None:
                 row |= self._calibration_figures(case, verdict, decoder.module, outputs)
-        figures, by_item = quality(outputs, self._items, self._data, full or outputs)
+        figures, by_item = quality(outputs, self._items, self._data, full or outputs, self._prepared.bertscore)
         row |= {
             "mean_depth": outputs.mean_depth,
             "layer_speedup": self._models.base.num_layers / outputs.mean_depth,

@@ -12,6 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from skiplab.backbone import Backbone
 from skiplab.backbones.spec import BackboneSpec
+from skiplab.bertscore import BERTScore
 from skiplab.calibration import CalibrationSpec
 from skiplab.data.encoding import Template
 from skiplab.data.module import TextData
@@ -35,6 +36,7 @@ class Prepared:
         base_key: hash of all that the shared base depends on.
         base_trainer: the training that makes the base.
         calibration: what calibrated settings are certified for.
+        bertscore: scores outputs beside the other metrics.
         note: what the user should know before it starts.
     """
 
@@ -47,6 +49,7 @@ class Prepared:
     cases: list[Case]
     calibration: CalibrationSpec
     device: torch.device
+    bertscore: BERTScore | None = None
     note: str | None = None
 
     def new_backbone(self) -> Backbone:
@@ -92,6 +95,9 @@ def _prepare(cfg: DictConfig) -> Prepared:
     _check_benchmark(config)
     calibration = CalibrationSpec(**config["calibration"])
     methods = _methods(config)
+    bertscore = BERTScore(config["bertscore"]) if config["bertscore"] else None
+    if bertscore is not None:
+        bertscore.check()
     prepared = Prepared(
         config=config,
         data=data,
@@ -105,6 +111,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
         ),
         cases=[],
         calibration=calibration,
+        bertscore=bertscore,
         device=torch.device("cuda" if trainer.accelerator in ("gpu", "cuda") else "cpu"),
     )  # fmt: skip
     if prepared.device.type == "cuda" and not torch.cuda.is_available():

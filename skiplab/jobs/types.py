@@ -19,6 +19,7 @@ _TOP: dict[str, Any] = {
     "max_new_tokens": int,
     "decode_batch_size": int,
     "save_models": bool,
+    "bertscore": str | None,
 }
 
 
