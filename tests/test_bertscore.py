@@ -1,6 +1,7 @@
 """BERTScore by a local encoder."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,12 @@ def encoder(tmp_path: Path) -> Path:
     """A tiny random BERT."""
     torch.manual_seed(0)
     tokenizer = word_tokenizer(["a", "pub", "by", "the", "river", "cheap", "food"])
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     return tmp_path
