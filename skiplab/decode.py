@@ -113,10 +113,11 @@ def decode(
     )
     for step in range(steps + 1):
         if step:
-            h_BTD = backbone.embed(rows.token_B[:, None], rows.position_B[:, None])
+            position_B1 = rows.position_B[:, None]
+            h_BTD = backbone.embed(rows.token_B[:, None], position_B1)
             cache.seek(columns + step - 1)
             mask = None if rows.mask_B11S is None else rows.mask_B11S[..., : columns + step]
-            h_BTD, depth_B = runner.run(h_BTD, Context(mask, cache), step)
+            h_BTD, depth_B = runner.run(h_BTD, Context(mask, cache, backbone.rotary(position_B1)), step)
             logits_BV = backbone.head(h_BTD[:, -1])
             rows.token_B = _greedy(logits_BV)
         rows.position_B += 1

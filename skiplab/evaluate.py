@@ -11,6 +11,7 @@ from skiplab import metrics
 from skiplab.backbone import Backbone
 from skiplab.batch import IGNORE, Batch, left_pad
 from skiplab.benchmark import Progress
+from skiplab.bertscore import BERTScore
 from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
 from skiplab.forward import planned_logits
@@ -73,7 +74,7 @@ def generate(
         for index, row, depth in zip(batch, result.sequences(), result.depth_BT.tolist(), strict=True):
             tokens[index] = row
             depths[index] = depth[: len(row)]
-    return Generation(_texts(tokens, data), tokens, depths)
+    return Generation(data.encoding.texts(tokens), tokens, depths)
 
 
 def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int) -> Generation:
@@ -91,11 +92,15 @@ def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, ba
         )
         for row in out_BT[:, ids_BP.shape[1] :].tolist():
             tokens.append(row[: row.index(data.eos_id) + 1] if data.eos_id in row else row)
-    return Generation(_texts(tokens, data), tokens, [[backbone.num_layers] * len(row) for row in tokens])
+    return Generation(data.encoding.texts(tokens), tokens, [[backbone.num_layers] * len(row) for row in tokens])
 
 
 def quality(
-    generation: Generation, items: Sequence[Item], data: TextData, full: Generation
+    generation: Generation,
+    items: Sequence[Item],
+    data: TextData,
+    full: Generation,
+    bertscore: BERTScore | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Quality figures with their intervals, and the item scores behind the means."""
     references = [item.references for item in items]
@@ -105,6 +110,8 @@ def quality(
         "rouge_l": metrics.rouge_l(generation.texts, references),
         "agreement": metrics.agreement(generation.tokens, full.tokens),
     }
+    if bertscore is not None:
+        by_item["bertscore_f1"] = bertscore.scores(generation.texts, references)
     scored = [data.source.item_scores(item.prompt, text) for item, text in zip(items, generation.texts, strict=True)]
     by_item |= {name: [scores[name] for scores in scored] for name in scored[0]}
     for name, values in by_item.items():
@@ -125,7 +132,3 @@ def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Iterable[Batch])
     for batch in batches:
         metric.update(planned_logits(backbone, policy, batch), batch.target_BG)
     return float(metric.compute())
-
-
-def _texts(tokens: list[list[int]], data: TextData) -> list[str]:
-    return [text.strip() for text in data.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

@@ -1,5 +1,6 @@
 """Files that a reader, or a crash, finds whole."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,11 @@ def write_text(path: Path, text: str) -> None:
 def save_json(path: Path, content: Any) -> None:
     """Write plain values, whole."""
     write_text(path, json.dumps(content))
+
+
+def fingerprint(**parts: Any) -> str:
+    """A short hash of plain values: the name of what was made from them."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_json(path: Path) -> Any | None:

@@ -47,10 +47,11 @@ def start(
     """
     generated = prompt_mask_BP.new_ones(ids_BT.shape[0], ids_BT.shape[1] - prompt_mask_BP.shape[1])
     valid_BT = torch.cat([prompt_mask_BP, generated], dim=1)
-    h_BTD = backbone.embed(ids_BT, positions(valid_BT))
+    position_BT = positions(valid_BT)
+    h_BTD = backbone.embed(ids_BT, position_BT)
     if cache is not None:
         cache.seek(0)
-    return h_BTD, Context(causal_mask(valid_BT, h_BTD.dtype), cache)
+    return h_BTD, Context(causal_mask(valid_BT, h_BTD.dtype), cache, backbone.rotary(position_BT))
 
 
 def layer_states(

@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor
 
-from skiplab.backbone import Backbone, Context
+from skiplab.backbone import Backbone, Context, Rotary
 from skiplab.benchmark import Workload
 from skiplab.decode import decode
 from skiplab.policy import ExitPolicy
@@ -52,6 +52,9 @@ class TimedBackbone(Backbone):
     def embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
         return self._inner.embed(ids_BT, position_BT)
 
+    def rotary(self, position_BT: Tensor) -> Rotary | None:
+        return self._inner.rotary(position_BT)
+
     def layer(self, index: int, h_BTD: Tensor, context: Context) -> Tensor:
         self._latest = index
         start = time.perf_counter()
@@ -60,9 +63,9 @@ class TimedBackbone(Backbone):
         self.times[index].rows += len(h_BTD)
         return h_BTD
 
-    def project_kv(self, index: int, h_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    def project_kv(self, index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
         start = time.perf_counter()
-        keys_and_values = self._inner.project_kv(index, h_BTD)
+        keys_and_values = self._inner.project_kv(index, h_BTD, rotary)
         self.times[index].kv += time.perf_counter() - start
         return keys_and_values
 

@@ -38,6 +38,7 @@ def run(cfg: DictConfig) -> None:
         print_experiments()
         raise SystemExit(2)
     os.environ.setdefault("OMP_NUM_THREADS", str(cfg.threads))
+    from skiplab.backbones.checkpoint import CheckpointError
     from skiplab.jobs.prepare import ConfigurationError
     from skiplab.quiet import quiet
     from skiplab.training import NonFiniteLossError
@@ -47,7 +48,7 @@ def run(cfg: DictConfig) -> None:
     job: Any = getattr(import_module(module), name)
     try:
         complete = job(cfg, Path(HydraConfig.get().runtime.output_dir))
-    except (ConfigurationError, NonFiniteLossError) as error:
+    except (ConfigurationError, CheckpointError, NonFiniteLossError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)

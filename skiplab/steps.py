@@ -90,7 +90,7 @@ class FreezingSteps(StepRunner):
                     break
                 any_exited = any(exited)
         # A frozen row's keys and values were computed by the layers that it went through.
-        self._deferred.owe(h_B1D, torch.full((len(h_B1D),), index + 1), step)
+        self._deferred.owe(h_B1D, torch.full((len(h_B1D),), index + 1), step, context.rotary)
         if policy.propagation == "eager":
             for missed in plan[plan.index(index) + 1 :]:
                 self._deferred.pay(missed)
@@ -115,13 +115,13 @@ class CompactSteps(StepRunner):
         last_B1D = torch.empty_like(h_B1D)
         depth_B = torch.full((len(h_B1D),), len(plan), dtype=torch.int32)
         running_R = torch.arange(len(h_B1D))
-        h_R1D, mask = h_B1D, context.mask_B1QS
+        h_R1D, running = h_B1D, context
         for depth, index in enumerate(plan, start=1):
             everyone = len(running_R) == len(h_B1D)
             self._deferred.pay(index, None if everyone else running_R)
             cache.select(None if everyone else running_R)
             below_R1D = h_R1D
-            h_R1D = self._backbone.layer(index, below_R1D, Context(mask, cache))
+            h_R1D = self._backbone.layer(index, below_R1D, running)
             if index not in policy.exit_layers or index == plan[-1]:
                 continue
             exits_R = policy.exits(h_R1D[:, -1], below_R1D[:, -1], step=step, head=self._backbone.head).cpu()
@@ -130,13 +130,13 @@ class CompactSteps(StepRunner):
                 last_B1D[running_R[leave_R]] = h_R1D[leave_R]
                 depth_B[running_R[leave_R]] = depth
                 running_R, h_R1D = running_R[stay_R], h_R1D[stay_R]
-                mask = mask if mask is None else mask[stay_R]
+                running = running.rows(stay_R)
             if not len(running_R):
                 break
         cache.select(None)
         last_B1D[running_R] = h_R1D
         above_P = torch.tensor([0, *(index + 1 for index in plan)])
-        self._deferred.owe(last_B1D, above_P[depth_B], step)
+        self._deferred.owe(last_B1D, above_P[depth_B], step, context.rotary)
         if policy.propagation == "eager":
             for missed in plan:
                 self._deferred.pay(missed)
@@ -165,7 +165,7 @@ class HindsightSteps(StepRunner):
         last_B1D = torch.stack(states)[depth_B, torch.arange(len(h_B1D), device=h_B1D.device)]
         if not self._policy.exact_kv:
             above_P = torch.tensor([0, *(index + 1 for index in plan)])
-            self._deferred.owe(last_B1D, above_P[depth_B.cpu()], step)
+            self._deferred.owe(last_B1D, above_P[depth_B.cpu()], step, context.rotary)
         return last_B1D, depth_B.int()
 
     def keep(self, source: list[int]) -> None:

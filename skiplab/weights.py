@@ -1,22 +1,28 @@
 """Trained weights on disk, as folders that `from_pretrained` reads."""
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from safetensors.torch import load_model, save_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from skiplab.backbone import Backbone
+from skiplab.backbones.adapters import adapt
 
 
-def fingerprint(**parts: Any) -> str:
-    """A short hash of plain values: the name of what was made from them."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+def saved(folder: Path) -> bool:
+    """Whether a folder holds trained weights."""
+    return any(folder.glob("*.safetensors"))
+
+
+def load_backbone(folder: Path) -> Backbone:
+    """The view over a model that `save_pretrained` wrote, its weights held once, ready to be trained."""
+    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+    return adapt(model.train())
 
 
 def load_or_train(model: nn.Module, folder: Path, train: Callable[[Path], None]) -> bool:
@@ -46,7 +52,7 @@ def _load_or_train(model: nn.Module, folder: Path, train: Callable[[Path], None]
     model.eval()
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
     if isinstance(model, PreTrainedModel):
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, max_shard_size="1TB")
     else:
         partial.mkdir()
         save_model(model, os.fspath(partial / weights.name))

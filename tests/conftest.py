@@ -1,9 +1,11 @@
-"""Shared fixtures: tiny random backbones in both OPT layouts, one thread, no network."""
+"""Shared fixtures: tiny random backbones in both OPT layouts and Llama's, one thread, no network."""
 
 import os
+import tempfile
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="skiplab-datasets-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from skiplab.backbone import Backbone, Context, OPTSpec
+from skiplab.backbone import Backbone, Context
+from skiplab.backbones.shapes import OPTSpec
 from skiplab.batch import left_pad
-from skiplab.forward import causal_mask, layer_states, positions
+from skiplab.forward import layer_states
 from tests.tiny import PAD, prompts, tiny_backbone
 
 
@@ -20,12 +21,14 @@ def test_layer_by_layer_equals_the_models_own_forward(backbone: Backbone) -> Non
 @torch.inference_mode()
 def test_project_kv_equals_what_the_layer_stores(backbone: Backbone) -> None:
     ids = torch.tensor(prompts(1, longest=1) * 2)
-    valid = torch.ones_like(ids, dtype=torch.bool)
-    h_BTD = backbone.embed(ids, positions(valid))
+    # Two rows at positions of their own.
+    position = torch.tensor([[3], [7]])
+    rotary = backbone.rotary(position)
+    h_BTD = backbone.embed(ids, position)
     cache = backbone.new_cache(2, [1] * backbone.num_layers)
     for index in range(backbone.num_layers):
-        key, value = backbone.project_kv(index, h_BTD)
-        h_BTD = backbone.layer(index, h_BTD, Context(causal_mask(valid, h_BTD.dtype), cache))
+        key, value = backbone.project_kv(index, h_BTD, rotary)
+        h_BTD = backbone.layer(index, h_BTD, Context(None, cache, rotary))
         stored_key, stored_value = cache.update(key, value, index)
         assert torch.equal(stored_key, key)
         assert torch.equal(stored_value, value)

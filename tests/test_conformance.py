@@ -101,9 +101,11 @@ def reference_logits(backbone: Backbone, policy: ExitPolicy, prompt: list[int], 
     ran_LT[list(policy.plan(0)), : len(prompt)] = True
     for step, depth in enumerate(depths[1:], start=1):
         ran_LT[list(policy.plan(step)[:depth]), len(prompt) - 1 + step] = True
-    h_1TD = backbone.embed(ids_1T, positions(valid_1T))
+    position_1T = positions(valid_1T)
+    h_1TD = backbone.embed(ids_1T, position_1T)
+    context = Context(causal_mask(valid_1T, h_1TD.dtype), rotary=backbone.rotary(position_1T))
     for layer in range(backbone.num_layers):
-        updated = backbone.layer(layer, h_1TD, Context(causal_mask(valid_1T, h_1TD.dtype)))
+        updated = backbone.layer(layer, h_1TD, context)
         h_1TD = torch.where(ran_LT[layer][None, :, None], updated, h_1TD)
     return backbone.head(h_1TD[0, len(prompt) - 1 :])
 

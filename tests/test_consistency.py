@@ -5,7 +5,7 @@ import torch
 
 from baselines.calm_policy import ConfidenceExit, Threshold
 from baselines.confidence import exit_confidences, softmax_confidence
-from skiplab.backbone import OPTSpec
+from skiplab.backbones.shapes import OPTSpec
 from skiplab.consistency import consistency_losses, unmoved
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skiplab.backbone import OPTSpec
+from skiplab.backbones.shapes import OPTSpec
 from skiplab.cost import Ceilings, Footprint, Step, bytes_speedup, least_seconds, step_bytes, step_flops, steps_of
 
 # Ten layers of 100 bytes, a head of 500; a position holds 2 bytes per layer.

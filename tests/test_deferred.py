@@ -29,10 +29,13 @@ class Store:
             buffer.zero_()
         self.deferred = Deferred(self.backbone, self.cache, rows=4, columns=COLUMNS, steps=STEPS)
         self.h_SBD = torch.randn(STEPS, 4, 1, 24)
+        # Rows have prompts of different lengths.
+        self.position_SB = torch.arange(STEPS)[:, None] + torch.tensor([2, 1, 5, 3])
 
     def owe(self, step: int, above: list[int], rows: list[int] | None = None) -> None:
         h_B1D = self.h_SBD[step - 1] if rows is None else self.h_SBD[step - 1, rows]
-        self.deferred.owe(h_B1D, torch.tensor(above), step)
+        position_B = self.position_SB[step - 1] if rows is None else self.position_SB[step - 1, rows]
+        self.deferred.owe(h_B1D, torch.tensor(above), step, self.backbone.rotary(position_B[:, None]))
 
     def filled(self) -> set[tuple[int, int, int]]:
         """(layer, row, step) of what has been stored, each checked; a row counts by where it began."""
@@ -54,7 +57,8 @@ class Store:
         return found
 
     def projected(self, layer: int, step: int, row: int) -> tuple[Tensor, Tensor]:
-        key, value = self.backbone.project_kv(layer, self.h_SBD[step - 1, row][None])
+        rotary = self.backbone.rotary(self.position_SB[step - 1, row][None, None])
+        key, value = self.backbone.project_kv(layer, self.h_SBD[step - 1, row][None], rotary)
         return key[0, :, 0], value[0, :, 0]
 
 

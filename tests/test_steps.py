@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import skiplab.decode
-from skiplab.backbone import Backbone, Context
+from skiplab.backbone import Backbone, Context, Rotary
 from skiplab.batch import left_pad
 from skiplab.cache import KVCache
 from skiplab.decode import DecodeResult, decode
@@ -79,9 +79,9 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
                 buffer.zero_()
             return made["cache"]
 
-        def counted_project(index: int, h_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        def counted_project(index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
             projected.append((index, h_BTD.shape[0] * h_BTD.shape[1]))
-            return project(index, h_BTD)
+            return project(index, h_BTD, rotary)
 
         def counted_layer(index: int, h_BTD: Tensor, context: Context) -> Tensor:
             if "runner" in made and h_BTD.shape[1] == 1:
@@ -222,7 +222,7 @@ def test_rows_may_exit_below_a_schedules_depth(
 ) -> None:
     planned = Scheduled(ExitSchedule(num_layers=6, max_exit=5, min_exit=2, horizon=8), kind)
     above = 0
-    for bound in (0.0, 1.0, 3.0):
+    for bound in (-9.0, 1.0, 3.0):
         policy = CoordinateExit(bound, batch_policy=batch_policy, propagation=propagation, planned=planned)
         depth_BT = check_parallel_forward(backbone, policy, prompts(4)).depth_BT
         above += sum(int((depth_BT[:, step] < len(planned.plan(step))).sum()) for step in range(1, 14))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from baselines.multi_layer import MultiLayerExit
-from skiplab.backbone import OPTSpec
+from skiplab.backbones.shapes import OPTSpec
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
 from skiplab.full import Full

@@ -5,17 +5,20 @@ import random
 import torch
 from torch import Tensor
 
-from skiplab.backbone import Backbone, OPTSpec
+from skiplab.backbone import Backbone
+from skiplab.backbones.shapes import LlamaSpec, OPTSpec, Shape
 from skiplab.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, FullDepth, Head, Propagation
 from skiplab.schedule import LayerPlan
 
 VOCABULARY, PAD, BOS, EOS = 48, 0, 1, 2
 
-LAYOUTS = {
+LAYOUTS: dict[str, Shape] = {
     "pre_norm": OPTSpec(num_layers=6, hidden_size=24, num_heads=3, max_positions=64, init_std=0.3),
     "post_norm": OPTSpec(
         num_layers=6, hidden_size=24, num_heads=3, max_positions=64, init_std=0.3, embed_size=16, pre_norm=False
     ),
+    # Grouped heads, rotary positions.
+    "llama": LlamaSpec(num_layers=6, hidden_size=24, num_heads=6, num_kv_heads=3, max_positions=64, init_std=0.3),
 }
 
 
@@ -24,6 +27,9 @@ def tiny_backbone(layout: str = "pre_norm", seed: int = 0) -> Backbone:
     torch.manual_seed(seed)
     backbone = LAYOUTS[layout].build(vocab_size=VOCABULARY, pad_id=PAD, bos_id=BOS, eos_id=EOS).eval()
     with torch.no_grad():
+        # Else keys of padding are zeros in Llama's first layer, like those that nobody wrote.
+        if layout == "llama":
+            backbone.model.get_parameter("model.embed_tokens.weight")[PAD].normal_(std=0.3)
         for parameter in backbone.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))

@@ -1,19 +1,24 @@
 """The E2E NLG challenge's CSV files (Novikova et al., arXiv 1706.09254; CC BY-SA 4.0)."""
 
 import csv
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
+from skiplab.data.e2e_slots import parse_meaning, slot_accuracy
+from skiplab.data.files import DataError
+from skiplab.data.hub import hub_splits
 from skiplab.data.source import Source
-from skiplab.data.tokenizers import byte_bpe_tokenizer
+from skiplab.data.tokenizers import byte_bpe_tokenizer, first_texts
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerFast
 
 Examples = dict[str, list[str]]
+
+_HUB = "tuetschek/e2e_nlg"
+_FILES = "the E2E challenge's trainset.csv (or none), devset.csv and testset_w_refs.csv"
 
 
 @final
@@ -25,12 +30,12 @@ class E2E(Source):
     trained on the dev split, less every `holdout`-th of its MRs, which then validate.
 
     Args:
-        dir: the folder of the CSVs.
+        dir: the folder of the CSVs; None is the hub's copy.
         vocab_size: entries of the byte-level BPE trained on the training split.
         holdout: one MR in so many validates where the dev split trains.
     """
 
-    dir: str
+    dir: str | None = None
     vocab_size: int = 1024
     holdout: int = 10
 
@@ -42,12 +47,14 @@ class E2E(Source):
 
     @property
     def name(self) -> str:
-        trained = "train" if (Path(self.dir) / "trainset.csv").exists() else "dev"
+        trained = "train" if self.dir is None or (Path(self.dir) / "trainset.csv").exists() else "dev"
         return f"e2e (trained on the {trained} split)"
 
     def load(self) -> "DatasetDict":
         from datasets import Dataset, DatasetDict
 
+        if self.dir is None:
+            return DatasetDict({name: _grouped(rows) for name, rows in _from_hub().items()})
         folder = Path(self.dir)
         dev, test = _read(folder / "devset.csv"), _read(folder / "testset_w_refs.csv")
         if (folder / "trainset.csv").exists():
@@ -67,16 +74,33 @@ class E2E(Source):
         )
 
     def tokenizer(self, splits: "DatasetDict") -> "PreTrainedTokenizerFast":
-        return byte_bpe_tokenizer(_texts(splits["train"]), self.vocab_size)
+        return byte_bpe_tokenizer(first_texts(splits["train"]), self.vocab_size)
 
     def item_scores(self, prompt: str, output: str) -> dict[str, float]:
-        return {}
+        return {"slot_accuracy": slot_accuracy(parse_meaning(prompt), output)}
 
 
-def _texts(rows: Iterable[Any]) -> Iterator[str]:
+def _from_hub() -> "dict[str, Dataset]":
+    """One row per reference.
+
+    Raises:
+        DataError: the hub's copy cannot be had.
+    """
+    try:
+        return hub_splits(_HUB, None, None, prompt="meaning_representation", target="human_reference")
+    except DataError as error:
+        raise DataError(
+            f"{error.args[0].split(' Give a folder')[0]} Give the folder of {_FILES} as data.dir=DIR"
+        ) from error
+
+
+def _grouped(rows: "Dataset") -> "Dataset":
+    from datasets import Dataset
+
+    examples: Examples = {}
     for row in rows:
-        yield row["prompt"]
-        yield from row["references"]
+        examples.setdefault(row["prompt"], []).extend(row["references"])  # type: ignore[index]
+    return Dataset.from_dict({"prompt": list(examples), "references": list(examples.values())})
 
 
 def _read(path: Path) -> Examples:

@@ -1,7 +1,5 @@
 """From a task's examples to batches, on Lightning's terms."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,13 +10,14 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from skiplab.batch import Batch, collate
+from skiplab.data.encoding import Encoding, Template
+from skiplab.data.pairs import Pair, Pairs, digest, encode
 from skiplab.data.source import Source
+from skiplab.files import fingerprint
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
     from transformers import PreTrainedTokenizerFast
-
-Pair = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,23 @@ class TextData(L.LightningDataModule):
 
     Args:
         source: the task.
+        tokenizer: a pretrained model's; None is the task's own.
+        template: what stands around prompts.
         batch_size: examples per training batch.
         max_new_tokens: longest output; longer references are refused.
         limit: keep the first so many items of each split; None keeps all.
     """
 
-    def __init__(self, source: Source, *, batch_size: int, max_new_tokens: int, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        limit: int | None = None,
+        tokenizer: "PreTrainedTokenizerFast | None" = None,
+        template: Template | None = None,
+    ) -> None:
         super().__init__()
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1 item per split, got {limit}")
@@ -92,6 +102,8 @@ class TextData(L.LightningDataModule):
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self._limit = limit
+        self._tokenizer = tokenizer
+        self._template = template or Template()
 
     @cached_property
     def splits(self) -> "DatasetDict":
@@ -103,43 +115,48 @@ class TextData(L.LightningDataModule):
         return splits
 
     @cached_property
+    def encoding(self) -> Encoding:
+        """Tokenizer and template."""
+        tokenizer = self._tokenizer or self.source.tokenizer(self.splits)
+        return Encoding(tokenizer, self._template, pretrained=self._tokenizer is not None)
+
+    @property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
-        return self.source.tokenizer(self.splits)
+        return self.encoding.tokenizer
 
     @property
     def pad_id(self) -> int:
-        return _special(self.tokenizer, "pad")
+        return self.encoding.pad_id
 
     @property
     def eos_id(self) -> int:
-        return _special(self.tokenizer, "eos")
+        return self.encoding.eos_id
 
     @property
     def bos_id(self) -> int:
-        return _special(self.tokenizer, "bos")
+        return self.encoding.bos_id
 
     @cached_property
     def digest(self) -> str:
         """A hash of every prompt and reference, split by split."""
-        text = json.dumps({name: split.to_dict() for name, split in self.splits.items()}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint(**self._digests)
 
     @cached_property
-    def train_pairs(self) -> list[Pair]:
-        return self._pairs(self.splits["train"])
+    def train_pairs(self) -> Pairs:
+        return self._pairs("train")
 
     @cached_property
-    def valid_pairs(self) -> list[Pair]:
-        return self._pairs(self.splits["valid"])
+    def valid_pairs(self) -> Pairs:
+        return self._pairs("valid")
 
     @cached_property
-    def test_pairs(self) -> list[Pair]:
-        return self._pairs(self.splits["test"])
+    def test_pairs(self) -> Pairs:
+        return self._pairs("test")
 
     def items(self, split: str) -> list[Item]:
         """The prompts of a split, each with all its references."""
         rows = self.splits[split]
-        prompts = self._prompt_ids(rows["prompt"])
+        prompts = self.encoding.prompts(rows["prompt"][:])
         return [
             Item(prompt, references, ids)
             for prompt, references, ids in zip(rows["prompt"], rows["references"], prompts, strict=True)
@@ -152,24 +169,24 @@ class TextData(L.LightningDataModule):
             ValueError: the message names the split and the sizes.
         """
         for name, pairs in (("train", self.train_pairs), ("valid", self.valid_pairs), ("test", self.test_pairs)):
-            prompt = max(len(prompt) for prompt, _ in pairs)
-            target = max(len(target) for _, target in pairs)
+            prompt, target = (max(counts) for counts in zip(*pairs.lengths, strict=True))
             if name != "test" and target > self.max_new_tokens:
                 raise ValueError(
                     f"the longest {name} reference has {target} tokens, max_new_tokens is "
-                    f"{self.max_new_tokens}; raise it or drop such references"
+                    f"{self.max_new_tokens}; raise it, cut references with template.longest_target, or drop such ones"
                 )
             longest = max(target, self.max_new_tokens)
             if prompt + longest - 1 > max_positions:
                 raise ValueError(
                     f"the longest {name} prompt has {prompt} tokens and outputs or references up to {longest}, the "
-                    f"backbone has {max_positions} positions; raise backbone.max_positions or shorten the data"
+                    f"backbone has {max_positions} positions; raise backbone.max_positions, cut the data with "
+                    "template.longest_prompt and template.longest_target, or shorten it"
                 )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches, shuffled by torch's seed of the moment."""
-        lengths = [(len(prompt), len(target)) for prompt, target in self.train_pairs]
-        return self._loader(self.train_pairs, LengthGrouped(lengths, self.batch_size, torch.initial_seed()))
+        sampler = LengthGrouped(self.train_pairs.lengths, self.batch_size, torch.initial_seed())
+        return self._loader(self.train_pairs, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.valid_pairs)
@@ -177,7 +194,7 @@ class TextData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.test_pairs)
 
-    def _loader(self, pairs: list[Pair], sampler: Sampler[int] | None = None) -> DataLoader[Batch]:
+    def _loader(self, pairs: Pairs, sampler: Sampler[int] | None = None) -> DataLoader[Batch]:
         return DataLoader(
             pairs,  # type: ignore[arg-type]
             batch_size=self.batch_size,
@@ -185,29 +202,15 @@ class TextData(L.LightningDataModule):
             collate_fn=partial(_collate_pairs, pad_id=self.pad_id),
         )
 
-    def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        encoded = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        return [[*ids, self.bos_id] for ids in encoded]
+    def _pairs(self, split: str) -> Pairs:
+        key = fingerprint(rows=self._digests[split], **self.encoding.identity)
+        return encode(self.splits[split], self.encoding, name=split, key=key)
 
-    def _pairs(self, rows: "Dataset") -> list[Pair]:
-        prompts = self._prompt_ids(rows["prompt"])
-        counts = [len(references) for references in rows["references"]]
-        texts = [text for references in rows["references"] for text in references]
-        targets = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
-        return [
-            (prompt, [*next(targets), self.eos_id])
-            for prompt, count in zip(prompts, counts, strict=True)
-            for _ in range(count)
-        ]
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {str(name): digest(split) for name, split in self.splits.items()}
 
 
 def _collate_pairs(pairs: Sequence[Pair], pad_id: int) -> Batch:
     prompts, targets = zip(*pairs, strict=True)
     return collate(prompts, targets, pad_id)
-
-
-def _special(tokenizer: "PreTrainedTokenizerFast", kind: str) -> int:
-    index = getattr(tokenizer, f"{kind}_token_id")
-    if index is None:
-        raise ValueError(f"the tokenizer has no {kind} token; set one before use")
-    return index

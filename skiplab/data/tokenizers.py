@@ -1,9 +1,10 @@
 """Tokenizers made for a task rather than taken from a pretrained model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -18,6 +19,13 @@ def word_tokenizer(words: Iterable[str]) -> "PreTrainedTokenizerFast":
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_SPECIAL["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
     return _wrap(tokenizer)
+
+
+def first_texts(rows: "Dataset", count: int = 20_000) -> Iterator[str]:
+    """Prompts and references of the first rows: enough to train a tokenizer on."""
+    for row in rows.select(range(min(count, len(rows)))):
+        yield row["prompt"]  # type: ignore[index]
+        yield from row["references"]  # type: ignore[index]
 
 
 def byte_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":

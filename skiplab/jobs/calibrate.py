@@ -11,14 +11,13 @@ from skiplab.calibration import CalibrationSpec, Verdict, certify, stored
 from skiplab.consistency import consistency_losses, unmoved
 from skiplab.data.module import Item
 from skiplab.evaluate import Generation, generate
-from skiplab.files import save_json
+from skiplab.files import fingerprint, save_json
 from skiplab.jobs.cases import Case, Entry
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import Prepared
 from skiplab.module import ExitModule
 from skiplab.policy import AdaptivePolicy, ExitPolicy, FullDepth
 from skiplab.run_folder import RunFolder
-from skiplab.weights import fingerprint
 
 
 @final

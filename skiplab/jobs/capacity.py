@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from skiplab import tracking
-from skiplab.backbone import OPTSpec
+from skiplab.backbones.shapes import OPTSpec
 from skiplab.cost import Footprint, bytes_speedup, steps_of
 from skiplab.cost_model import CostModel
 from skiplab.environment import environment

@@ -31,6 +31,7 @@ from skiplab.policy import HindsightPolicy
 from skiplab.prepack import prepack
 from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
+from skiplab.saved import save_method
 from skiplab.summary import summarise
 from skiplab.tables import NOTES, one_line, print_table, tables
 
@@ -121,7 +122,7 @@ class Comparison:
         full = None if entry == self._full_entry else self._full_outputs
         row: Row = {"method": entry.method, "setting": entry.setting, "seed": entry.seed}
         batch_size = self._config["decode_batch_size"]
-        place, trained, timed = None, False, True
+        place, trained, timed, decoder = None, False, True, None
         if case is None:
             tracking.log_params(row)
             outputs = generate_hf(self._models.base, self._data, self._items, batch_size=batch_size)
@@ -141,7 +142,7 @@ class Comparison:
             timed = not isinstance(policy, HindsightPolicy)
             if verdict is not None:
                 row |= self._calibration_figures(case, verdict, decoder.module, outputs)
-        figures, by_item = quality(outputs, self._items, self._data, full or outputs)
+        figures, by_item = quality(outputs, self._items, self._data, full or outputs, self._prepared.bertscore)
         row |= {
             "mean_depth": outputs.mean_depth,
             "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
@@ -149,6 +150,9 @@ class Comparison:
             **figures,
         }
         check_row(row)
+        if self._config["save_models"] and decoder is not None and decoder.module is not None:
+            assert case is not None
+            self._save_model(entry, decoder, case.candidates[place or 0].params, row)
         publish.track_outputs(row, outputs, full or outputs, self._items)
         return {
             "series": entry.method if case is None else case.series,
@@ -160,6 +164,19 @@ class Comparison:
             "depth_by_step": outputs.depth_by_step(),
             "by_item": by_item,
         }
+
+    def _save_model(self, entry: Entry, decoder: Decoder, params: dict[str, Any], row: Row) -> None:
+        """The setting as a folder that `skiplab.saved.load_method` reads."""
+        assert decoder.module is not None
+        save_method(
+            self._folder.path / "models" / entry.key,
+            decoder.module,
+            decoder.policy,
+            self._data.encoding,
+            params=params,
+            max_new_tokens=self._data.max_new_tokens,
+            facts={"task": self._data.source.name, **row},
+        )
 
     def _chosen(self, case: Case, run_id: str | None) -> tuple[int | None, Verdict | None]:
         """Place of the candidate that a case decodes with, None for full depth; and the calibration that chose it."""

@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any, final
 
 import lightning as L
-from safetensors.torch import load_model
 from torch import nn
 
 from skiplab import tracking
 from skiplab.backbone import Backbone
 from skiplab.batch import Batch
 from skiplab.evaluate import generate
-from skiplab.files import load_json, save_json
+from skiplab.files import fingerprint, load_json, save_json
 from skiplab.full import Full
 from skiplab.jobs.cases import Candidate
 from skiplab.jobs.prepare import Prepared
 from skiplab.module import ExitModule, Setup, TrainedModule
 from skiplab.policy import FullDepth
 from skiplab.training import TrainerSpec, train
-from skiplab.weights import fingerprint, load_or_train
+from skiplab.weights import load_backbone, load_or_train, saved
 
 
 @final
@@ -40,6 +39,8 @@ class Models:
     def base(self) -> Backbone:
         """The backbone trained at full depth, for all methods to start from."""
         prepared, seed = self._prepared, self._prepared.config["base"]["seed"]
+        if saved(self._base_dir):
+            return load_backbone(self._base_dir).eval().to(prepared.device)
         L.seed_everything(seed, verbose=False)
         backbone = prepared.new_backbone()
 
@@ -95,10 +96,10 @@ class Models:
         return None if recipe is None else self._run_dir / "weights" / self._key(seed, recipe=recipe)
 
     def _trained(self, candidate: Candidate, seed: int, key: str, run_id: str | None) -> Backbone:
-        backbone = self._prepared.new_backbone()
-        load_model(backbone.model, self._base_dir / "model.safetensors")
+        folder = self._run_dir / "weights" / key
+        backbone = load_backbone(folder if saved(folder) else self._base_dir)
         module = candidate.build(self._setup(backbone))
-        self._fit(module, backbone.model, self._run_dir / "weights" / key, seed, run_id)
+        self._fit(module, backbone.model, folder, seed, run_id)
         self._backbones[key] = backbone.to(self._prepared.device)
         return backbone
 

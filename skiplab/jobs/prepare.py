@@ -10,14 +10,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from skiplab.backbone import Backbone, OPTSpec
+from skiplab.backbone import Backbone
+from skiplab.backbones.spec import BackboneSpec
+from skiplab.bertscore import BERTScore
 from skiplab.calibration import CalibrationSpec
+from skiplab.data.encoding import Template
 from skiplab.data.module import TextData
+from skiplab.files import fingerprint
 from skiplab.jobs.cases import Case, expand
 from skiplab.jobs.types import check_types
 from skiplab.module import Setup
 from skiplab.training import TrainerSpec
-from skiplab.weights import fingerprint
 
 
 class ConfigurationError(Exception):
@@ -33,22 +36,24 @@ class Prepared:
         base_key: hash of all that the shared base depends on.
         base_trainer: the training that makes the base.
         calibration: what calibrated settings are certified for.
+        bertscore: scores outputs beside the other metrics.
         note: what the user should know before it starts.
     """
 
     config: dict[str, Any]
     data: TextData
-    spec: OPTSpec
+    spec: BackboneSpec
     trainer: TrainerSpec
     base_trainer: TrainerSpec
     base_key: str
     cases: list[Case]
     calibration: CalibrationSpec
     device: torch.device
+    bertscore: BERTScore | None = None
     note: str | None = None
 
     def new_backbone(self) -> Backbone:
-        """A backbone with random weights."""
+        """A backbone to start from."""
         vocabulary = len(self.data.tokenizer)
         ids = {"pad_id": self.data.pad_id, "bos_id": self.data.bos_id, "eos_id": self.data.eos_id}
         return self.spec.build(vocab_size=vocabulary, **ids)
@@ -89,18 +94,23 @@ def _prepare(cfg: DictConfig) -> Prepared:
     trainer: TrainerSpec = instantiate(config["trainer"])
     base_options = {key: value for key, value in config["base"].items() if key != "seed"}
     base_trainer = replace(trainer, **base_options)
-    spec: OPTSpec = instantiate(config["backbone"])
+    spec: BackboneSpec = instantiate(config["backbone"])
+    template = Template(**config["template"])
     data = TextData(
         instantiate(config["data"]),
         batch_size=trainer.batch_size,
         max_new_tokens=config["max_new_tokens"],
         limit=config["limit"],
+        tokenizer=spec.tokenizer(),
+        template=template,
     )
-    data.check(spec.max_positions)
+    data.check(spec.positions)
     _check_benchmark(config)
     calibration = CalibrationSpec(**config["calibration"])
     methods = _methods(config)
-    tokenizer_text = data.tokenizer.backend_tokenizer.to_str()
+    bertscore = BERTScore(config["bertscore"]) if config["bertscore"] else None
+    if bertscore is not None:
+        bertscore.check()
     prepared = Prepared(
         config=config,
         data=data,
@@ -109,16 +119,18 @@ def _prepare(cfg: DictConfig) -> Prepared:
         base_trainer=base_trainer,
         base_key=fingerprint(
             backbone=config["backbone"], trainer=vars(base_trainer), seed=config["base"]["seed"],
-            data=data.digest, tokenizer=tokenizer_text, max_new_tokens=data.max_new_tokens,
+            data=data.digest, encoding=data.encoding.identity, checkpoint=spec.identity,
+            max_new_tokens=data.max_new_tokens,
         ),
         cases=[],
         calibration=calibration,
+        bertscore=bertscore,
         device=device_of(trainer.accelerator),
     )  # fmt: skip
     for spec_ in (trainer, base_trainer):
         spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with torch.device("meta"):
-        probe = Setup(prepared.new_backbone(), [len(ids) for _, ids in data.valid_pairs], trainer.optimization)
+        probe = Setup(prepared.new_backbone(), [target for _, target in data.valid_pairs.lengths], trainer.optimization)
     cases = expand(methods, config["seeds"], probe, calibration.delta)
     calibrated = [case for case in cases if case.delta is not None]
     if not calibrated:

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import track
 
 from skiplab import plots, report, tracking
-from skiplab.backbone import Backbone, OPTSpec
+from skiplab.backbone import Backbone
+from skiplab.backbones.spec import BackboneSpec
 from skiplab.batch import collate
 from skiplab.benchmark import System, Timing, engine_system, hf_generate_system, interleave
 from skiplab.ceilings import measure_bandwidth, measure_matrix_speed
@@ -55,8 +56,8 @@ def throughput(cfg: DictConfig, run_dir: Path) -> bool:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     try:
         spec = ThroughputSpec(**config["throughput"])
-        shape: OPTSpec = instantiate(config["backbone"])
-        spec.check_positions(shape.max_positions)
+        shape: BackboneSpec = instantiate(config["backbone"])
+        spec.check_positions(shape.positions)
         if any(FORMATS[dtype].integers for dtype in spec.dtypes):
             check_integers(device_of(config["trainer"]["accelerator"]))
         folder = RunFolder(run_dir)
@@ -93,7 +94,7 @@ class Entrant:
 class Throughput:
     """One timing under way. A finished batch size is a file in the run folder, and is not timed again."""
 
-    def __init__(self, config: dict[str, Any], spec: ThroughputSpec, shape: OPTSpec, folder: RunFolder) -> None:
+    def __init__(self, config: dict[str, Any], spec: ThroughputSpec, shape: BackboneSpec, folder: RunFolder) -> None:
         self._config = config
         self._spec = spec
         self._shape = shape
@@ -293,7 +294,7 @@ class Throughput:
 
     @property
     def _vocab_size(self) -> int:
-        return self._shape.vocab_size or 50272
+        return self._shape.vocabulary or 50272
 
 
 def _fitted(fitted: Mapping[str, Observation], held_out: Mapping[str, Observation]) -> dict[str, Any]:

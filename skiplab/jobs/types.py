@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from hydra.utils import get_class
 
 from skiplab.calibration import CalibrationSpec
+from skiplab.data.encoding import Template
 
 _TOP: dict[str, Any] = {
     "speedups": list[float],
@@ -17,6 +18,8 @@ _TOP: dict[str, Any] = {
     "cache_dir": str,
     "max_new_tokens": int,
     "decode_batch_size": int,
+    "save_models": bool,
+    "bertscore": str | None,
 }
 
 
@@ -29,16 +32,13 @@ def check_types(config: Mapping[str, Any]) -> None:
     for key, expected in _TOP.items():
         _check(key, config[key], expected)
     for section in ("trainer", "backbone", "data"):
-        node = config[section]
-        cls = get_class(node["_target_"])
-        hints = get_type_hints(cls) if is_dataclass(cls) else {}
-        for name in [field.name for field in fields(cls) if field.name in node] if is_dataclass(cls) else []:
-            _check(f"{section}.{name}", node[name], hints[name])
-    hints = get_type_hints(CalibrationSpec)
-    for name, value in config["calibration"].items():
-        if name not in hints:
-            raise ValueError(f"calibration.{name} is unknown; choose from {', '.join(sorted(hints))}")
-        _check(f"calibration.{name}", value, hints[name])
+        _check_node(section, config[section], get_class(config[section]["_target_"]))
+    for section, cls in (("calibration", CalibrationSpec), ("template", Template)):
+        hints = get_type_hints(cls)
+        for name, value in config[section].items():
+            if name not in hints:
+                raise ValueError(f"{section}.{name} is unknown; choose from {', '.join(sorted(hints))}")
+            _check(f"{section}.{name}", value, hints[name])
     trainer = get_type_hints(get_class(config["trainer"]["_target_"])) | {"seed": int}
     for name, value in config["base"].items():
         if name not in trainer:
@@ -47,6 +47,17 @@ def check_types(config: Mapping[str, Any]) -> None:
     for name, node in config["methods"].items():
         if not isinstance(node, Mapping) or not {"name", "_target_"} <= node.keys():
             raise ValueError(f"methods.{name} must be a node with name and _target_, got {node!r}")
+
+
+def _check_node(key: str, node: Mapping[str, Any], cls: Any) -> None:
+    """Check the values of a dataclass, and of the nodes within."""
+    hints = get_type_hints(cls) if is_dataclass(cls) else {}
+    for name in [field.name for field in fields(cls) if field.name in node] if is_dataclass(cls) else []:
+        value = node[name]
+        if isinstance(value, Mapping) and "_target_" in value:
+            _check_node(f"{key}.{name}", value, get_class(value["_target_"]))
+        else:
+            _check(f"{key}.{name}", value, hints[name])
 
 
 def _check(key: str, value: Any, expected: Any) -> None:

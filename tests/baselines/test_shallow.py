@@ -44,9 +44,11 @@ def test_every_step_runs_the_layers_of_one_end(options: dict[str, Any], plan: La
 def test_the_rest_might_as_well_not_be_there(backbone: Backbone, end: str, plan: LayerPlan) -> None:
     batch, module = some_batch(), build(backbone, speedup=2, end=end)
     valid = torch.cat([batch.prompt_mask_BP, torch.ones_like(batch.target_BG[:, 1:], dtype=torch.bool)], dim=1)
-    h_BTD = backbone.embed(batch.input_BT, positions(valid))
+    position = positions(valid)
+    h_BTD = backbone.embed(batch.input_BT, position)
+    context = Context(causal_mask(valid, h_BTD.dtype), rotary=backbone.rotary(position))
     for layer in plan:
-        h_BTD = backbone.layer(layer, h_BTD, Context(causal_mask(valid, h_BTD.dtype)))
+        h_BTD = backbone.layer(layer, h_BTD, context)
     expected = backbone.head(h_BTD[:, batch.prompt_columns - 1 :])
     found = planned_logits(backbone, module.exit_policy([]), batch)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

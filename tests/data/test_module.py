@@ -1,5 +1,7 @@
 """From examples to batches."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,8 +12,9 @@ from skiplab.data.restaurants import Restaurants
 SOURCE = Restaurants(train_size=70, valid_size=20, test_size=20, references=3)
 
 
-def new_data(**options) -> TextData:
-    return TextData(SOURCE, **({"batch_size": 8, "max_new_tokens": 64} | options))
+def new_data(**options: Any) -> TextData:
+    merged: dict[str, Any] = {"batch_size": 8, "max_new_tokens": 64} | options
+    return TextData(SOURCE, **merged)
 
 
 def test_prompts_end_with_bos_and_targets_with_eos() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from skiplab.backbone import OPTSpec
+from skiplab.backbones.shapes import OPTSpec
 
 SMALL = (
     "backbone.num_layers=4",

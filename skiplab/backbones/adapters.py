@@ -1,0 +1,53 @@
+"""Which view goes over which model."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from skiplab.backbone import Backbone
+from skiplab.backbones.llama import LlamaBackbone
+from skiplab.backbones.opt import OPTBackbone
+
+ADAPTERS: dict[str, Any] = {
+    "opt": OPTBackbone,
+    "llama": LlamaBackbone,
+    "mistral": LlamaBackbone,
+    "qwen2": LlamaBackbone,
+    "qwen3": LlamaBackbone,
+}
+# What `LlamaBackbone` drives of a model.
+_PARTS = (
+    "lm_head", "model.embed_tokens", "model.rotary_emb", "model.norm", "model.layers.0.input_layernorm",
+    "model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.v_proj",
+)  # fmt: skip
+
+
+def adapt(model: PreTrainedModel) -> Backbone:
+    """The view over a Hugging Face causal language model.
+
+    Raises:
+        ValueError: there is none for this model; the message says what is missing.
+    """
+    check_type(model.config.model_type, model)
+    return ADAPTERS[model.config.model_type](model)
+
+
+def check_type(model_type: str, model: nn.Module | None = None) -> None:
+    """Refuse a type of model that no view understands."""
+    if model_type in ADAPTERS:
+        return
+    lacking = [] if model is None else [part for part in _PARTS if not _has(model, part)]
+    detail = f"; beside the Llama family's it lacks {', '.join(lacking)}" if lacking else ""
+    raise ValueError(
+        f"no view over the layers of a {model_type!r} model: there are some for {', '.join(ADAPTERS)}{detail}. Another "
+        "needs a subclass of skiplab.backbone.Backbone, listed in skiplab/backbones/adapters.py"
+    )
+
+
+def _has(model: nn.Module, part: str) -> bool:
+    try:
+        model.get_submodule(part)
+    except AttributeError:
+        return False
+    return True

@@ -1,0 +1,153 @@
+"""Pretrained weights: a hub's or a folder's, as safetensors and without remote code."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from skiplab.backbones.adapters import check_type
+from skiplab.files import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(ABC):
+    """Weights, configuration and tokenizer in a folder or on the hub.
+
+    Args:
+        dtype: of the weights in memory.
+    """
+
+    dtype: DType = "float32"
+
+    @abstractmethod
+    def place(self) -> tuple[str, str | None]:
+        """Hub name or folder, and revision.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+
+    def identity(self) -> str:
+        """Tells one version of the weights from another: a commit of the hub, or size and time of a folder's files."""
+        name, _ = self.place()
+        if not Path(name).is_dir():
+            return str(getattr(self.config(), "_commit_hash", None))
+        files = sorted(Path(name).glob("*.safetensors"))
+        return fingerprint(**{file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files})
+
+    def config(self) -> Any:
+        """Its model configuration.
+
+        Raises:
+            CheckpointError: it cannot be had, or no view understands such a model.
+        """
+        name, revision = self.place()
+        config = _asked(name, lambda: AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False))
+        check_type(config.model_type)
+        return config
+
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """Its tokenizer.
+
+        Raises:
+            CheckpointError: it cannot be had, or lacks the end-of-sequence token.
+        """
+        name, revision = self.place()
+        tokenizer = _asked(
+            name,
+            lambda: AutoTokenizer.from_pretrained(
+                name, revision=revision, trust_remote_code=False, padding_side="left", use_fast=True
+            ),
+        )
+        if tokenizer.eos_token_id is None:
+            raise CheckpointError(f"the tokenizer of {name} has no end-of-sequence token; outputs would never end")
+        if tokenizer.pad_token_id is None:
+            raise CheckpointError(
+                f"the tokenizer of {name} has no pad token; set one in its tokenizer_config.json, such as "
+                f'"pad_token": {tokenizer.eos_token!r} (what is padded is masked, so any token will do)'
+            )
+        return tokenizer
+
+    def model(self, config: Any) -> PreTrainedModel:
+        """Its weights in a model of this configuration, held once, ready to be trained.
+
+        Raises:
+            CheckpointError: they cannot be had, or are no safetensors.
+        """
+        name, revision = self.place()
+        return _asked(
+            name,
+            lambda: AutoModelForCausalLM.from_pretrained(
+                name,
+                config=config,
+                revision=revision,
+                dtype=getattr(torch, self.dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+            ).train(),
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PretrainedCheckpoint(Checkpoint):
+    """A folder that `save_pretrained` made, or a name on the Hugging Face hub.
+
+    Args:
+        name: the folder or the hub name.
+        revision: commit, tag or branch on the hub.
+    """
+
+    name: str
+    revision: str | None = None
+
+    def place(self) -> tuple[str, str | None]:
+        folder = Path(self.name)
+        if not folder.is_dir():
+            if folder.is_absolute() or self.name.startswith((".", "~")):
+                raise CheckpointError(f"no folder {self.name}: backbone.checkpoint.name is a folder or a hub name")
+            return self.name, self.revision
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{folder} holds no config.json: expected a folder that save_pretrained made")
+        if not any(folder.glob("*.safetensors")):
+            raise CheckpointError(
+                f"{folder} holds no *.safetensors, and skiplab reads no pickles; save the model again with "
+                "save_pretrained, which writes safetensors"
+            )
+        return self.name, None
+
+
+def _asked(name: str, read: Any) -> Any:
+    """What `read` gives; its failures say what to do."""
+    try:
+        return read()
+    except (OSError, ValueError) as error:
+        if "safetensors" in str(error) and not Path(name).is_dir():
+            raise CheckpointError(
+                f"{name} has no safetensors at this revision, and skiplab reads no pickles; many older repositories "
+                "have them on a branch of the converter bot: give it as backbone.checkpoint.revision=refs/pr/N, or a "
+                "folder as backbone.checkpoint.name=DIR"
+            ) from error
+        if isinstance(error, OSError) and not Path(name).is_dir():
+            raise CheckpointError(
+                f"cannot get {name} from the Hugging Face hub: {_first_line(error)} Give a local folder with its "
+                "safetensors, configuration and tokenizer as backbone.checkpoint.name=DIR, or take random weights with "
+                "backbone.pretrained=false"
+            ) from error
+        raise CheckpointError(f"cannot load {name}: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") + "."

@@ -1,0 +1,75 @@
+"""OPT (arXiv 2205.01068) in both layouts: pre-norm, and OPT-350m's post-norm with `project_in` and `project_out`.
+
+Shapes: B rows, T positions, D hidden size, K reduced vocabulary.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import OPTForCausalLM
+
+from skiplab.backbone import Backbone, Context, Rotary
+
+
+@final
+class OPTBackbone(Backbone):
+    """OPT's layers."""
+
+    def __init__(self, model: OPTForCausalLM) -> None:
+        super().__init__()
+        model.set_attn_implementation("sdpa")
+        config = model.config
+        self.model = model
+        self.num_layers = config.num_hidden_layers
+        self.max_positions = config.max_position_embeddings
+        self.hidden_size = config.hidden_size
+        self.kv_heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self._decoder = model.model.decoder
+
+    def embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
+        decoder = self._decoder
+        h_BTD = decoder.embed_tokens(ids_BT)
+        if decoder.project_in is not None:
+            h_BTD = decoder.project_in(h_BTD)
+        return h_BTD + decoder.embed_positions(None, position_ids=position_BT)
+
+    def rotary(self, position_BT: Tensor) -> None:
+        return None
+
+    def layer(self, index: int, h_BTD: Tensor, context: Context) -> Tensor:
+        return self._decoder.layers[index](h_BTD, attention_mask=context.mask_B1QS, past_key_values=context.cache)
+
+    def project_kv(self, index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
+        layer: Any = self._decoder.layers[index]
+        if layer.do_layer_norm_before:
+            h_BTD = layer.self_attn_layer_norm(h_BTD)
+        shape = (*h_BTD.shape[:2], self.kv_heads, self.head_size)
+        key, value = layer.self_attn.k_proj(h_BTD), layer.self_attn.v_proj(h_BTD)
+        return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
+
+    def head(self, h_BTD: Tensor) -> Tensor:
+        return self.model.lm_head(self._output(h_BTD))
+
+    def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
+        weight_KD = self.model.lm_head.weight[ids_K].detach()
+        return lambda h_BTD: F.linear(self._output(h_BTD), weight_KD)
+
+    def layer_weights(self, index: int) -> Iterable[Tensor]:
+        return self._decoder.layers[index].parameters()
+
+    def head_weights(self) -> Iterable[Tensor]:
+        decoder = self._decoder
+        parts = (decoder.final_layer_norm, decoder.project_out, self.model.lm_head)
+        return [weight for part in parts if part is not None for weight in part.parameters()]
+
+    def _output(self, h_BTD: Tensor) -> Tensor:
+        """What the language-model head takes."""
+        decoder = self._decoder
+        if decoder.final_layer_norm is not None:
+            h_BTD = decoder.final_layer_norm(h_BTD)
+        if decoder.project_out is not None:
+            h_BTD = decoder.project_out(h_BTD)
+        return h_BTD

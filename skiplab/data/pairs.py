@@ -1,0 +1,93 @@
+"""Prompt and target as token ids, in Arrow tables that are memory-mapped where their source is."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, final
+
+from skiplab.data.encoding import Encoding
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Pair = tuple[list[int], list[int]]
+# Rows from which tokenizing takes more than a few seconds.
+_MANY = 20_000
+
+
+@final
+class Pairs(Sequence[Pair]):
+    """One pair per reference, read when asked for."""
+
+    def __init__(self, rows: "Dataset") -> None:
+        self._rows = rows
+
+    @cached_property
+    def lengths(self) -> list[tuple[int, int]]:
+        """(prompt, target) tokens of each pair."""
+        counted = self._rows.select_columns(["prompt_tokens", "target_tokens"]).with_format("numpy")[:]
+        return list(zip(counted["prompt_tokens"].tolist(), counted["target_tokens"].tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.__getitems__(range(*index.indices(len(self))))
+        row = self._rows[int(index)]
+        return row["prompt"], row["target"]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Pair]:
+        """The pairs of a batch, in one read; torch's loader calls it."""
+        rows = self._rows[list(indices)]
+        return list(zip(rows["prompt"], rows["target"], strict=True))
+
+
+def digest(rows: "Dataset") -> str:
+    """A hash of every prompt and reference."""
+    found = hashlib.sha256()
+    for batch in rows.select_columns(["prompt", "references"]).iter(batch_size=1000):
+        found.update(json.dumps([batch["prompt"], batch["references"]]).encode())  # type: ignore[index]
+    return found.hexdigest()
+
+
+def encode(rows: "Dataset", encoding: Encoding, *, name: str, key: str) -> Pairs:
+    """All pairs of a split. Those of memory-mapped rows are kept beside their file, and found there again.
+
+    Args:
+        name: the split's, for the progress bar.
+        key: hash of what the tokens depend on.
+    """
+    import datasets
+    from datasets import Features, Value
+
+    def tokenized(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        prompts = encoding.prompts(batch["prompt"])
+        counts = [len(references) for references in batch["references"]]
+        targets = encoding.targets([text for references in batch["references"] for text in references])
+        repeated = [prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
+        return {
+            "prompt": repeated,
+            "target": targets,
+            "prompt_tokens": [len(ids) for ids in repeated],
+            "target_tokens": [len(ids) for ids in targets],
+        }
+
+    count, ids = Value("int32"), datasets.List(Value("int32"))
+    silent = datasets.are_progress_bars_disabled()
+    if len(rows) >= _MANY:
+        datasets.enable_progress_bars()
+    try:
+        mapped = rows.map(
+            tokenized,
+            batched=True,
+            remove_columns=rows.column_names,
+            features=Features({"prompt": ids, "target": ids, "prompt_tokens": count, "target_tokens": count}),
+            new_fingerprint=key,
+            desc=f"tokenizing {name}",
+        )
+    finally:
+        if silent:
+            datasets.disable_progress_bars()
+    return Pairs(mapped)
