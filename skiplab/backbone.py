@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from skiplab.cache import KVCache
+from skiplab.cache import KVCache, KVStore
 
 
 class Rotary(NamedTuple):
@@ -38,7 +38,7 @@ class Context:
     """
 
     mask_B1QS: Tensor | None = None
-    cache: KVCache | None = None
+    cache: KVStore | None = None
     rotary: Rotary | None = None
 
     def prefix(self, columns: int) -> "Context":

@@ -16,7 +16,8 @@ from torch import Tensor
 from skiplab.backbone import Backbone
 from skiplab.batch import left_pad
 from skiplab.decode import DecodeResult, decode
-from skiplab.policy import ExitPolicy
+from skiplab.graphs import StepGraphs
+from skiplab.policy import ExitPolicy, RowwisePolicy
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -40,15 +41,29 @@ class Workload:
 
 @dataclass
 class Clock:
-    """Times of one batch: when it began, and when each step's tokens were known, in seconds."""
+    """When a batch began, and when each step's tokens were known.
+
+    On a GPU it is the GPU that marks the times, so that reading them keeps nothing waiting.
+    """
 
     device: torch.device
-    times: list[float] = field(default_factory=list)
+    _marks: list[Any] = field(default_factory=list)
 
     def read(self) -> None:
         if self.device.type == "cuda":
+            mark = torch.cuda.Event(enable_timing=True)
+            mark.record(torch.cuda.current_stream(self.device))
+            self._marks.append(mark)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def times(self) -> list[float]:
+        """In seconds from the first."""
+        first, *_ = self._marks
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.times.append(time.perf_counter())
+            return [first.elapsed_time(mark) / 1e3 for mark in self._marks]
+        return [mark - first for mark in self._marks]
 
     def on_step(self, step: int, index_B: Tensor, logits_BV: Tensor) -> None:
         self.read()
@@ -58,13 +73,27 @@ System = Callable[[Sequence[Sequence[int]], Sequence[int], int, Clock], DecodeRe
 """Decodes a batch (prompts, lengths, pad id) and reads the clock at each step; None if it is not our engine."""
 
 
-def engine_system(backbone: Backbone, policy: ExitPolicy) -> System:
-    """skiplab's decode under a policy."""
+def engine_system(backbone: Backbone, policy: ExitPolicy, workload: Workload | None = None) -> System:
+    """skiplab's decode under a policy.
+
+    Args:
+        workload: what is to be decoded on a GPU, for steps recorded to its shape; None records none.
+    """
+    graphs: StepGraphs | None = None
+    if workload is not None and backbone.device.type == "cuda" and not isinstance(policy, RowwisePolicy):
+        graphs = StepGraphs(
+            backbone,
+            policy,
+            rows=workload.batch_size,
+            prompt_columns=max(map(len, workload.prompts)),
+            new_tokens=max(workload.lengths),
+        )
 
     def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> DecodeResult:
         return decode(
-            backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=pad_id, on_step=clock.on_step
-        )
+            backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=pad_id, on_step=clock.on_step,
+            graphs=graphs,
+        )  # fmt: skip
 
     return run
 
@@ -229,9 +258,9 @@ def _run(system: System, workload: Workload, device: torch.device) -> tuple[Roun
         clock.read()
         if (result := system(prompts, lengths, workload.pad_id, clock)) is not None:
             results.append(result)
-        start, first, *later = clock.times
-        prefill += first - start
-        decoding += clock.times[-1] - first
+        _, first, *later = times = clock.times()
+        prefill += first
+        decoding += times[-1] - first
         for step, (before, after) in enumerate(zip([first, *later], later, strict=False)):
             if step == len(steps):
                 steps.append([])

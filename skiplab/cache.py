@@ -1,8 +1,9 @@
-"""A preallocated key/value store in which each layer holds only the positions that it runs.
+"""Preallocated key/value stores in which each layer holds only the positions that it runs.
 
 Shapes: B rows, H key/value heads, T positions, N single positions, K head size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -10,11 +11,8 @@ import torch
 from torch import Tensor
 
 
-@final
-class KVCache:
-    """Keys and values of all layers, written in place at a moving column.
-
-    Hugging Face's attention modules call `update`; the engine calls `seek` before each forward.
+class KVStore(ABC):
+    """Keys and values of all layers. Hugging Face's attention modules call `update`.
 
     Args:
         slots_L: positions to hold per layer. A layer of 0 slots keeps nothing: its keys and values
@@ -33,18 +31,33 @@ class KVCache:
     ) -> None:
         self._keys = [torch.empty(rows, heads, slots, head_size, dtype=dtype, device=device) for slots in slots_L]
         self._values = [torch.empty_like(key) for key in self._keys]
-        self._rows = rows
-        self._selected: Tensor | None = None
-        self._start = 0
-        self._end = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated for keys and values."""
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
 
+    @abstractmethod
     def seek(self, start: int) -> None:
         """Set the column at which each layer's next `update` writes."""
+
+    @abstractmethod
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """Store the new columns of a layer; return what it attends to, the new columns included."""
+
+
+@final
+class KVCache(KVStore):
+    """Written in place at a moving column; rows can leave. Arguments as for `KVStore`."""
+
+    def __init__(self, slots_L: Sequence[int], *, rows: int, **options: Any) -> None:
+        super().__init__(slots_L, rows=rows, **options)
+        self._rows = rows
+        self._selected: Tensor | None = None
+        self._start = 0
+        self._end = 0
+
+    def seek(self, start: int) -> None:
         self._start = start
 
     def select(self, rows: Tensor | None) -> None:
@@ -52,10 +65,7 @@ class KVCache:
         self._selected = rows
 
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """Store the new columns of a layer; return its filled prefix, the new columns included.
-
-        The prefix is a view, or a copy where rows are selected.
-        """
+        """As `KVStore.update`: a layer's filled prefix, a view, or a copy where rows are selected."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         if keys.shape[2] == 0:
             return key_BHTK, value_BHTK
@@ -83,3 +93,38 @@ class KVCache:
             filled = buffer[:, :, : self._end]
             for to, row in moves:
                 filled[to] = filled[row]
+
+
+@final
+class StaticKVCache(KVStore):
+    """Written at a column that a tensor holds, and attended to in whole buckets, so that a recorded step can be
+    replayed; columns not yet written must be masked. Arguments as for `KVStore`.
+
+    Attributes:
+        column_1: where the next single column goes.
+        bucket: columns that a step attends to; 0 is the prompt pass.
+    """
+
+    def __init__(self, slots_L: Sequence[int], *, rows: int, device: torch.device, **options: Any) -> None:
+        super().__init__(slots_L, rows=rows, device=device, **options)
+        # What a mask hides must still be finite.
+        for buffer in (*self._keys, *self._values):
+            buffer.zero_()
+        self.column_1 = torch.zeros(1, dtype=torch.int64, device=device)
+        self.bucket = 0
+
+    def seek(self, start: int) -> None:
+        self.column_1.fill_(start)
+
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """As `KVStore.update`. Without a bucket the columns are a prompt's: they begin at the first."""
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        if keys.shape[2] == 0:
+            return key_BHTK, value_BHTK
+        if self.bucket == 0:
+            keys[:, :, : key_BHTK.shape[2]] = key_BHTK
+            values[:, :, : key_BHTK.shape[2]] = value_BHTK
+            return key_BHTK, value_BHTK
+        keys.index_copy_(2, self.column_1, key_BHTK)
+        values.index_copy_(2, self.column_1, value_BHTK)
+        return keys[:, :, : self.bucket], values[:, :, : self.bucket]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skiplab.backbone import Backbone, Context
 from skiplab.batch import Batch
-from skiplab.cache import KVCache
+from skiplab.cache import KVStore
 from skiplab.policy import ExitPolicy
 from skiplab.schedule import layer_steps
 
@@ -37,7 +37,7 @@ def causal_mask(valid_BT: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def start(
-    backbone: Backbone, ids_BT: Tensor, prompt_mask_BP: Tensor, cache: KVCache | None = None
+    backbone: Backbone, ids_BT: Tensor, prompt_mask_BP: Tensor, cache: KVStore | None = None
 ) -> tuple[Tensor, Context]:
     """The state (B, T, D) that the first layer takes, and the context for the layers.
 
@@ -60,7 +60,7 @@ def layer_states(
     prompt_mask_BP: Tensor,
     *,
     columns_L: Sequence[int] | None = None,
-    cache: KVCache | None = None,
+    cache: KVStore | None = None,
 ) -> Iterator[Tensor]:
     """Yield the state (B, T, D) after each layer.
 
@@ -85,7 +85,7 @@ def forward(
     prompt_mask_BP: Tensor,
     *,
     columns_L: Sequence[int] | None = None,
-    cache: KVCache | None = None,
+    cache: KVStore | None = None,
 ) -> Tensor:
     """The state (B, T, D) after the last layer; arguments as for `layer_states`."""
     *_, h_BTD = layer_states(backbone, ids_BT, prompt_mask_BP, columns_L=columns_L, cache=cache)

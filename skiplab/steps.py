@@ -111,7 +111,7 @@ class CompactSteps(StepRunner):
 
     def run(self, h_B1D: Tensor, context: Context, step: int) -> tuple[Tensor, Tensor]:
         policy, plan, cache = self._policy, self._policy.plan(step), context.cache
-        assert cache is not None
+        assert isinstance(cache, KVCache)
         last_B1D = torch.empty_like(h_B1D)
         depth_B = torch.full((len(h_B1D),), len(plan), dtype=torch.int32)
         running_R = torch.arange(len(h_B1D))

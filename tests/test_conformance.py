@@ -13,10 +13,12 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from skiplab import prepack
 from skiplab.backbone import Backbone, Context
 from skiplab.batch import Batch, collate, left_pad
 from skiplab.decode import DecodeResult, decode
 from skiplab.forward import causal_mask, planned_logits, positions
+from skiplab.graphs import StepGraphs
 from skiplab.jobs.cases import Candidate, expand
 from skiplab.module import ExitModule, Optimization, Setup
 from skiplab.policy import ExitPolicy, RowwisePolicy
@@ -143,6 +145,31 @@ def check_leaving_rows(backbone: Backbone, policy: ExitPolicy, rows: list[list[i
 def test_step_by_step_equals_parallel_forward(engine: Backbone, policies: list[ExitPolicy]) -> None:
     for policy in policies:
         check_parallel_forward(engine, policy, prompts(4))
+
+
+def test_recorded_steps_give_the_same_tokens(engine: Backbone, policies: list[ExitPolicy]) -> None:
+    rows = prompts(4)
+    for policy in policies:
+        if isinstance(policy, RowwisePolicy):
+            continue
+        graphs = StepGraphs(engine, policy, rows=4, prompt_columns=9, new_tokens=STEPS)
+        expected = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
+        actual = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD, graphs=graphs)
+        assert torch.equal(actual.tokens_BT, expected.tokens_BT)
+        assert torch.equal(actual.depth_BT, expected.depth_BT)
+
+
+def test_prepacked_weights_give_the_same_tokens(
+    engine: Backbone, policies: list[ExitPolicy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepack, "_CACHE_BYTES", 0)
+    fast = prepack.prepack(engine, rows=4)
+    rows = prompts(4)
+    for policy in policies:
+        expected = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
+        actual = decode(fast, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
+        assert torch.equal(actual.tokens_BT, expected.tokens_BT)
+        assert torch.equal(actual.depth_BT, expected.depth_BT)
 
 
 def test_step_by_step_equals_prefix_sliced_forward(engine: Backbone, policies: list[ExitPolicy]) -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from skiplab.backbone import Backbone
-from skiplab.decode import _survivors, decode
+from skiplab.batch_run import _survivors
+from skiplab.decode import decode
 from skiplab.policy import FullDepth
 from tests.tiny import PAD, prompts, tiny_backbone
 

@@ -18,7 +18,7 @@ def test_ctranslate2_gives_the_full_models_tokens_and_a_time_per_token(tmp_path:
     clock = Clock(torch.device("cpu"))
     clock.read()
     ctranslate2_system(backbone, tmp_path / "model", "float32", threads=1)(rows, [6] * 3, PAD, clock)
-    assert len(clock.times) == 1 + 6
+    assert len(clock.times()) == 1 + 6
     generator = ctranslate2.Generator(str(tmp_path / "model"), compute_type="float32")
     outputs = generator.generate_batch(
         [[str(token) for token in row] for row in rows],

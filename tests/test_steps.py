@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import skiplab.decode
+import skiplab.batch_run
 from skiplab.backbone import Backbone, Context, Rotary
 from skiplab.batch import left_pad
 from skiplab.cache import KVCache
@@ -70,7 +70,7 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
         projected: list[tuple[int, int]] = []
         ran: list[tuple[int, int]] = []
         new_cache, project, layer, runner = (
-            backbone.new_cache, backbone.project_kv, backbone.layer, skiplab.decode.step_runner,
+            backbone.new_cache, backbone.project_kv, backbone.layer, skiplab.batch_run.step_runner,
         )  # fmt: skip
 
         def zeroed_cache(rows: int, slots_L: list[int]) -> KVCache:
@@ -96,7 +96,7 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
             patch.setattr(backbone, "new_cache", zeroed_cache)
             patch.setattr(backbone, "project_kv", counted_project)
             patch.setattr(backbone, "layer", counted_layer)
-            patch.setattr(skiplab.decode, "step_runner", kept_runner)
+            patch.setattr(skiplab.batch_run, "step_runner", kept_runner)
             rows = prompts(len(limits), seed=2)
             assert len(set(map(len, rows))) > 1
             result = decode(backbone, policy, rows, max_new_tokens=limits, eos_id=None, pad_id=PAD)

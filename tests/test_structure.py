@@ -16,7 +16,7 @@ FLOORS = {
     "schedule": 0, "files": 0, "batch": 0, "risk": 0, "significance": 0,
     "policy": 1, "losses": 1,
     "cache": 2, "backbone": 2, "backbones": 2,
-    "prepack": 3, "lm_loss": 3, "forward": 3, "deferred": 3, "steps": 3, "decode": 3,
+    "prepack": 3, "lm_loss": 3, "forward": 3, "deferred": 3, "steps": 3, "batch_run": 3, "graphs": 3, "decode": 3,
     "module": 4, "distillation": 4, "full": 4, "scheduled": 4, "skipdecode": 4, "data": 4, "metrics": 4,
     "evaluate": 5, "bertscore": 5, "consistency": 5, "calibration": 5, "training": 5, "saved": 5, "weights": 5,
     "cost": 5, "cost_model": 5, "benchmark": 5, "layer_times": 5, "ceilings": 5, "throughput": 5, "peers": 5,

@@ -246,16 +246,18 @@ class Comparison:
     def _fail_timing(self, entry: Entry, error: Exception) -> None:
         self._errors[entry] = f"timing: {type(error).__name__}: {error}"
 
-    def _system(self, entry: Entry) -> Callable[[int], System] | None:
-        """What is timed of a setting, given the rows of a batch; None if it cannot be had."""
+    def _system(self, entry: Entry) -> Callable[[Workload], System] | None:
+        """What is timed of a setting, given the workload; None if it cannot be had."""
         if (case := self._cases[entry]) is None:
-            return lambda rows: hf_generate_system(self._models.base)
+            return lambda workload: hf_generate_system(self._models.base)
         try:
             decoder = self._timed(case)
         except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
             self._fail_timing(entry, error)
             return None
-        return lambda rows: engine_system(prepack(decoder.backbone, rows=rows), decoder.policy)
+        return lambda workload: engine_system(
+            prepack(decoder.backbone, rows=workload.batch_size), decoder.policy, workload
+        )
 
     def _timed(self, case: Case) -> Decoder:
         """The decoder of a finished case."""

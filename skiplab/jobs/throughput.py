@@ -18,7 +18,7 @@ from skiplab import plots, report, tracking
 from skiplab.backbone import Backbone
 from skiplab.backbones.spec import BackboneSpec
 from skiplab.batch import collate
-from skiplab.benchmark import System, Timing, engine_system, hf_generate_system, interleave
+from skiplab.benchmark import System, Timing, Workload, engine_system, hf_generate_system, interleave
 from skiplab.ceilings import measure_bandwidth, measure_matrix_speed
 from skiplab.cost import Ceilings, Footprint, steps_of
 from skiplab.cost_model import Observation, fit, median_error, relative_errors
@@ -77,14 +77,14 @@ class Entrant:
     """A system that is timed.
 
     Attributes:
-        system: what decodes batches of so many rows.
+        system: what decodes a workload.
         policy: what it runs; None is an outside engine.
         size: of its backbone; None if that is not ours.
         baseline: number format of the full model that it is compared with.
     """
 
     row: Row
-    system: Callable[[int], System]
+    system: Callable[[Workload], System]
     policy: ExitPolicy | None
     size: Footprint | None
     baseline: str
@@ -129,7 +129,7 @@ class Throughput:
         workload = self._spec.workload(batch_size, self._vocab_size, PAD)
         options = self._config["benchmark"]
         timings, errors = interleave(
-            {name: entrant.system(batch_size) for name, entrant in entrants.items()},
+            {name: entrant.system(workload) for name, entrant in entrants.items()},
             workload,
             rounds=options["rounds"],
             warmup=options["warmup"],
@@ -209,7 +209,7 @@ class Throughput:
                     first, self._folder.path / "ctranslate2", kind, threads=self._config["threads"]
                 )
                 baseline = kind if kind in self._spec.dtypes else "float32"
-                found[f"ctranslate2 {kind}"] = Entrant(row, lambda rows, system=system: system, None, None, baseline)
+                found[f"ctranslate2 {kind}"] = Entrant(row, lambda _, system=system: system, None, None, baseline)
         for dtype in self._spec.dtypes:
             found |= self._in_format(first, dtype)
         return found
@@ -222,22 +222,26 @@ class Throughput:
         size = Footprint.of(backbone, number_format.weight_bytes)
         fast_path = lru_cache(maxsize=1)(lambda rows: number_format.fast_path(backbone, rows))
 
-        def entrant(row: Row, make: Callable[[int], System], policy: ExitPolicy | None) -> Entrant:
+        def entrant(row: Row, make: Callable[[Workload], System], policy: ExitPolicy | None) -> Entrant:
             return Entrant({**row, "seed": 0, "dtype": dtype}, make, policy, size, dtype)
 
         found = []
         for case in self._cases:
             policy, target = self._policy(case, backbone)
             row = {**vars(case.entry), **({} if target is None else {"target_speedup": target})}
-            found.append(entrant(row, lambda rows, policy=policy: engine_system(fast_path(rows), policy), policy))
+
+            def fast(workload: Workload, policy: ExitPolicy = policy) -> System:
+                return engine_system(fast_path(workload.batch_size), policy, workload)
+
+            found.append(entrant(row, fast, policy))
         if not number_format.integers:
             full = FullDepth(backbone.num_layers)
             row = {"method": "full", "setting": _REFERENCE}
-            found.append(entrant(row, lambda rows: engine_system(backbone, full), full))
+            found.append(entrant(row, lambda workload: engine_system(backbone, full), full))
             for peer, cache in (("hf_generate", None), ("hf_generate_static", "static")):
                 if peer in self._spec.peers:
                     row = {"method": peer, "setting": "full depth"}
-                    found.append(entrant(row, lambda rows, cache=cache: hf_generate_system(backbone, cache), None))
+                    found.append(entrant(row, lambda workload, cache=cache: hf_generate_system(backbone, cache), None))
         return {f"{one.row['method']} {one.row['setting']} {dtype}": one for one in found}
 
     def _policy(self, case: Case, backbone: Backbone) -> tuple[ExitPolicy, float | None]:

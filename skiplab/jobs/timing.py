@@ -13,7 +13,7 @@ Timed = dict[str, list[dict[str, Any]]]
 
 
 def time_systems(
-    systems: Mapping[str, Callable[[int], System]],
+    systems: Mapping[str, Callable[[Workload], System]],
     workloads: Sequence[Workload],
     *,
     baseline: str,
@@ -24,14 +24,14 @@ def time_systems(
     """Each system's result `row` and `step_ms` for each workload, and the errors of those that raised, by name.
 
     Args:
-        systems: what makes each system for batches of so many rows.
+        systems: what makes each system for a workload.
         baseline: the system that speedups are against.
         options: the configuration's `benchmark`.
     """
     found: Timed = {name: [] for name in systems}
     failed: dict[str, Exception] = {}
     for workload in workloads:
-        ready = {name: make(workload.batch_size) for name, make in systems.items()}
+        ready = {name: make(workload) for name, make in systems.items()}
         timings, errors = interleave(
             ready, workload, rounds=options["rounds"], warmup=options["warmup"], device=device, progress=progress
         )
