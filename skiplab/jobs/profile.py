@@ -1,0 +1,84 @@
+"""Profile a decode step at a shape: what each kind of work takes on the reference path and on the fast one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+
+from skiplab import tracking
+from skiplab.backbone import Backbone
+from skiplab.backbones.spec import BackboneSpec
+from skiplab.benchmark import System, Workload, engine_system
+from skiplab.environment import environment
+from skiplab.files import save_json
+from skiplab.formats import FORMATS
+from skiplab.jobs.prepare import ConfigurationError, device_of
+from skiplab.jobs.throughput import BOS, EOS, PAD
+from skiplab.policy import FullDepth
+from skiplab.run_folder import RunFolder
+from skiplab.step_profile import step_profile
+from skiplab.tables import Cell, Table
+from skiplab.throughput import ThroughputSpec
+
+
+def profile(cfg: DictConfig, run_dir: Path) -> bool:
+    """Profile full depth in every format at every batch size, on both paths; print the table, keep `profile.json`.
+
+    Raises:
+        ConfigurationError: before anything is run.
+    """
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    try:
+        spec = ThroughputSpec(**config["throughput"])
+        shape: BackboneSpec = instantiate(config["backbone"])
+        spec.check_positions(shape.positions)
+        device = device_of(config["trainer"]["accelerator"])
+        RunFolder(run_dir).bind(config)
+        tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
+    except InstantiationException as error:
+        raise ConfigurationError(str(error.__cause__ or error)) from error
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(str(error)) from error
+    vocab_size = shape.vocabulary or 50272
+    torch.manual_seed(0)
+    first = shape.build(vocab_size=vocab_size, pad_id=PAD, bos_id=BOS, eos_id=EOS).eval()
+    found: list[dict[str, Any]] = []
+    console = Console()
+    for dtype in track(spec.dtypes, console=console, transient=True):
+        backbone = shape.build(vocab_size=vocab_size, pad_id=PAD, bos_id=BOS, eos_id=EOS)
+        backbone.load_state_dict(first.state_dict())
+        backbone = backbone.to(device, FORMATS[dtype].states).eval()
+        for batch_size in spec.batch_sizes:
+            workload = spec.workload(batch_size, vocab_size, PAD)
+            for path in ("reference", "fast"):
+                system = _system(backbone, path, dtype, workload)
+                parts = step_profile(system, workload, device)
+                found.append({"dtype": dtype, "batch_size": batch_size, "path": path, "ms_per_step": parts})
+    save_json(run_dir / "profile.json", {"environment": environment(0), "profiles": found})
+    with tracking.run(config["tracking"]["experiment"]):
+        tracking.log_file(run_dir / "profile.json")
+    _table(found).print(console)
+    return True
+
+
+def _system(backbone: Backbone, path: str, dtype: str, workload: Workload) -> System:
+    policy = FullDepth(backbone.num_layers)
+    if path == "reference":
+        return engine_system(backbone, policy)
+    return engine_system(FORMATS[dtype].fast_path(backbone, workload.batch_size), policy, workload)
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    kinds = sorted({kind for one in found for kind in one["ms_per_step"]} - {"host"})
+    table = Table("Milliseconds per step", ["format", "batch", "path", "step", *kinds, "host"])
+    for one in found:
+        parts = one["ms_per_step"]
+        figures = [sum(parts.values()), *(parts.get(kind, 0.0) for kind in (*kinds, "host"))]
+        labels = [Cell(one["dtype"]), Cell(str(one["batch_size"])), Cell(one["path"])]
+        table.lines.append([*labels, *(Cell(f"{figure:.2f}") for figure in figures)])
+    return table

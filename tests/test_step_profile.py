@@ -1,0 +1,34 @@
+"""Where a step's time goes."""
+
+import pytest
+import torch
+
+from skiplab.benchmark import Workload, engine_system
+from skiplab.policy import FullDepth
+from skiplab.step_profile import kind_of, step_profile
+from tests.tiny import PAD, prompts, tiny_backbone
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [
+        ("aten::addmm", "linear layers"),
+        ("mkldnn::_linear_pointwise", "linear layers"),
+        ("onednn::qlinear_pointwise", "linear layers"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("aten::native_layer_norm", "norms"),
+        ("aten::max", "choice of token"),
+        ("aten::index_copy_", "copies"),
+        ("aten::relu", "other operators"),
+    ],
+)
+def test_operators_are_sorted_by_name(operator: str, kind: str) -> None:
+    assert kind_of(operator) == kind
+
+
+def test_parts_add_up_to_the_step() -> None:
+    workload = Workload(prompts(2), [9, 9], 2, PAD)
+    parts = step_profile(engine_system(tiny_backbone(), FullDepth(6)), workload, torch.device("cpu"))
+    assert {"linear layers", "attention", "norms", "choice of token", "host"} <= parts.keys()
+    assert min(value for kind, value in parts.items() if kind != "host") > 0
+    assert 0.05 < sum(parts.values()) < 1e3
