@@ -5,6 +5,7 @@ the other layers being as they are. Layers make up for each other, so a plan tha
 stages: a little faster each time, with the importances measured anew about the plan of the stage before.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,10 +65,61 @@ def measure(about: NestedPlan, loss: Loss, cuts: Sequence[int]) -> Profile:
     return Profile(about, own, Importance(tuple(cuts), rows))
 
 
+@dataclass(frozen=True)
+class Plans:
+    """Plans by layer speedup.
+
+    Attributes:
+        profiles: what was measured on the way, the first about full depth.
+        solved: plans as the dynamic programme gave them.
+        exchanged: the same after exchanges of layers.
+    """
+
+    profiles: Sequence[Profile]
+    solved: Mapping[float, NestedPlan]
+    exchanged: Mapping[float, NestedPlan]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "profiles": [profile.plain() for profile in self.profiles],
+            "plans": [
+                [speedup, list(self.solved[speedup].steps_L), list(plan.steps_L)]
+                for speedup, plan in self.exchanged.items()
+            ],
+        }
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Plans":
+        """The inverse of `plain`."""
+        return cls(
+            [Profile.from_plain(profile) for profile in values["profiles"]],
+            {speedup: NestedPlan(tuple(steps)) for speedup, steps, _ in values["plans"]},
+            {speedup: NestedPlan(tuple(steps)) for speedup, _, steps in values["plans"]},
+        )
+
+
+def exchange(plan: NestedPlan, loss: Loss) -> NestedPlan:
+    """Let two layers change places for as long as that lowers the loss; the number of layer runs stays.
+
+    Sums of importances do not see what layers do together; this does, from where they lead.
+    """
+    best, best_loss = plan, loss(plan)
+    while True:
+        pairs = itertools.combinations(range(plan.num_layers), 2)
+        others = {_exchanged(best, *pair) for pair in pairs} - {best}
+        if not others:
+            return best
+        found, found_loss = min(((other, loss(other)) for other in others), key=lambda pair: (pair[1], pair[0].steps_L))
+        if not found_loss < best_loss:
+            return best
+        best, best_loss = found, found_loss
+
+
 def solve_in_stages(
     loss: Loss, *, num_layers: int, reach: Sequence[int], speedups: Sequence[float], parts: int, stages: int
-) -> tuple[list[Profile], dict[float, NestedPlan]]:
-    """Plans for layer speedups, and the profiles that they came from, the first about full depth.
+) -> Plans:
+    """Plans for layer speedups, each solved for in stages from the one before and then improved by exchanges.
 
     Args:
         reach: `reach[g - 1]` outputs get to decode step `g`.
@@ -80,16 +132,19 @@ def solve_in_stages(
     cuts = cut_points(reach, parts)
     plan = NestedPlan((cuts[-1],) * num_layers)
     profiles: list[Profile] = []
-    found: dict[float, NestedPlan] = {}
+    solved: dict[float, NestedPlan] = {}
+    exchanged: dict[float, NestedPlan] = {}
     before = 1.0
     for speedup in sorted(speedups):
         for stage in range(1, stages + 1):
             target = before * (speedup / before) ** (stage / stages)
             profiles.append(measure(plan, loss, cuts))
             plan = best_plan(profiles[-1].importance, reach, num_layers / target)
-        found[speedup] = plan
+        solved[speedup] = plan
+        plan = exchange(plan, loss)
+        exchanged[speedup] = plan
         before = speedup
-    return profiles, found
+    return Plans(profiles, solved, exchanged)
 
 
 def cut_points(reach: Sequence[int], parts: int) -> list[int]:
@@ -101,6 +156,12 @@ def cut_points(reach: Sequence[int], parts: int) -> list[int]:
         if passed >= total * len(cuts) / parts and step < len(reach):
             cuts.append(step + 1)
     return [*cuts, len(reach) + 1]
+
+
+def _exchanged(plan: NestedPlan, one: int, other: int) -> NestedPlan:
+    steps = [*plan.steps_L]
+    steps[one], steps[other] = steps[other], steps[one]
+    return NestedPlan(tuple(steps))
 
 
 def _with(plan: NestedPlan, layer: int, cut: int) -> NestedPlan | None:

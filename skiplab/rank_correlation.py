@@ -35,8 +35,8 @@ def fidelity_table(
             table.lines.append(
                 [
                     Cell(fidelity), Cell(name), Cell(str(count)),
-                    Cell(f"{float(spearmanr(losses, figures).statistic):.2f}" if count > 2 else ""),
-                    Cell(f"{float(kendalltau(losses, figures).statistic):.2f}" if count > 2 else ""),
+                    Cell(f"{spearmanr(losses, figures)[0]:.2f}" if count > 2 else ""),
+                    Cell(f"{kendalltau(losses, figures)[0]:.2f}" if count > 2 else ""),
                     Cell(f"{same} of {pairs}"),
                 ]
             )  # fmt: skip

@@ -144,7 +144,8 @@ class Judge:
         """Examples of like length together, which pads least."""
         ordered = sorted(pairs, key=lambda pair: (len(pair[1]), len(pair[0])))
         parts = [ordered[first : first + _BATCH] for first in range(0, len(ordered), _BATCH)]
-        made = [collate(*zip(*part, strict=True), self._prepared.data.pad_id) for part in parts]
+        sides = [tuple(zip(*part, strict=True)) for part in parts]
+        made = [collate(prompts, targets, self._prepared.data.pad_id) for prompts, targets in sides]
         return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in made]
 
     @cached_property

@@ -13,7 +13,7 @@ from optuna.study import Study
 from rich.console import Console
 
 from skiplab import tracking
-from skiplab.depth_profile import Profile, solve_in_stages
+from skiplab.depth_profile import Plans, solve_in_stages
 from skiplab.environment import git_revision
 from skiplab.jobs.cases import Case
 from skiplab.jobs.compare import Comparison, Supplement, open_folder
@@ -24,7 +24,6 @@ from skiplab.jobs.prepare import ConfigurationError, Prepared, configuring, prep
 from skiplab.jobs.search_results import Findings, publish_study
 from skiplab.jobs.search_spec import SearchSpec
 from skiplab.jobs.studies import StudyRunner, study_of
-from skiplab.nested import NestedPlan
 from skiplab.run_folder import RunFolder
 from skiplab.schedule import solve_schedule
 from skiplab.schedule_file import NamedPlan
@@ -96,8 +95,7 @@ class Search:
                     self._runner.run(name, run_id, self._config["workers"])
             # Of several processes that search together, one goes on at a time.
             with FileLock(self._folder.path / "comparison.lock"):
-                profiles, by_profile = self._profile()
-                findings = self._findings(profiles, by_profile)
+                findings = self._findings(self._profile())
                 for name, study in self._studies.items():
                     with self._tracked(f"study {name}", f"study {name}", nested=True):
                         publish_study(study, findings, self._folder.path)
@@ -124,32 +122,23 @@ class Search:
                     continue
                 study.enqueue_trial(params_of(solved, "skip"), {"warm_start": f"{speedup:g}x {decay}"})
 
-    def _profile(self) -> tuple[list[Profile], dict[float, NestedPlan]]:
-        """Importances and the plans made of them, once per run folder."""
-        stored = self._folder.load("profile")
-        speedups = self._config["speedups"]
-        if stored is None:
-            self._console.print("importance of layers")
-            profiles, plans = solve_in_stages(
-                self._judge.profile_loss,
-                num_layers=self._judge.num_layers,
-                reach=self._judge.reach,
-                speedups=speedups,
-                parts=self._spec.profile_parts,
-                stages=self._spec.profile_stages,
-            )
-            self._folder.save(
-                "profile",
-                {
-                    "profiles": [profile.plain() for profile in profiles],
-                    "plans": [[speedup, list(plan.steps_L)] for speedup, plan in plans.items()],
-                },
-            )
-            return profiles, plans
-        plans = {speedup: NestedPlan(tuple(steps)) for speedup, steps in stored["plans"]}
-        return [Profile.from_plain(profile) for profile in stored["profiles"]], plans
+    def _profile(self) -> Plans:
+        """Importances of layers and the plans made of them, once per run folder."""
+        if (stored := self._folder.load("profile")) is not None:
+            return Plans.from_plain(stored)
+        self._console.print("importance of layers")
+        found = solve_in_stages(
+            self._judge.profile_loss,
+            num_layers=self._judge.num_layers,
+            reach=self._judge.reach,
+            speedups=self._config["speedups"],
+            parts=self._spec.profile_parts,
+            stages=self._spec.profile_stages,
+        )
+        self._folder.save("profile", found.plain())
+        return found
 
-    def _findings(self, profiles: Sequence[Profile], by_profile: Mapping[float, NestedPlan]) -> Findings:
+    def _findings(self, by_profile: Plans) -> Findings:
         senses = self._spec.senses(task_scores(self._prepared.data))
         sense = senses[self._spec.quality] if self._spec.quality else "maximize"
         own, *others = self._studies.items()
@@ -163,18 +152,18 @@ class Search:
             Finalist(
                 NamedPlan(
                     name=f"profile {speedup:g}x", plan=plan, layer_speedup=plan.layer_speedup(self._judge.reach),
-                    origin={"profile": "dynamic programming over measured importances"},
+                    origin={"profile": "dynamic programming over measured importances, then exchanges of layers"},
                 ),
                 speedup,
             )
-            for speedup, plan in by_profile.items()
+            for speedup, plan in by_profile.exchanged.items()
         ]  # fmt: skip
         return Findings(
             spec=self._spec,
             judge=self._judge,
             points={name: scored(study, self._spec) for name, study in self._studies.items()},
             sense=sense,
-            profiles=profiles,
+            by_profile=by_profile,
             found=found,
             others=[*rest, *made],
             folder=self._folder,

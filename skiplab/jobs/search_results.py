@@ -10,7 +10,7 @@ from optuna.study import Study
 from rich.console import Console
 
 from skiplab import search_plots, tracking
-from skiplab.depth_profile import Profile
+from skiplab.depth_profile import Plans
 from skiplab.jobs.cases import Case
 from skiplab.jobs.finalists import Finalist
 from skiplab.jobs.judge import Judge
@@ -42,7 +42,7 @@ class Findings:
     judge: Judge
     points: Mapping[str, Sequence[Scored]]
     sense: Sense
-    profiles: Sequence[Profile]
+    by_profile: Plans
     found: Sequence[Finalist]
     others: Sequence[Finalist]
     folder: RunFolder
@@ -51,7 +51,7 @@ class Findings:
         self, records: Mapping[str, Mapping[str, Any]], cases: Sequence[Case]
     ) -> "tuple[list[Table], dict[str, Figure]]":
         """Tables and plots that go with the comparison's."""
-        tables = [_plans_table([*self.found, *self.others]), self._fidelities(records, cases)]
+        tables = [self._plans(), self._fidelities(records, cases)]
         return [*tables, self._seconds()], {**self._study_figures(), "layer_importance": self._profile_figure()}
 
     def write_schedules(self, folder: RunFolder, run_id: str, console: Console) -> None:
@@ -99,6 +99,19 @@ class Findings:
     def _settings(self) -> list[Path]:
         return sorted((self.folder.path / "settings").glob("*.json"))
 
+    def _plans(self) -> Table:
+        """All finalists, and what the dynamic programme gave before exchanges of layers."""
+        loss = self.judge.loss_from
+        head = ["setting", "layers, from generation step on", "layer speedup", "base's loss", "once-for-all's loss"]
+        table = Table("Plans, by their figures on the validation split before fine-tuning", head)
+        plans = [(one.named.name, one.named.plan) for one in (*self.found, *self.others)]
+        plans += [(f"profile {speedup:g}x, no exchange", plan) for speedup, plan in self.by_profile.solved.items()]
+        for name, plan in plans:
+            figures = [f"{plan.layer_speedup(self.judge.reach):.2f}x"]
+            figures += [f"{loss(weights, plan):.4f}" for weights in ("base", "once_for_all")]
+            table.lines.append([Cell(name), Cell(str(plan)), *map(Cell, figures)])
+        return table
+
     def _fidelities(self, records: Mapping[str, Mapping[str, Any]], cases: Sequence[Case]) -> Table:
         """Cheap losses of all fine-tuned schedules against their figures after fine-tuning, mean over seeds."""
         plans: dict[str, tuple[NestedPlan, float | None]] = {}
@@ -143,9 +156,10 @@ class Findings:
 
     def _profile_figure(self) -> "Figure":
         """The first profile, about full depth, and the last but those between."""
-        shown = {"full depth": self.profiles[0]}
-        if len(self.profiles) > 1:
-            last = self.profiles[-1]
+        first, *later = self.by_profile.profiles
+        shown = {"full depth": first}
+        if later:
+            last = later[-1]
             shown[f"a plan of {last.about.layer_speedup(self.judge.reach):.1f}x"] = last
         return search_plots.profile_figure(shown)
 
@@ -223,11 +237,3 @@ def parameter_importances(study: Study, objectives: Sequence[str]) -> dict[str, 
         except (RuntimeError, ValueError):
             continue
     return found
-
-
-def _plans_table(finalists: Sequence[Finalist]) -> Table:
-    table = Table("Finalists", ["setting", "layers from generation step on", "layer speedup, validation"])
-    for one in finalists:
-        speed = "" if one.named.layer_speedup is None else f"{one.named.layer_speedup:.2f}x"
-        table.lines.append([Cell(one.named.name), Cell(str(one.named.plan)), Cell(speed)])
-    return table

@@ -2,12 +2,13 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 from omegaconf import OmegaConf
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -19,6 +20,8 @@ from skiplab.jobs.search_spec import SearchSpec
 from skiplab.jobs.trials import INTERRUPTED, Objective, is_done, judged
 from skiplab.run_folder import RunFolder
 from skiplab.study import RUN, SamplerName, Workers, new_pruner, new_sampler, open_storage, open_study, retry_lost
+
+Shown = Callable[[Sequence[FrozenTrial]], None]
 
 
 def study_of(prepared: Prepared, spec: SearchSpec, name: str, *, worker: int = 0) -> Study:
@@ -64,7 +67,7 @@ class StudyRunner:
         """
         study = study_of(self._prepared, self._spec, name)
         self.retry(study)
-        if is_done(study, self._spec.trials):
+        if is_done(trials_of(study), self._spec.trials):
             return
         with self._progress(name, study) as shown:
             if workers == 1:
@@ -79,7 +82,7 @@ class StudyRunner:
                 tracking.end_lost_run(run_id)
             self._console.print(f"    trial {trial.number} lost its worker; it is tried again", highlight=False)
 
-    def _run_processes(self, study: Study, name: str, parent: str, count: int, shown: Callable[[Study], None]) -> None:
+    def _run_processes(self, study: Study, name: str, parent: str, count: int, shown: Shown) -> None:
         context = multiprocessing.get_context("spawn")
         arguments = (self._prepared.config, os.fspath(self._run_dir), name, parent, os.getpid())
         processes = [
@@ -96,12 +99,10 @@ class StudyRunner:
                 if process.exitcode:
                     self._console.print(f"    {process.name} ended with exit code {process.exitcode}", highlight=False)
                     self.retry(study)
-            shown(study)
-        if not is_done(study, self._spec.trials):
-            raise RuntimeError(
-                f"study {name} has no worker left; the same command goes on with it ({len(judged(study))} of "
-                f"{self._spec.trials} trials)"
-            )
+            shown(trials_of(study))
+        if not is_done(trials_of(study), self._spec.trials):
+            done = f"{len(judged(trials_of(study)))} of {self._spec.trials} trials"
+            raise RuntimeError(f"study {name} has no worker left ({done}); the same command goes on with it")
 
     def _progress(self, name: str, study: Study) -> "_Shown":
         return _Shown(name, study, self._spec.trials, self._console)
@@ -116,14 +117,14 @@ def work(
     parent: str,
     *,
     worker: int = 0,
-    after: Callable[[Study], None] = lambda study: None,
+    after: Shown = lambda trials: None,
     owner: int | None = None,
 ) -> None:
     """Run trials until the study has its number.
 
     Args:
         parent: MLflow run of the study.
-        after: called after each trial.
+        after: called after each trial with all there are.
         owner: process without which it makes no sense to go on.
     """
     study = study_of(prepared, spec, name, worker=worker)
@@ -131,12 +132,13 @@ def work(
         objective = Objective(spec, judge, parent=parent, worker=own)
 
         def stop(study: Study, trial: Any) -> None:
-            after(study)
-            if is_done(study, spec.trials) or (owner is not None and os.getppid() != owner):
+            trials = trials_of(study)
+            after(trials)
+            if is_done(trials, spec.trials) or (owner is not None and os.getppid() != owner):
                 study.stop()
 
         try:
-            if not is_done(study, spec.trials):
+            if not is_done(trials_of(study), spec.trials):
                 study.optimize(objective, catch=(Exception,), callbacks=[stop])
         except SystemExit as exit_:
             # From a trial that Ctrl-C cut off, and left running for the next start to find.
@@ -165,17 +167,22 @@ def _no_base() -> Any:
     raise RuntimeError("the base is trained before workers start; its folder is gone")
 
 
+def trials_of(study: Study) -> list[FrozenTrial]:
+    """A study's trials as they are now."""
+    return study.get_trials(deepcopy=False)
+
+
 class _Shown:
     """A progress bar over a study's trials."""
 
     def __init__(self, name: str, study: Study, trials: int, console: Console) -> None:
         columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bar = Progress(*columns, console=console, transient=True)
-        self._task = self._bar.add_task(name, total=trials, completed=len(judged(study)))
+        self._task = self._bar.add_task(name, total=trials, completed=len(judged(trials_of(study))))
 
-    def __enter__(self) -> Callable[[Study], None]:
+    def __enter__(self) -> Shown:
         self._bar.__enter__()
-        return lambda study: self._bar.update(self._task, completed=len(judged(study)))
+        return lambda trials: self._bar.update(self._task, completed=len(judged(trials)))
 
     def __exit__(self, *details: Any) -> None:
         self._bar.__exit__(*details)

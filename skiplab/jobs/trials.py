@@ -3,8 +3,8 @@
 import math
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -23,7 +23,7 @@ from skiplab.plan_svg import plan_svg
 from skiplab.search_space import InfeasibleScheduleError, plan_of
 from skiplab.study import RUN, WORKER
 
-PLAN, STEPS, DUPLICATE, ERROR, FIGURES = "plan", "steps_by_layer", "duplicate_of", "error", "figures"
+STEPS, DUPLICATE, ERROR, FIGURES = "steps_by_layer", "duplicate_of", "error", "figures"
 INTERRUPTED = 130
 # All trials, duplicates and infeasible ones included, per schedule that is judged.
 _MOST = 5
@@ -44,7 +44,7 @@ class Objective:
         self._parent = parent
         self._worker = worker
         self._artifacts = FileSystemArtifactStore(Path(spec.artifacts).absolute())
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
 
     def __call__(self, trial: Trial) -> tuple[float, ...]:
         with self._timed("optuna"):
@@ -64,6 +64,7 @@ class Objective:
             return tuple(figures[metric] for metric in self._spec.objectives)
         except optuna.TrialPruned as pruned:
             status, note = "FINISHED", f"pruned: {pruned}"
+            trial.set_user_attr("pruned", str(pruned))
             raise
         except KeyboardInterrupt:
             # Left running, so that it is tried again as any other that lost its worker.
@@ -76,7 +77,7 @@ class Objective:
             with self._timed("mlflow"):
                 tracking.finish_run(run_id, status, params=params, figures=figures, note=note)
             with self._timed("dashboard"):
-                if status != "KILLED":
+                if figures or status == "FAILED":
                     save_note(trial, f"{note}\n\nMLflow run `{run_id}`, parent `{self._parent}`")
 
     def _feasible(self, trial: Trial, params: Mapping[str, Any]) -> NestedPlan:
@@ -89,7 +90,6 @@ class Objective:
         with self._timed("optuna"):
             trial.set_constraint("schedule", 0.0)
             trial.set_user_attr(STEPS, list(plan.steps_L))
-            trial.set_user_attr(PLAN, str(plan))
         planned = self._judge.planned(plan)
         broken = []
         for metric, bounds in self._spec.constraints.items():
@@ -142,20 +142,20 @@ class Objective:
             self.seconds[part] += perf_counter() - began
 
 
-def judged(study: Study) -> list[FrozenTrial]:
+def judged(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """Trials that were judged, or cut short while they were: what the search's number of trials counts."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     return [
         trial
         for trial in trials
-        if DUPLICATE not in trial.user_attrs and (trial.state == TrialState.COMPLETE or trial.intermediate_values)
+        if DUPLICATE not in trial.user_attrs
+        and (trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and trial.intermediate_values))
     ]
 
 
-def is_done(study: Study, trials: int) -> bool:
-    """Whether so many trials were judged, or so many tried in vain that the space must have no more."""
-    ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    return len(judged(study)) >= trials or len(study.get_trials(deepcopy=False, states=ended)) >= _MOST * trials
+def is_done(trials: Sequence[FrozenTrial], count: int) -> bool:
+    """Whether `count` trials were judged, or so many tried in vain that the space must have no more."""
+    ended = sum(trial.state.is_finished() for trial in trials)
+    return len(judged(trials)) >= count or ended >= _MOST * count
 
 
 def save_note(study_or_trial: Study | Trial, text: str) -> None:
