@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from skiplab.depth_profile import Profile
-from skiplab.pareto import Scored, Sense, front, hypervolume
+from skiplab.pareto import Scored, Sense, better, front, hypervolume
 from skiplab.plots import axes_of, curve_style, legend_outside
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -43,27 +44,26 @@ def front_figure(
 
 
 def hypervolume_figure(points: Mapping[str, Sequence[Scored]], sense: Sense) -> "Figure":
-    """Hypervolume after each trial, up to the worst quality and speed of all studies."""
+    """Hypervolume after each trial, from `reference_of` all studies."""
     figure, (axis,) = axes_of(1, height=3.6, width=6.0)
     for number, (study, members) in enumerate(points.items(), start=1):
-        series = hypervolumes(members, sense, worst_of(points, sense))
+        series = hypervolumes(members, sense, reference_of(points, sense))
         axis.plot(range(1, len(series) + 1), series, label=study, color=curve_style(number)["color"])
     axis.set(xlabel="finished trials", ylabel="hypervolume")
     legend_outside(figure, [axis])
     return figure
 
 
-def worst_of(points: Mapping[str, Sequence[Scored]], sense: Sense) -> Scored:
-    """The worst quality and the worst speed of all studies."""
+def reference_of(points: Mapping[str, Sequence[Scored]], sense: Sense) -> Scored:
+    """Where hypervolume begins: the quality that nine in ten trials of all studies reach, and the lowest speed."""
     everything = [point for members in points.values() for point in members]
-    qualities = [point.quality for point in everything]
-    worst = max(qualities) if sense == "minimize" else min(qualities)
-    return Scored(-1, worst, min(point.speedup for point in everything))
+    ordered = sorted((point.quality for point in everything), key=better(sense))
+    return Scored(-1, ordered[int(0.9 * (len(ordered) - 1))], min(point.speedup for point in everything))
 
 
-def hypervolumes(members: Sequence[Scored], sense: Sense, worst: Scored) -> list[float]:
+def hypervolumes(members: Sequence[Scored], sense: Sense, reference: Scored) -> list[float]:
     """Hypervolume after each trial."""
-    return [hypervolume(members[: count + 1], sense, worst) for count in range(len(members))]
+    return [hypervolume(members[: count + 1], sense, reference) for count in range(len(members))]
 
 
 def importance_figure(importances: Mapping[str, Mapping[str, float]]) -> "Figure":
@@ -98,12 +98,11 @@ def profile_figure(profiles: Mapping[str, Profile]) -> "Figure":
     return figure
 
 
-def _focus(axis: "object", points: Mapping[str, Sequence[Scored]], sense: Sense) -> None:
-    """Show the fronts, not the worst trials."""
-    best = [point.quality for members in points.values() for point in front(members, sense)]
-    if best:
-        low, high = min(best), max(best)
-        room = 0.6 * (high - low) or 0.1
-        axis.set_ylim(low - 0.1 * room, high + room) if sense == "minimize" else axis.set_ylim(  # type: ignore[attr-defined]
-            low - room, high + 0.1 * room
-        )
+def _focus(axis: "Axes", points: Mapping[str, Sequence[Scored]], sense: Sense) -> None:
+    """Show what is near the fronts: ruinous trials would flatten all else."""
+    best = min((point.quality for members in points.values() for point in members), key=better(sense))
+    far = best + 1.3 * (reference_of(points, sense).quality - best)
+    room = 0.05 * (far - best)
+    low, high = sorted((best - room, far))
+    if low < high:
+        axis.set_ylim(low, high)

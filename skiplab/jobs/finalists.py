@@ -1,7 +1,7 @@
 """From studies and profile to the settings of a comparison, and to schedule files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.study import Study
@@ -18,8 +18,14 @@ from skiplab.study import finished
 
 @dataclass(frozen=True)
 class Finalist:
-    """A plan for the comparison, and the layer speedup that it was chosen for; None if for none."""
+    """A plan for the comparison.
 
+    Attributes:
+        series: who found it: `searched`, a baseline's sampler or `profile`.
+        speedup: the layer speedup that it was chosen for; None if for none.
+    """
+
+    series: str
     named: NamedPlan
     speedup: float | None
 
@@ -57,10 +63,10 @@ def of_study(study: Study, spec: SearchSpec, label: str, speedups: Sequence[floa
         metric, own_sense = next(iter(spec.objectives.items()))
         cost = better("minimize" if own_sense == "minimize" else "maximize")
         best = min(finished(study), key=lambda trial: (cost(trial.user_attrs[FIGURES][metric]), trial.number))
-        return [Finalist(named_trial(study, best.number, label), None)]
+        return [Finalist(label, named_trial(study, best.number, label), None)]
     chosen = [(speedup, best_at(points, sense, speedup)) for speedup in speedups]
     return [
-        Finalist(named_trial(study, best.number, f"{label} {speedup:g}x"), speedup)
+        Finalist(label, named_trial(study, best.number, f"{label} {speedup:g}x"), speedup)
         for speedup, best in chosen
         if best is not None
     ]
@@ -85,4 +91,6 @@ def cases_of(prepared: Prepared, finalists: Sequence[Finalist], calibrated: Sequ
     hypotheses = [named.plain(origin=False) for named in {named.plan: named for named in ladder}.values()]
     if prepared.calibration.delta and len(hypotheses) > 1:
         nodes["calibrated"] = {"name": "skipdecode", "_target_": target, "calibrate": {"schedule": hypotheses}}
-    return expand(nodes, prepared.config["seeds"], prepared.probe(), prepared.calibration.delta)
+    cases = expand(nodes, prepared.config["seeds"], prepared.probe(), prepared.calibration.delta)
+    series = {one.named.name: one.series for one in finalists}
+    return [replace(case, series=series.get(case.entry.setting, case.series)) for case in cases]

@@ -150,6 +150,7 @@ class Search:
         ]
         made = [
             Finalist(
+                "profile",
                 NamedPlan(
                     name=f"profile {speedup:g}x", plan=plan, layer_speedup=plan.layer_speedup(self._judge.reach),
                     origin={"profile": "dynamic programming over measured importances, then exchanges of layers"},

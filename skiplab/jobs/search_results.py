@@ -195,8 +195,8 @@ def publish_study(study: Study, findings: Findings, folder: Path) -> None:
         "trials_duplicate": float(duplicates)
     })  # fmt: skip
     if len(findings.spec.objectives) == 2 and points:
-        worst = search_plots.worst_of(findings.points, findings.sense)
-        tracking.log_series("hypervolume", search_plots.hypervolumes(points, findings.sense, worst), first_step=1)
+        reference = search_plots.reference_of(findings.points, findings.sense)
+        tracking.log_series("hypervolume", search_plots.hypervolumes(points, findings.sense, reference), first_step=1)
     figures = {}
     if importances := parameter_importances(study, list(findings.spec.objectives)):
         figures["parameter_importance"] = search_plots.importance_figure(importances)
