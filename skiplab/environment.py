@@ -10,16 +10,6 @@ from typing import Any
 _PACKAGES = (
     "torch", "lightning", "transformers", "torchmetrics", "datasets", "sacrebleu", "mlflow", "hydra-core", "optuna",
 )  # fmt: skip
-    "torch",
-    "lightning",
-    "transformers",
-    "torchmetrics",
-    "datasets",
-    "sacrebleu",
-    "mlflow",
-    "hydra-core",
-    "optuna",
-)
 
 
 def environment(seed: int | list[int]) -> dict[str, Any]:
