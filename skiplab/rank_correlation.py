@@ -31,12 +31,13 @@ def fidelity_table(
     table = Table("Do the cheap losses rank schedules as fine-tuning does?", head)
     for fidelity, losses in cheap.items():
         for name, figures in full.items():
+            ranked = count > 2 and len(set(losses)) > 1 and len(set(figures)) > 1
             same, pairs = concordance(losses, figures, budgets)
             table.lines.append(
                 [
                     Cell(fidelity), Cell(name), Cell(str(count)),
-                    Cell(f"{spearmanr(losses, figures)[0]:.2f}" if count > 2 else ""),
-                    Cell(f"{kendalltau(losses, figures)[0]:.2f}" if count > 2 else ""),
+                    Cell(f"{spearmanr(losses, figures)[0]:.2f}" if ranked else ""),
+                    Cell(f"{kendalltau(losses, figures)[0]:.2f}" if ranked else ""),
                     Cell(f"{same} of {pairs}"),
                 ]
             )  # fmt: skip

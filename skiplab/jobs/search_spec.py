@@ -50,6 +50,8 @@ class SearchSpec:
         select: how the chosen schedule is picked: `speedup: X`, the best that is at least so fast; `quality: X`, the
             fastest at least so good; or `guarantee: DELTA`, the fastest certified one, one of calibration.delta.
         space: the schedules.
+
+    In `objectives`, `constraints` and `select` an entry of None counts as absent.
     """
 
     study: str
@@ -74,6 +76,11 @@ class SearchSpec:
 
     def __post_init__(self) -> None:
         from skiplab.study import PrunerName, SamplerName
+
+        # Overrides merge into these mappings; null takes an entry out.
+        for name in ("objectives", "constraints", "select"):
+            kept = {key: value for key, value in getattr(self, name).items() if value is not None}
+            object.__setattr__(self, name, kept)
 
         for name, value, known in (
             ("fidelity", self.fidelity, get_args(Fidelity)),

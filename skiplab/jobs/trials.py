@@ -26,7 +26,7 @@ from skiplab.study import RUN, WORKER
 STEPS, DUPLICATE, ERROR, FIGURES = "steps_by_layer", "duplicate_of", "error", "figures"
 INTERRUPTED = 130
 # All trials, duplicates and infeasible ones included, per schedule that is judged.
-_MOST = 5
+_MOST = 10
 
 
 @final
