@@ -87,13 +87,15 @@ def profile_figure(profiles: Mapping[str, Profile]) -> "Figure":
         grid = np.array(profile.importance.loss_LC)
         grid[~np.isfinite(grid)] = np.nan
         cuts = profile.importance.cuts
-        drawn = axis.imshow(grid[:, :-1], aspect="auto", origin="lower", cmap="viridis")
+        # One layer without which nothing works must not hide the differences between the others.
+        second = sorted(np.nanmax(np.nan_to_num(grid), axis=1))[-2]
+        drawn = axis.imshow(grid[:, :-1], aspect="auto", origin="lower", cmap="viridis", vmax=max(second, 1e-6))
         axis.set_xticks(range(len(cuts) - 1), [str(cut) for cut in cuts[:-1]])
         axis.set_yticks(range(len(grid)))
         axis.set_title(f"about {label}", fontsize=9)
         axis.set_xlabel("left out from step")
         axis.grid(visible=False)
-        figure.colorbar(drawn, ax=axis, label="loss change, nats")
+        figure.colorbar(drawn, ax=axis, label="loss change, nats", extend="max")
     axes[0].set_ylabel("layer")
     return figure
 

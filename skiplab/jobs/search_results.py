@@ -113,14 +113,15 @@ class Findings:
         return table
 
     def _fidelities(self, records: Mapping[str, Mapping[str, Any]], cases: Sequence[Case]) -> Table:
-        """Cheap losses of all fine-tuned schedules against their figures after fine-tuning, mean over seeds."""
+        """Cheap losses of all different fine-tuned plans against their figures after fine-tuning, mean over seeds."""
         plans: dict[str, tuple[NestedPlan, float | None]] = {}
         for case in cases:
             if case.entry.method == "skipdecode" and case.delta is None and case.entry.label not in plans:
                 setup = self.judge.setup()
                 policy = case.build(setup).exit_policy([])
                 plan = NestedPlan.of(policy.plan, self.judge.num_layers, self.judge.steps)
-                plans[case.entry.label] = (plan, case.candidates[0].params.get("speedup"))
+                if all(plan != other for other, _ in plans.values()):
+                    plans[case.entry.label] = (plan, case.candidates[0].params.get("speedup"))
         rows: dict[str, list[Mapping[str, Any]]] = {}
         for record in records.values():
             rows.setdefault(f"{record['row']['method']} {record['row']['setting']}", []).append(record["row"])
