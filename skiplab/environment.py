@@ -7,7 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "datasets", "sacrebleu", "mlflow", "hydra-core")
+_PACKAGES = (
+    "torch", "lightning", "transformers", "torchmetrics", "datasets", "sacrebleu", "mlflow", "hydra-core", "optuna",
+)  # fmt: skip
 
 
 def environment(seed: int | list[int]) -> dict[str, Any]:

@@ -23,12 +23,12 @@ def positions(valid_BT: Tensor) -> Tensor:
     return (valid_BT.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def causal_mask(valid_BT: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Additive causal mask (B, 1, T, T) that hides left padding; None where there is none.
+def causal_mask(valid_BT: Tensor, dtype: torch.dtype, *, always: bool = False) -> Tensor | None:
+    """Additive causal mask (B, 1, T, T) that hides left padding; None where there is none, unless `always`.
 
     A padded position attends to itself, which keeps its unused state finite.
     """
-    if bool(valid_BT.all()):
+    if not always and bool(valid_BT.all()):
         return None
     columns = valid_BT.shape[1]
     ones = torch.ones(columns, columns, dtype=torch.bool, device=valid_BT.device)

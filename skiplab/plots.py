@@ -80,7 +80,7 @@ def figures(drawn: Sequence[Curve]) -> dict[str, "Figure"]:
 
 def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int | None = None) -> "Figure":
     """Quality against layer speedup, or against the decode speedup measured at a batch size."""
-    figure, axes = _axes(len(qualities))
+    figure, axes = axes_of(len(qualities))
     for axis, quality in zip(axes, qualities, strict=True):
         for number, (series, members) in enumerate(_by_series(drawn).items()):
             points = []
@@ -94,11 +94,11 @@ def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int
             if not points:
                 continue
             x, y, below, above = zip(*sorted(points), strict=True)
-            axis.errorbar(x, y, yerr=(below, above), label=series, capsize=2, **_style(number))
+            axis.errorbar(x, y, yerr=(below, above), label=series, capsize=2, **curve_style(number))
         measured = "layer speedup (layers over mean depth)"
         axis.set(xlabel=measured if batch is None else f"measured decode speedup, batch {batch}")
         axis.set_ylabel(_QUALITY[quality])
-    _legend_outside(figure, axes)
+    legend_outside(figure, axes)
     return figure
 
 
@@ -106,7 +106,7 @@ def _difference_figure(drawn: Sequence[Curve]) -> "Figure":
     """Each setting's difference from its rival with its interval, one line per setting."""
     compared = [curve for curve in drawn if "against" in curve.row]
     names = [name for name in _QUALITY if any(f"{name}_difference" in curve.row for curve in compared)]
-    figure, axes = _axes(len(names), height=1.2 + 0.26 * len(compared), share=True)
+    figure, axes = axes_of(len(names), height=1.2 + 0.26 * len(compared), share=True)
     for axis, name in zip(axes, names, strict=True):
         for line, curve in enumerate(reversed(compared)):
             middle = curve.row[f"{name}_difference"]
@@ -134,7 +134,7 @@ def _step_time_figure(drawn: Sequence[Curve], batches: Sequence[int]) -> "Figure
 
 def _batch_figure(drawn: Sequence[Curve]) -> "Figure":
     """Layers per step, time per token and speedup, by batch size."""
-    figure, axes = _axes(3)
+    figure, axes = axes_of(3)
     wanted = ("layers per step (deepest row)", "ms per token", "decode speedup")
     for number, curve in enumerate(curve for curve in drawn if curve.speeds):
         batches = sorted(curve.speeds)
@@ -146,14 +146,14 @@ def _batch_figure(drawn: Sequence[Curve]) -> "Figure":
         for axis, line, name in zip(axes, values, wanted, strict=True):
             points = [(batch, value) for batch, value in zip(batches, line, strict=True) if value is not None]
             if points:
-                axis.plot(*zip(*points, strict=True), label=curve.label, **_style(number))
+                axis.plot(*zip(*points, strict=True), label=curve.label, **curve_style(number))
             axis.set(xlabel="batch size", ylabel=name, xscale="log")
             axis.set_xticks(batches, [str(batch) for batch in batches])
             axis.minorticks_off()
     axes[0].set_ylim(bottom=0)
     axes[1].set_yscale("log")
     axes[2].set_ylim(bottom=0)
-    _legend_outside(figure, axes)
+    legend_outside(figure, axes)
     return figure
 
 
@@ -165,7 +165,7 @@ def layer_figure(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure
         "head_ms": "head, for confidence and token",
         "other_ms": "everything else",
     }
-    figure, axes = _axes(len(layers), share=True)
+    figure, axes = axes_of(len(layers), share=True)
     for axis, (label, measured) in zip(axes, layers.items(), strict=True):
         numbers = range(1, len(measured) + 1)
         below = [0.0] * len(measured)
@@ -181,7 +181,7 @@ def layer_figure(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure
         axis.set_title(f"{label}: {sum(below):.2f} ms", fontsize=8)
         axis.set_xlabel("layer, and the rest")
     axes[0].set_ylabel("ms per step")
-    _legend_outside(figure, axes)
+    legend_outside(figure, axes)
     return figure
 
 
@@ -196,28 +196,28 @@ def throughput_figures(rows: Sequence[Row], last: Mapping[str, Mapping[str, Any]
     by_system: dict[str, list[Row]] = {}
     for row in good:
         by_system.setdefault(f"{row['method']} {row['setting']} {row['dtype']}", []).append(row)
-    speed, (axis,) = _axes(1)
+    speed, (axis,) = axes_of(1)
     for number, (label, members) in enumerate(by_system.items()):
         points = sorted((row["batch_size"], row["decode_tokens_per_s"]) for row in members)
-        axis.plot(*zip(*points, strict=True), label=label, **_style(number))
+        axis.plot(*zip(*points, strict=True), label=label, **curve_style(number))
     axis.set(xlabel="batch size", ylabel="tokens/s", xscale="log", yscale="log")
-    _legend_outside(speed, [axis])
-    realised, (axis,) = _axes(1)
+    legend_outside(speed, [axis])
+    realised, (axis,) = axes_of(1)
     for number, (label, members) in enumerate(by_system.items()):
         points = [(row["bytes_speedup"], row["decode_speedup"]) for row in members if "realised_fraction" in row]
         if points:
-            axis.plot(*zip(*points, strict=True), label=label, **_style(number), linestyle="")
+            axis.plot(*zip(*points, strict=True), label=label, **curve_style(number), linestyle="")
     axis.axline((1, 1), slope=1, color="#777777", linewidth=1)
     axis.set(xlabel="speedup that the bytes allow", ylabel="measured decode speedup")
-    _legend_outside(realised, [axis])
-    steps, (axis,) = _axes(1)
+    legend_outside(realised, [axis])
+    steps, (axis,) = axes_of(1)
     for number, (label, part) in enumerate(last.items()):
         if part["step_ms"]:
-            style = {**_style(number), "marker": ""}
+            style = {**curve_style(number), "marker": ""}
             axis.plot(range(1, len(part["step_ms"]) + 1), part["step_ms"], label=label, **style)
     axis.set(xlabel="generation step", ylabel="ms per step, largest batch")
     axis.set_ylim(bottom=0)
-    _legend_outside(steps, [axis])
+    legend_outside(steps, [axis])
     return {"tokens_by_batch": speed, "realised_speedup": realised, "ms_by_step": steps}
 
 
@@ -226,7 +226,7 @@ def _by_step(drawn: Sequence[Curve], values: Any, *, first_step: int, ylabel: st
     references = [members[0] for members in series.values() if members[0].row["method"] in _REFERENCES]
     panels = {name: members for name, members in series.items() if members[0].row["method"] not in _REFERENCES}
     panels = panels or {"": []}
-    figure, axes = _axes(len(panels), share=True)
+    figure, axes = axes_of(len(panels), share=True)
     for axis, (name, members) in zip(axes, panels.items(), strict=True):
         for curve in references:
             steps = values(curve)
@@ -255,13 +255,14 @@ def _by_series(drawn: Sequence[Curve]) -> dict[str, list[Curve]]:
     return found
 
 
-def _legend_outside(figure: "Figure", axes: Sequence["Axes"]) -> None:
+def legend_outside(figure: "Figure", axes: Sequence["Axes"]) -> None:
     """One legend beside the panels, of all that any of them draws."""
     drawn = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(list(drawn.values()), list(drawn), loc="outside right upper", frameon=False, fontsize=7)
 
 
-def _style(number: int) -> dict[str, Any]:
+def curve_style(number: int) -> dict[str, Any]:
+    """Colour and marker of the curve of a number."""
     return {
         "color": _COLOURS[number % len(_COLOURS)],
         "marker": _MARKERS[number % len(_MARKERS)],
@@ -270,10 +271,13 @@ def _style(number: int) -> dict[str, Any]:
     }
 
 
-def _axes(count: int, *, height: float = 3.5, share: bool = False) -> tuple["Figure", list["Axes"]]:
+def axes_of(
+    count: int, *, height: float = 3.5, width: float = 4.2, share: bool = False
+) -> tuple["Figure", list["Axes"]]:
+    """A figure of so many panels in a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * count, height), layout="constrained")
+    figure = Figure(figsize=(width * count, height), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False, sharey=share)[0]
     for axis in axes:
         axis.grid(alpha=0.25)

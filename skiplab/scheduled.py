@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
@@ -9,8 +10,9 @@ from torch import Tensor
 from skiplab.batch import Batch
 from skiplab.distillation import Distillation, planned_loss
 from skiplab.module import ExitModule, Setup
-from skiplab.policy import ExitPolicy, Scheduled
+from skiplab.policy import ExitPolicy, Planned, Scheduled
 from skiplab.schedule import PlanKind, ScheduleSpec
+from skiplab.schedule_file import named_plan
 
 
 class PlanTrainedModule(ExitModule, ABC):
@@ -53,33 +55,64 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
     Args:
         kind: which layers a depth means.
         distill: keywords of `Distillation`; None is no distillation.
+        schedule: a schedule file, or what one holds, instead of the keywords of `ScheduleSpec`; with it `speedup`
+            only says which budget it stands for.
     """
 
     def __init__(
-        self, setup: Setup, kind: PlanKind, *, distill: Mapping[str, float] | None = None, **schedule: Any
+        self,
+        setup: Setup,
+        kind: PlanKind,
+        *,
+        distill: Mapping[str, float] | None = None,
+        schedule: str | Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
-        self._spec = ScheduleSpec(**schedule)
-        solved = self._spec.schedule(setup.backbone.num_layers, setup.lengths)
-        super().__init__(setup, distill)
-        self.policy = Scheduled(solved, kind)
-        self.plans = {"kind": kind, **vars(solved)}
+        layers = setup.backbone.num_layers
+        if schedule is None:
+            spec = ScheduleSpec(**options)
+            solved = spec.schedule(layers, setup.lengths)
+            super().__init__(setup, distill)
+            self.policy = Scheduled(solved, kind)
+            self.plans = {"kind": kind, **vars(solved)}
+            self._name, self._target = str(spec), spec.speedup
+        else:
+            budget = _budget(options)
+            given = named_plan(schedule, layers)
+            super().__init__(setup, distill)
+            self.policy = Planned(given.plan.plans())
+            self.plans = {"steps": list(given.plan.steps_L)}
+            self._name = given.name
+            self._target = given.layer_speedup if budget is None else budget
 
     @property
     def setting(self) -> str:
-        return f"{self._spec}{self.distillation.suffix}"
+        return f"{self._name}{self.distillation.suffix}"
 
     @property
     def target_speedup(self) -> float | None:
-        return self._spec.speedup
+        return self._target
+
+
+def _budget(options: Mapping[str, Any]) -> float | None:
+    """The speedup among the options that come with a schedule file; all others must be at their defaults."""
+    defaults = {field.name: field.default for field in fields(ScheduleSpec)}
+    unknown = options.keys() - defaults.keys()
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {', '.join(map(repr, sorted(unknown)))}")
+    changed = sorted(name for name, value in options.items() if name != "speedup" and value != defaults[name])
+    if changed:
+        raise ValueError(f"schedule=FILE fixes the plan of every step; leave {', '.join(changed)} as they are")
+    return options.get("speedup")
 
 
 class ScheduledModule(ExitModule, ABC):
-    """Terminates by a schedule, whatever it is trained by; keywords are those of `ScheduleSpec`."""
+    """Decodes by a schedule, whatever it is trained by; keywords are those of `ScheduleSpec`."""
 
-    def __init__(self, setup: Setup, **schedule: Any) -> None:
+    def __init__(self, setup: Setup, kind: PlanKind = "terminate", **schedule: Any) -> None:
         super().__init__(setup)
         self._spec = ScheduleSpec(**schedule)
-        self._policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), "terminate")
+        self._policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), kind)
 
     @property
     def setting(self) -> str:

@@ -1,13 +1,15 @@
 """MLflow: one parent run per experiment, one child per method and setting. The only `mlflow` import."""
 
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ def connect(uri: str, experiment: str) -> None:
         if mlflow.get_experiment_by_name(experiment) is None:
             mlflow.create_experiment(experiment, artifact_location=location)
         mlflow.set_experiment(experiment)
+        if uri.startswith("sqlite:///"):
+            # Writers in several processes, and fewer waits for the disk.
+            with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=60)) as store:
+                store.execute("PRAGMA journal_mode=WAL")
         # The UI otherwise guesses between its two layouts.
         mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
     except (MlflowException, OSError) as error:
@@ -140,3 +146,39 @@ def log_file(path: Path, folder: str | None = None) -> None:
 def log_text(text: str, path: str, run_id: str | None = None) -> None:
     """A text as an artifact."""
     mlflow.log_text(text, path, run_id=run_id)
+
+
+def new_run(name: str, parent: str, tags: Mapping[str, Any] = {}) -> str:
+    """A run below a parent, which does not become the active one; its id."""
+    client = mlflow.MlflowClient()
+    made = {"mlflow.parentRunId": parent, **{key: str(value) for key, value in tags.items()}}
+    return client.create_run(_experiment_of(parent), run_name=name, tags=made).info.run_id
+
+
+@cache
+def _experiment_of(run_id: str) -> str:
+    return mlflow.MlflowClient().get_run(run_id).info.experiment_id
+
+
+def finish_run(
+    run_id: str, status: str, *, params: Mapping[str, Any] = {}, figures: Mapping[str, float] = {}, note: str = ""
+) -> None:
+    """Write parameters, figures and note of a run of `new_run` at once, and end it.
+
+    Args:
+        status: `FINISHED`, `FAILED` or `KILLED`.
+    """
+    client = mlflow.MlflowClient()
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, float(value), 0, 0) for name, value in figures.items()],
+        params=[Param(name, str(value)) for name, value in params.items()],
+        tags=[RunTag("mlflow.note.content", note)] if note else [],
+    )
+    client.set_terminated(run_id, status)
+
+
+def end_lost_run(run_id: str) -> None:
+    """End a run whose process died, if the store has it."""
+    with suppress(MlflowException):
+        mlflow.MlflowClient().set_terminated(run_id, "KILLED")

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_module
 
 from skiplab.backbones.shapes import OPTSpec
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
+from skiplab.jobs.search import checked_spec
 from skiplab.run import experiments
 
 ROOT = files("experiments")
@@ -73,6 +74,12 @@ def test_e2e_data_fits_the_experiments(tmp_path: Path, name: str) -> None:
     assert isinstance(parts.spec, OPTSpec)
     assert parts.spec.dropout == 0.1
     assert parts.data.source.name == "e2e (trained on the dev split)"
+
+
+@pytest.mark.parametrize("name", options("search"))
+def test_searches(name: str) -> None:
+    spec = checked_spec(prepared("experiment=search_schedule", f"search={name}", *SMALL_TASK))
+    assert spec.samplers == {"test": "tpe", "test-random": "random"}
 
 
 def test_a_method_is_added_to_an_experiment_by_name() -> None:

@@ -84,7 +84,7 @@ def expand(
     A node holds `name`, `_target_`, the module's hyperparameters, and `sweep`: lists of values by
     hyperparameter, of which every combination is a setting. With `calibrate`, one hyperparameter and its
     values from the most careful to the fastest, every combination is a setting for each of `deltas`; a
-    sweep of that hyperparameter is left aside.
+    sweep of that hyperparameter is left aside. So is one of `speedup` where a `schedule` file fixes it.
 
     Raises:
         ValueError: a module refuses its hyperparameters, or two cases have one name.
@@ -92,7 +92,8 @@ def expand(
     cases: list[Case] = []
     for node in methods.values():
         calibrated = node.get("calibrate") or {}
-        sweep = {key: values for key, values in (node.get("sweep") or {}).items() if key not in calibrated}
+        fixed = {*calibrated, *(["speedup"] if node.get("schedule") else [])}
+        sweep = {key: values for key, values in (node.get("sweep") or {}).items() if key not in fixed}
         for swept in _combinations(sweep):
             candidates = _candidates(node, swept, probe)
             # Without training of its own a method is the same for every seed.

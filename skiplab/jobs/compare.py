@@ -1,11 +1,13 @@
 """Compare methods on one shared base: train, decode, score, then time all of them in turns."""
 
+import json
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -33,7 +35,10 @@ from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.saved import save_method
 from skiplab.summary import summarise
-from skiplab.tables import NOTES, one_line, print_table, tables
+from skiplab.tables import NOTES, Table, one_line, print_table, tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def compare(cfg: DictConfig, run_dir: Path) -> bool:
@@ -43,7 +48,25 @@ def compare(cfg: DictConfig, run_dir: Path) -> bool:
         ConfigurationError: before anything is trained or written.
     """
     prepared = prepare(cfg)
-    comparable = {key: value for key, value in prepared.config.items() if key not in ("tracking", "cache_dir")}
+    return Comparison(prepared, open_folder(prepared, run_dir), Console()).run()
+
+
+def open_folder(prepared: Prepared, run_dir: Path, *, free: Sequence[str] = ()) -> RunFolder:
+    """The run folder bound to the configuration, and the tracking store connected.
+
+    Args:
+        free: parts of the configuration that may change from run to run, nested keys with dots.
+
+    Raises:
+        ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
+    """
+    comparable = json.loads(json.dumps(prepared.config))
+    for key in ("tracking", "cache_dir", *free):
+        *path, last = key.split(".")
+        node = comparable
+        for name in path:
+            node = node[name]
+        node.pop(last, None)
     folder = RunFolder(run_dir)
     try:
         folder.check(comparable)
@@ -51,15 +74,31 @@ def compare(cfg: DictConfig, run_dir: Path) -> bool:
         folder.bind(comparable)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    return Comparison(prepared, folder, Console()).run()
+    return folder
+
+
+@dataclass(frozen=True)
+class Supplement:
+    """What a job that ends in a comparison adds to its results.
+
+    Attributes:
+        job: its name.
+        make: from the finished settings' records by key, tables and plots for the report.
+    """
+
+    job: str = "compare"
+    make: Callable[[Mapping[str, Any]], "tuple[list[Table], dict[str, Figure]]"] = lambda records: ([], {})
 
 
 @final
 class Comparison:
     """One comparison under way. What is finished is a file in the run folder, and is not made again."""
 
-    def __init__(self, prepared: Prepared, folder: RunFolder, console: Console) -> None:
+    def __init__(
+        self, prepared: Prepared, folder: RunFolder, console: Console, supplement: Supplement | None = None
+    ) -> None:
         self._prepared = prepared
+        self._supplement = supplement or Supplement()
         self._config = prepared.config
         self._data = prepared.data
         self._folder = folder
@@ -290,7 +329,7 @@ class Comparison:
                 rows.append({**vars(entry), "error": self._errors[entry]})
         write_results(
             self._folder.path,
-            job="compare",
+            job=self._supplement.job,
             experiment=self._config["tracking"]["experiment"],
             environment=self._environment,
             rows=rows,
@@ -308,6 +347,7 @@ class Comparison:
         timing = self._folder.load("timing") or {}
         config = OmegaConf.to_yaml(OmegaConf.create(self._config))
         figures = plots.figures(plots.curves(summary, records, timing))
+        more_tables, more_figures = self._supplement.make(records)
         if layers := self._folder.load("layers"):
             figures["ms_by_layer"] = plots.layer_figure(layers)
         page = report.Page(
@@ -315,8 +355,8 @@ class Comparison:
             description=self._config["description"] or "",
             task=self._data.source.name,
             rows=rows,
-            tables=tables(rows, summary),
-            figures=figures,
+            tables=[*tables(rows, summary), *more_tables],
+            figures={**figures, **more_figures},
             samples=report.samples(self._items, list(records.values()), count=5),
             environment=self._environment,
             config=config,

@@ -1,5 +1,7 @@
 """Everything that can be refused, before anything is trained or written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +60,25 @@ class Prepared:
         ids = {"pad_id": self.data.pad_id, "bos_id": self.data.bos_id, "eos_id": self.data.eos_id}
         return self.spec.build(vocab_size=vocabulary, **ids)
 
+    def probe(self) -> Setup:
+        """What modules can be built on to see whether they can: no weights, the references' lengths."""
+        with torch.device("meta"):
+            backbone = self.new_backbone()
+        return Setup(backbone, [target for _, target in self.data.valid_pairs.lengths], self.trainer.optimization)
+
+
+@contextmanager
+def configuring() -> Iterator[None]:
+    """Turns whatever a bad configuration raises into a `ConfigurationError`."""
+    try:
+        yield
+    except InstantiationException as error:
+        raise ConfigurationError(str(error.__cause__ or error)) from error
+    except MissingMandatoryValue as error:
+        raise ConfigurationError(f"{error.full_key} has no value yet; give it as {error.full_key}=VALUE") from error
+    except (ValueError, TypeError, OSError, OmegaConfBaseException, StrictDataclassError) as error:
+        raise ConfigurationError(str(error)) from error
+
 
 def prepare(cfg: DictConfig) -> Prepared:
     """Resolve and check a configuration.
@@ -65,14 +86,8 @@ def prepare(cfg: DictConfig) -> Prepared:
     Raises:
         ConfigurationError: anything in it cannot work.
     """
-    try:
+    with configuring():
         return _prepare(cfg)
-    except InstantiationException as error:
-        raise ConfigurationError(str(error.__cause__ or error)) from error
-    except MissingMandatoryValue as error:
-        raise ConfigurationError(f"{error.full_key} has no value yet; give it as {error.full_key}=VALUE") from error
-    except (ValueError, TypeError, OSError, OmegaConfBaseException, StrictDataclassError) as error:
-        raise ConfigurationError(str(error)) from error
 
 
 def device_of(accelerator: str) -> torch.device:
@@ -129,13 +144,12 @@ def _prepare(cfg: DictConfig) -> Prepared:
     )  # fmt: skip
     for spec_ in (trainer, base_trainer):
         spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    with torch.device("meta"):
-        probe = Setup(prepared.new_backbone(), [target for _, target in data.valid_pairs.lengths], trainer.optimization)
+    probe = prepared.probe()
     cases = expand(methods, config["seeds"], probe, calibration.delta)
     calibrated = [case for case in cases if case.delta is not None]
     if not calibrated:
         return replace(prepared, cases=cases)
-    calibration.check_metric(_risk_metrics(data))
+    calibration.check_metric(["rouge_l", *task_scores(data)])
     if calibration.reference == "own":
         for case in calibrated:
             _check_own(case, probe)
@@ -165,9 +179,10 @@ def _check_own(case: Case, probe: Setup) -> None:
         )
 
 
-def _risk_metrics(data: TextData) -> list[str]:
+def task_scores(data: TextData) -> list[str]:
+    """Names of the task's own scores of an output."""
     example = data.splits["test"][0]
-    return ["rouge_l", *data.source.item_scores(example["prompt"], example["references"][0])]
+    return list(data.source.item_scores(example["prompt"], example["references"][0]))
 
 
 def _methods(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from skiplab.backbones.shapes import OPTSpec
 
-SMALL = (
+SIZE = (
     "backbone.num_layers=4",
     "backbone.hidden_size=16",
     "backbone.num_heads=2",
@@ -17,8 +17,8 @@ SMALL = (
     "benchmark.rounds=2",
     "benchmark.batch_sizes=[1,4]",
     "benchmark.warmup=0",
-    "methods.calm.sweep.measure=[softmax]",
 )
+SMALL = (*SIZE, "methods.calm.sweep.measure=[softmax]")
 SMALL_TASK = ("data.train_size=64", "data.valid_size=16", "data.test_size=16", "max_new_tokens=48")
 
 
@@ -31,8 +31,9 @@ def small_config(
         f"tracking.experiment={experiment}",
         f"cache_dir={folder}/cache",
     ]
+    size = SMALL if experiment == "compare_calm" else SIZE
     with initialize_config_module("experiments", version_base="1.3"):
-        return compose("config", overrides=[f"experiment={experiment}", *SMALL, *task, *store, *overrides])
+        return compose("config", overrides=[f"experiment={experiment}", *size, *task, *store, *overrides])
 
 
 def tiny_shape(layers: int, width: int, heads: int, vocab_size: int) -> OPTSpec:

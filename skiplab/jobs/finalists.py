@@ -1,0 +1,96 @@
+"""From studies and profile to the settings of a comparison, and to schedule files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.study import Study
+
+from skiplab.jobs.cases import Case, expand
+from skiplab.jobs.prepare import Prepared
+from skiplab.jobs.search_spec import SearchSpec
+from skiplab.jobs.trials import FIGURES, STEPS
+from skiplab.nested import NestedPlan
+from skiplab.pareto import Scored, Sense, best_at, better
+from skiplab.schedule_file import NamedPlan
+from skiplab.study import finished
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A plan for the comparison.
+
+    Attributes:
+        series: who found it: `searched`, a baseline's sampler or `profile`.
+        speedup: the layer speedup that it was chosen for; None if for none.
+    """
+
+    series: str
+    named: NamedPlan
+    speedup: float | None
+
+
+def scored(study: Study, spec: SearchSpec) -> list[Scored]:
+    """The finished trials of a study whose constraints hold, in their order."""
+    return [
+        Scored(
+            trial.number, trial.user_attrs[FIGURES][spec.quality or spec.speed], trial.user_attrs[FIGURES][spec.speed]
+        )
+        for trial in finished(study)
+    ]
+
+
+def named_trial(study: Study, number: int, label: str) -> NamedPlan:
+    """A trial's plan with its origin."""
+    trial = study.trials[number]
+    figures = trial.user_attrs[FIGURES]
+    return NamedPlan(
+        name=f"{label} #{number}",
+        plan=NestedPlan(tuple(trial.user_attrs[STEPS])),
+        layer_speedup=figures["layer_speedup"],
+        origin={"study": study.study_name, "trial": number, "params": trial.params, "figures": figures},
+    )
+
+
+def of_study(study: Study, spec: SearchSpec, label: str, speedups: Sequence[float], sense: Sense) -> list[Finalist]:
+    """The best trial at each speedup; of one objective the best trial alone.
+
+    Args:
+        sense: of the quality.
+    """
+    points = scored(study, spec)
+    if len(spec.objectives) == 1 and points:
+        metric, own_sense = next(iter(spec.objectives.items()))
+        cost = better("minimize" if own_sense == "minimize" else "maximize")
+        best = min(finished(study), key=lambda trial: (cost(trial.user_attrs[FIGURES][metric]), trial.number))
+        return [Finalist(label, named_trial(study, best.number, label), None)]
+    chosen = [(speedup, best_at(points, sense, speedup)) for speedup in speedups]
+    return [
+        Finalist(label, named_trial(study, best.number, f"{label} {speedup:g}x"), speedup)
+        for speedup, best in chosen
+        if best is not None
+    ]
+
+
+def cases_of(prepared: Prepared, finalists: Sequence[Finalist], calibrated: Sequence[Finalist]) -> list[Case]:
+    """Settings that fine-tune and decode under the finalists' plans.
+
+    Args:
+        calibrated: those among which the fastest certified one is a setting too.
+    """
+    target = "skiplab.skipdecode.SkipDecode"
+    nodes: dict[str, dict[str, Any]] = {
+        one.named.name: {
+            "name": "skipdecode", "_target_": target, "speedup": one.speedup,
+            "schedule": one.named.plain(origin=False),
+        }
+        for one in finalists
+    }  # fmt: skip
+    ladder = sorted((one.named for one in calibrated), key=lambda named: named.layer_speedup or 0.0)
+    # Of twins, one hypothesis.
+    hypotheses = [named.plain(origin=False) for named in {named.plan: named for named in ladder}.values()]
+    if prepared.calibration.delta and len(hypotheses) > 1:
+        nodes["calibrated"] = {"name": "skipdecode", "_target_": target, "calibrate": {"schedule": hypotheses}}
+    cases = expand(nodes, prepared.config["seeds"], prepared.probe(), prepared.calibration.delta)
+    series = {one.named.name: one.series for one in finalists}
+    return [replace(case, series=series.get(case.entry.setting, case.series)) for case in cases]

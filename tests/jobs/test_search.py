@@ -1,0 +1,318 @@
+"""The whole search, small: its studies, runs and files, its failures, and what is left of it when it is killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import optuna
+import pytest
+import yaml
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, TrialState
+
+from skiplab.jobs.compare import compare
+from skiplab.jobs.judge import Judge
+from skiplab.jobs.prepare import ConfigurationError, prepare
+from skiplab.jobs.search import checked_spec, search
+from skiplab.jobs.trials import DUPLICATE, ERROR, FIGURES, STEPS
+from skiplab.nested import NestedPlan
+from skiplab.study import RUN, open_storage
+from tests.jobs.small import SIZE, SMALL_TASK, small_config
+
+SPACE = ("search.space.max_exit=[1,4]", "search.space.min_exit=[1,4]", "search.space.warmup=[0,2]")
+NO_LOSS, NO_SPEED = "search.objectives.loss=null", "search.objectives.layer_speedup=null"
+OTHERS = (
+    NO_LOSS, "+search.objectives.slot_accuracy=maximize",
+    NO_SPEED, "+search.objectives.decode_speedup=maximize",
+)  # fmt: skip
+SHORT = ("search.trials=8", "search.profile_parts=2", "search.profile_stages=1", "speedups=[2]", "seeds=[0]")
+# Epsilon is met by any loss: so few items could certify nothing else.
+CALIBRATED = ("calibration.delta=[0.3]", "calibration.epsilon=0.9")
+
+
+def small(home: Path, *overrides: str) -> DictConfig:
+    stores = (f"search.storage={home}/journal.log", f"search.artifacts={home}/artifacts", "benchmark.batch_sizes=[]")
+    return small_config(home, *SPACE, *SHORT, *stores, *overrides, experiment="search_schedule")
+
+
+def trials(home: Path, name: str = "search_schedule") -> list[FrozenTrial]:
+    return optuna.load_study(study_name=name, storage=open_storage(f"{home}/journal.log")).trials
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search, in which the third plan that was judged failed."""
+    home = tmp_path_factory.mktemp("search")
+    real, asked = Judge.figures, []
+
+    def figures(self: Judge, plan: NestedPlan, report: object = None) -> dict[str, float]:
+        asked.append(plan)
+        if len(asked) == 3:
+            raise RuntimeError("not this one today")
+        return real(self, plan)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Judge, "figures", figures)
+        assert search(small(home, *CALIBRATED), home / "run") is True
+    return home
+
+
+def test_trials_are_judged_reused_pruned_or_failed(home: Path) -> None:
+    found = trials(home)
+    judged = [trial for trial in found if trial.state == TrialState.COMPLETE and DUPLICATE not in trial.user_attrs]
+    assert len(judged) == 8
+    assert len({tuple(trial.user_attrs[STEPS]) for trial in judged}) == 8, "no plan is judged twice"
+    for trial in found:
+        if trial.state == TrialState.COMPLETE:
+            assert trial.values == [trial.user_attrs[FIGURES][name] for name in ("loss", "layer_speedup")]
+            assert trial.constraints == {"schedule": 0.0}
+        if trial.state == TrialState.PRUNED:
+            assert trial.constraints["schedule"] > 0
+        if (twin := trial.user_attrs.get(DUPLICATE)) is not None:
+            assert trial.values == found[twin].values
+            assert trial.user_attrs[STEPS] == found[twin].user_attrs[STEPS]
+    (failed,) = (trial for trial in found if trial.state == TrialState.FAIL)
+    assert failed.user_attrs[ERROR] == "RuntimeError: not this one today"
+    assert found[0].user_attrs["warm_start"] == "2x linear"
+
+
+def test_the_layer_speedup_is_that_of_the_bases_lengths(home: Path) -> None:
+    (stored,) = (home / "cache").glob("base-*/lengths.json")
+    from skiplab.schedule import decode_steps
+
+    reach = decode_steps(json.loads(stored.read_text()))
+    for trial in trials(home):
+        if trial.state == TrialState.COMPLETE:
+            plan = NestedPlan(tuple(trial.user_attrs[STEPS]))
+            assert trial.values[1] == plan.layer_speedup(reach)
+
+
+def test_every_trial_is_a_nested_run_linked_both_ways(home: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    names = {0: "search_schedule", 1: "search_schedule-random"}
+    tracked = json.loads((home / "run" / "mlflow.json").read_text())
+    for name in names.values():
+        parent = client.get_run(tracked[f"study {name}"])
+        assert parent.data.tags["mlflow.parentRunId"] == tracked["parent"]
+        assert parent.data.metrics["hypervolume"] >= 0
+        for trial in trials(home, name):
+            run = client.get_run(trial.user_attrs[RUN])
+            assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            assert run.data.tags["optuna.trial"] == str(trial.number)
+            assert run.info.status == ("FAILED" if trial.state == TrialState.FAIL else "FINISHED")
+            assert set(run.data.params) == set(trial.params)
+            if trial.state == TrialState.COMPLETE:
+                assert run.data.metrics["loss"] == trial.values[0]
+
+
+def test_the_dashboard_has_names_and_pictures(home: Path) -> None:
+    storage = open_storage(f"{home}/journal.log")
+    study = optuna.load_study(study_name="search_schedule", storage=storage)
+    assert study.metric_names == ["loss", "layer_speedup"]
+    for trial in study.trials:
+        if STEPS in trial.user_attrs:
+            (picture,) = optuna.artifacts.get_all_artifact_meta(trial, storage=storage)
+            assert picture.mimetype == "image/svg+xml"
+            assert (home / "artifacts" / picture.artifact_id).read_text().startswith("<svg")
+
+
+def test_the_comparison_holds_finalists_baselines_and_profile(home: Path) -> None:
+    results = json.loads((home / "run" / "results.json").read_text())
+    assert results["job"] == "search"
+    settings = [row["setting"] for row in results["rows"]]
+    for pattern in ("1x", "2x", r"searched 2x #\d+", r"random 2x #\d+", "profile 2x"):
+        assert [setting for setting in settings if re.fullmatch(pattern, setting)], pattern
+    assert all(row["against"] == "skipdecode 2x" for row in results["summary"] if "searched 2x" in row["setting"])
+    page = (home / "run" / "report.html").read_text()
+    for text in ("Do the cheap losses rank", "Seconds of trials", 'id="search_front"', 'id="layer_importance"'):
+        assert text in page
+    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    parent = json.loads((home / "run" / "mlflow.json").read_text())["parent"]
+    assert {item.path for item in client.list_artifacts(parent)} >= {"report.html", "schedules", "plots"}
+
+
+def test_an_exported_schedule_reproduces_its_quality(home: Path, tmp_path: Path) -> None:
+    (file,) = (home / "run" / "schedules").glob("searched-2x-trial-*.yaml")
+    name = yaml.safe_load(file.read_text())["name"]
+    (searched,) = (
+        row for row in json.loads((home / "run" / "results.json").read_text())["rows"] if row["setting"] == name
+    )
+    again = small_config(
+        home, "method=skipdecode", f"method.schedule={file}", "methods.full.sweep.fine_tune=[false]",
+        "benchmark.batch_sizes=[]", "tracking.experiment=again", *CALIBRATED,
+    )  # fmt: skip
+    assert compare(again, tmp_path / "again") is True
+    (row,) = (
+        row for row in json.loads((tmp_path / "again" / "results.json").read_text())["rows"] if row["setting"] == name
+    )
+    assert row == searched | {"target_speedup": row["target_speedup"]}
+
+
+def test_a_finished_search_is_not_made_again(home: Path) -> None:
+    before, numbers = trials(home), len(list((home / "run" / "settings").iterdir()))
+    assert (
+        search(small(home, *CALIBRATED, "search.select.speedup=null", "search.select.guarantee=0.3"), home / "run")
+        is True
+    )
+    assert trials(home) == before
+    assert len(list((home / "run" / "settings").iterdir())) == numbers
+
+
+def test_a_study_of_another_space_is_refused(home: Path) -> None:
+    other = small(home, *CALIBRATED, "search.space.warmup=[1,2]")
+    with pytest.raises(ConfigurationError, match=r"study 'search_schedule' in this storage is of another search"):
+        search(other, home / "other")
+
+
+def test_a_single_objective_is_pruned_under_a_constraint(tmp_path: Path) -> None:
+    overrides = (
+        NO_SPEED, "search.fidelity=fine_tune", "search.pruner=median", "search.tune_steps=4", "search.tune_reports=2",
+        "+search.constraints.layer_speedup.at_least=1.5", "search.baselines=[]",
+        "search.sampler=random", "search.trials=9", "trainer.batch_size=4",
+    )  # fmt: skip
+    assert search(small(tmp_path, *overrides), tmp_path / "run") is True
+    found = trials(tmp_path)
+    cut_short = [trial for trial in found if trial.state == TrialState.PRUNED and trial.intermediate_values]
+    whole = [trial for trial in found if trial.state == TrialState.COMPLETE]
+    assert cut_short
+    assert all(len(trial.intermediate_values) == 2 for trial in whole if DUPLICATE not in trial.user_attrs)
+    for trial in whole:
+        assert trial.user_attrs[FIGURES]["layer_speedup"] >= 1.5
+    slow = [trial for trial in found if trial.constraints.get("layer_speedup", 0) > 0]
+    assert slow
+    assert all(trial.state == TrialState.PRUNED and not trial.intermediate_values for trial in slow)
+    best = min(whole, key=lambda trial: trial.values[0])
+    settings = [row["setting"] for row in json.loads((tmp_path / "run" / "results.json").read_text())["rows"]]
+    assert f"searched #{best.number}" in settings
+
+
+def test_quality_and_speed_can_be_decoded_and_timed(tmp_path: Path) -> None:
+    prepared = prepare(
+        small(
+            tmp_path, *OTHERS,
+            "benchmark.batch_sizes=[2]", "search.fidelity=base",
+        )
+    )  # fmt: skip
+    spec = checked_spec(prepared)
+    from contextlib import nullcontext
+
+    from skiplab.jobs.models import Models
+
+    judge = Judge(prepared, Models(prepared, tmp_path / "run", lambda: nullcontext("")), spec)
+    judge._models._base_run = lambda: nullcontext(None)  # type: ignore[assignment]
+    figures = judge.figures(NestedPlan((48, 1, 1, 48)))
+    assert 0 <= figures["slot_accuracy"] <= 1
+    assert figures["decode_speedup"] > 0
+    assert {"bleu", "rouge_l", "agreement", "loss", "layer_speedup", "mean_depth"} <= figures.keys()
+
+
+def command(home: Path, *overrides: str) -> list[str]:
+    stores = (f"search.storage={home}/journal.log", f"search.artifacts={home}/artifacts", "benchmark.batch_sizes=[]")
+    arguments = ("experiment=search_schedule", *SIZE, *SMALL_TASK, *SPACE, *SHORT, *stores, *overrides)
+    return [sys.executable, "-m", "skiplab.run", *arguments]
+
+
+def test_killing_a_worker_and_the_parent_loses_no_finished_trial(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        command(tmp_path, "workers=2", "search.trials=900", "search.baselines=[]"),
+        cwd=tmp_path,
+        env=os.environ | {"SKIPLAB_CACHE": f"{tmp_path}/cache", "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    folder = tmp_path / "outputs" / "search_schedule" / "workers"
+    deadline = time.monotonic() + 200
+    while not ((tmp_path / "journal.log").exists() and len(finished_by(tmp_path)) == 2):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    victim, other = (int(path.stem.split("-")[-2]) for path in sorted(folder.glob("*.lock")))
+    os.kill(victim, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    while alive(other):
+        assert time.monotonic() < deadline, "a worker without its parent ends after its trial"
+        time.sleep(0.1)
+    before = trials(tmp_path)
+    done = {trial.number: trial for trial in before if trial.state.is_finished()}
+    assert any(trial.state == TrialState.COMPLETE for trial in done.values())
+
+    again = small_config(
+        tmp_path, *SPACE, *SHORT, f"search.storage={tmp_path}/journal.log", f"search.artifacts={tmp_path}/artifacts",
+        "benchmark.batch_sizes=[]", f"search.trials={len(done) + 3}", "search.baselines=[]",
+        experiment="search_schedule",
+    )  # fmt: skip
+    assert search(again, tmp_path / "outputs" / "search_schedule") is True
+    after = trials(tmp_path)
+    assert {number: after[number] for number in done} == done
+    lost = [trial.number for trial in before if trial.state == TrialState.RUNNING]
+    assert all(after[number].state == TrialState.FAIL for number in lost)
+    retried = {trial.system_attrs["failed_trial"]: trial for trial in after if "failed_trial" in trial.system_attrs}
+    assert sorted(retried) == lost
+    for number in lost:
+        assert before[number].params.items() <= retried[number].params.items()
+        assert retried[number].state.is_finished()
+
+
+def finished_by(home: Path) -> set[str]:
+    """Workers that have finished a trial."""
+    try:
+        found = trials(home)
+    except KeyError:
+        return set()
+    return {trial.user_attrs["worker"] for trial in found if trial.state == TrialState.COMPLETE}
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # One that has ended and that nobody has waited for is no longer at work.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.space.max_exit=[4,2]"], r"search.space.max_exit is inverted: \[4, 2\]"),
+        (["search.space.decay=[]"], "search.space.decay takes different values of linear"),
+        (["search.space.max_exit=[1,9]"], "between 1 and the 4 layers of the backbone"),
+        (["search.space.horizon=[double,half]"], "horizon is inverted"),
+        (["+search.objectives.bleu=maximize"], "takes a quality and a speed, or one"),
+        ([NO_LOSS, "+search.objectives.blue=maximize"], "objectives.blue is no figure of a trial"),
+        (["search.objectives.loss=maximize"], "loss is to minimize"),
+        (["search.objectives.loss=down"], "objectives.loss must be one of minimize, maximize, got 'down'"),
+        ([NO_SPEED, "+search.objectives.bleu=maximize"], "a quality and one of layer_speedup, decode_speedup"),
+        (["+search.constraints.blue.at_least=1"], "constraints.blue is no figure"),
+        (["+search.constraints.loss.below=1"], "constraints.loss takes at_least: X or at_most: X"),
+        (["search.pruner=median"], "needs fidelity=fine_tune, whose training it cuts short, and one objective"),
+        (["search.pruner=asha"], "unknown search.pruner 'asha'; choose one of median, hyperband"),
+        (["search.sampler=cma"], "unknown search.sampler 'cma'; choose one of tpe, nsga2, gp, random"),
+        (["search.fidelity=half"], "unknown search.fidelity 'half'"),
+        (["search.trials=0"], "search.trials must be at least 1"),
+        (["+search.select.luck=1"], "search.select takes one of"),
+        (["search.select.speedup=null", "search.select.guarantee=0.5"], "guarantee=0.5 must be one of"),
+        (["workers=0"], "workers must be an integer of at least 1, got 0"),
+        ([NO_SPEED, "+search.objectives.decode_speedup=maximize"], "benchmark.batch_sizes, and there is none"),
+        (["+search.sampeler=tpe"], "sampeler"),
+    ],
+)  # fmt: skip
+def test_bad_searches_are_refused_before_the_first_trial(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        search(small(tmp_path, *overrides), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_storage_that_cannot_be_reached_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"search.storage=sqlite:.* cannot be used"):
+        search(small(tmp_path, f"search.storage=sqlite:///{tmp_path}/file/study.db"), tmp_path / "run")
