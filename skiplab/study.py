@@ -10,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, final, get_args
 
@@ -26,6 +27,7 @@ from sqlalchemy.engine import Engine
 SamplerName = Literal["tpe", "nsga2", "gp", "random"]
 PrunerName = Literal["median", "hyperband"]
 WORKER = "worker"
+UNNAMED = timedelta(seconds=10)
 RUN = "mlflow_run"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -153,10 +155,10 @@ class Workers:
             yield name
         (self._folder / f"{name}.lock").unlink(missing_ok=True)
 
-    def dead(self, name: str | None) -> bool:
+    def dead(self, name: str) -> bool:
         """Whether a worker of this folder is gone; of another's, nothing is known."""
         path = self._folder / f"{name}.lock"
-        if name is None or not path.exists():
+        if not path.exists():
             return False
         try:
             with FileLock(path, timeout=0):
@@ -169,7 +171,8 @@ def retry_lost(study: Study, workers: Workers, *, retries: int = 3) -> list[Froz
     """Fail the running trials of dead workers and queue them again; the lost trials."""
     lost = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not workers.dead(trial.user_attrs.get(WORKER)):
+        worker = trial.user_attrs.get(WORKER)
+        if not (workers.dead(worker) if worker else _never_named(trial)):
             continue
         try:
             study.tell(trial.number, state=TrialState.FAIL)
@@ -180,6 +183,11 @@ def retry_lost(study: Study, workers: Workers, *, retries: int = 3) -> list[Froz
             RetryHeartbeatStaleTrialCallback(max_retry=retries)(study, study.trials[trial.number])
         lost.append(trial)
     return lost
+
+
+def _never_named(trial: FrozenTrial) -> bool:
+    """Whether a trial's worker must have been killed before it could write its name, which it does at once."""
+    return trial.datetime_start is not None and datetime.now() - trial.datetime_start > UNNAMED
 
 
 def finished(study: Study) -> Sequence[FrozenTrial]:

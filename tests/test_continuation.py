@@ -55,5 +55,5 @@ def test_losses_by_step_add_up(backbone: Backbone) -> None:
     later = NestedPlan((12, 12, 5, 12, 12, 12))
     before, _ = read.loss_by_step(NestedPlan((12,) * 6))
     after, _ = read.loss_by_step(later)
-    torch.testing.assert_close(before[:5], after[:5])
+    torch.testing.assert_close(before[:5], after[:5], atol=1e-4, rtol=1e-5)
     assert not torch.allclose(before[5:], after[5:])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,7 @@ import pytest
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
+import skiplab.study
 from skiplab.study import WORKER, Workers, finished, new_pruner, new_sampler, open_storage, open_study, retry_lost
 
 BOTH = {"loss": "minimize", "layer_speedup": "maximize"}
@@ -156,7 +158,6 @@ def test_workers_of_other_folders_are_left_alone(tmp_path: Path) -> None:
     with Workers(tmp_path / "theirs").alive() as name:
         pass
     assert not Workers(tmp_path / "ours").dead(name)
-    assert not Workers(tmp_path / "ours").dead(None)
 
 
 def test_trials_that_break_a_constraint_do_not_count_as_finished(tmp_path: Path) -> None:
@@ -188,3 +189,14 @@ def test_samplers_and_pruners_by_name() -> None:
         new_sampler("cma", 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown pruner 'asha'; choose one of median, hyperband"):
         new_pruner("asha")  # type: ignore[arg-type]
+
+
+def test_a_trial_whose_worker_never_wrote_its_name_is_lost_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_at(f"{tmp_path}/journal.log")
+    unnamed, workers = study.ask(), Workers(tmp_path / "workers")
+    assert retry_lost(study, workers) == []
+    monkeypatch.setattr(skiplab.study, "UNNAMED", timedelta(0))
+    assert [trial.number for trial in retry_lost(study, workers)] == [unnamed.number]
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]

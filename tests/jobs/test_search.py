@@ -22,7 +22,7 @@ from skiplab.jobs.prepare import ConfigurationError, prepare
 from skiplab.jobs.search import checked_spec, search
 from skiplab.jobs.trials import DUPLICATE, ERROR, FIGURES, STEPS
 from skiplab.nested import NestedPlan
-from skiplab.study import RUN, open_storage
+from skiplab.study import RUN, UNNAMED, WORKER, open_storage
 from tests.jobs.small import SIZE, SMALL_TASK, small_config
 
 SPACE = ("search.space.max_exit=[1,4]", "search.space.min_exit=[1,4]", "search.space.warmup=[0,2]")
@@ -244,6 +244,8 @@ def test_killing_a_worker_and_the_parent_loses_no_finished_trial(tmp_path: Path)
     before = trials(tmp_path)
     done = {trial.number: trial for trial in before if trial.state.is_finished()}
     assert any(trial.state == TrialState.COMPLETE for trial in done.values())
+    if any(trial.state == TrialState.RUNNING and WORKER not in trial.user_attrs for trial in before):
+        time.sleep(UNNAMED.total_seconds())
 
     again = small_config(
         tmp_path, *SPACE, *SHORT, f"search.storage={tmp_path}/journal.log", f"search.artifacts={tmp_path}/artifacts",
