@@ -161,7 +161,7 @@ def is_done(trials: Sequence[FrozenTrial], count: int) -> bool:
 def save_note(study_or_trial: Study | Trial, text: str) -> None:
     """A note that optuna-dashboard shows, where that is installed."""
     try:
-        import optuna_dashboard
+        import optuna_dashboard  # type: ignore[import-not-found]
     except ImportError:
         return
     optuna_dashboard.save_note(study_or_trial, text)
