@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, final
 
 import torch
@@ -46,6 +47,9 @@ class ThroughputSpec:
             for value in values:
                 if value not in known:
                     raise ValueError(f"unknown throughput {name} {value!r}; choose from {', '.join(known)}")
+
+        if "ctranslate2" in self.peers and find_spec("ctranslate2") is None:
+            raise ValueError("throughput's peer ctranslate2 is not installed: pip install 'skiplab[bench]'")
 
     def check_positions(self, most: int) -> None:
         """Refuse more tokens than a backbone has positions.

@@ -14,7 +14,7 @@ from skiplab.cost_model import CostModel
 from skiplab.environment import environment
 from skiplab.files import load_json
 from skiplab.formats import FORMATS
-from skiplab.jobs.prepare import ConfigurationError
+from skiplab.jobs.prepare import ConfigurationError, configuring
 from skiplab.results import Row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.schedule import solve_schedule
@@ -39,12 +39,10 @@ def capacity(cfg: DictConfig, run_dir: Path) -> bool:
             f"{options['dtype']}; run experiment=throughput and give its folder as capacity.run=DIR"
         )
     model = CostModel(**models[options["dtype"]]["constants"])
-    try:
+    with configuring():
         rows = [row for name in options["shapes"] for row in _shape_rows(name, config, model)]
         RunFolder(run_dir).bind(config)
         tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(str(error)) from error
     source = {key: measured["environment"].get(key) for key in ("cpu", "gpu", "threads", "git_revision")}
     described = {
         **environment(0),

@@ -4,26 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
 from skiplab import tracking
 from skiplab.backbone import Backbone
-from skiplab.backbones.spec import BackboneSpec
 from skiplab.benchmark import System, Workload, engine_system
 from skiplab.environment import environment
 from skiplab.files import save_json
 from skiplab.formats import FORMATS
-from skiplab.jobs.prepare import ConfigurationError, device_of
-from skiplab.jobs.throughput import BOS, EOS, PAD
+from skiplab.jobs.prepare import configuring
+from skiplab.jobs.throughput import BOS, EOS, PAD, asked_for
 from skiplab.policy import FullDepth
 from skiplab.run_folder import RunFolder
 from skiplab.step_profile import step_profile
 from skiplab.tables import Cell, Table
-from skiplab.throughput import ThroughputSpec
 
 
 def profile(cfg: DictConfig, run_dir: Path) -> bool:
@@ -33,17 +29,10 @@ def profile(cfg: DictConfig, run_dir: Path) -> bool:
         ConfigurationError: before anything is run.
     """
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    try:
-        spec = ThroughputSpec(**config["throughput"])
-        shape: BackboneSpec = instantiate(config["backbone"])
-        spec.check_positions(shape.positions)
-        device = device_of(config["trainer"]["accelerator"])
+    with configuring():
+        spec, shape, device = asked_for(config)
         RunFolder(run_dir).bind(config)
         tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
-    except InstantiationException as error:
-        raise ConfigurationError(str(error.__cause__ or error)) from error
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(str(error)) from error
     vocab_size = shape.vocabulary or 50272
     torch.manual_seed(0)
     first = shape.build(vocab_size=vocab_size, pad_id=PAD, bos_id=BOS, eos_id=EOS).eval()

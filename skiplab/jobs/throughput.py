@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -26,7 +25,7 @@ from skiplab.environment import environment
 from skiplab.formats import FORMATS
 from skiplab.jobs import publish
 from skiplab.jobs.cases import Case, expand
-from skiplab.jobs.prepare import ConfigurationError, device_of
+from skiplab.jobs.prepare import configuring, device_of
 from skiplab.metrics import agreement
 from skiplab.module import Optimization, Setup
 from skiplab.peers import ctranslate2_system
@@ -54,22 +53,29 @@ def throughput(cfg: DictConfig, run_dir: Path) -> bool:
         ConfigurationError: before anything is timed.
     """
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    try:
-        spec = ThroughputSpec(**config["throughput"])
-        shape: BackboneSpec = instantiate(config["backbone"])
-        spec.check_positions(shape.positions)
-        if any(FORMATS[dtype].integers for dtype in spec.dtypes):
-            check_integers(device_of(config["trainer"]["accelerator"]))
+    with configuring():
+        spec, shape, device = asked_for(config)
         folder = RunFolder(run_dir)
         folder.check(config)
-        job = Throughput(config, spec, shape, folder)
+        job = Throughput(config, spec, shape, folder, device)
         tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
         folder.bind(config)
-    except InstantiationException as error:
-        raise ConfigurationError(str(error.__cause__ or error)) from error
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigurationError(str(error)) from error
     return job.run()
+
+
+def asked_for(config: Mapping[str, Any]) -> tuple[ThroughputSpec, BackboneSpec, torch.device]:
+    """What is timed, on which shape, where.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
+    spec = ThroughputSpec(**config["throughput"])
+    shape: BackboneSpec = instantiate(config["backbone"])
+    device = device_of(config["trainer"]["accelerator"])
+    spec.check_positions(shape.positions)
+    if any(FORMATS[dtype].integers for dtype in spec.dtypes):
+        check_integers(device)
+    return spec, shape, device
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,20 @@ class Entrant:
 class Throughput:
     """One timing under way. A finished batch size is a file in the run folder, and is not timed again."""
 
-    def __init__(self, config: dict[str, Any], spec: ThroughputSpec, shape: BackboneSpec, folder: RunFolder) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        spec: ThroughputSpec,
+        shape: BackboneSpec,
+        folder: RunFolder,
+        device: torch.device,
+    ) -> None:
         self._config = config
         self._spec = spec
         self._shape = shape
         self._folder = folder
         self._console = Console()
-        self._device = device_of(config["trainer"]["accelerator"])
+        self._device = device
         with torch.device("meta"):
             self._cases = self._expand(self._build())
 

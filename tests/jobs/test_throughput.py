@@ -124,6 +124,12 @@ def test_bad_configurations_say_what_is_wrong(tmp_path: Path, overrides: list[st
     assert not (tmp_path / "run").exists()
 
 
+def test_a_peer_that_is_not_installed_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skiplab.throughput.find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=r"ctranslate2 is not installed: pip install 'skiplab\[bench\]'"):
+        throughput(config(tmp_path, "throughput.peers=[ctranslate2]"), tmp_path / "run")
+
+
 def test_ctranslate2_times_the_same_weights(tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2", reason="the extra bench is not installed")
     only = ("~methods.skipdecode", "~methods.early_termination", "~methods.calm", "throughput.dtypes=[float32]")
