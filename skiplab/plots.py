@@ -186,38 +186,49 @@ def layer_figure(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure
 
 
 def throughput_figures(rows: Sequence[Row], last: Mapping[str, Mapping[str, Any]]) -> dict[str, "Figure"]:
-    """Tokens per second by batch, speedup realised against possible, and milliseconds by step.
+    """Tokens per second by batch, speedup realised against possible, and milliseconds by step; a panel per format.
 
     Args:
         rows: result rows of a throughput run.
         last: its timing parts at the largest batch size, `row` and `step_ms` by system.
     """
     good = [row for row in rows if "error" not in row]
-    by_system: dict[str, list[Row]] = {}
+    formats = list(dict.fromkeys(row["dtype"] for row in good))
+    by_system: dict[tuple[str, str], list[Row]] = {}
     for row in good:
-        by_system.setdefault(f"{row['method']} {row['setting']} {row['dtype']}", []).append(row)
-    speed, (axis,) = axes_of(1)
-    for number, (label, members) in enumerate(by_system.items()):
+        by_system.setdefault((f"{row['method']} {row['setting']}", row["dtype"]), []).append(row)
+    styles = {label: curve_style(number) for number, label in enumerate(dict.fromkeys(label for label, _ in by_system))}
+
+    def panels(xlabel: str, ylabel: str) -> tuple["Figure", dict[str, "Axes"]]:
+        figure, axes = axes_of(len(formats), width=3.0, share=True)
+        for axis, name in zip(axes, formats, strict=True):
+            axis.set(xlabel=xlabel, title=name)
+        axes[0].set_ylabel(ylabel)
+        return figure, dict(zip(formats, axes, strict=True))
+
+    speed, by_format = panels("batch size", "tokens/s")
+    for (label, dtype), members in by_system.items():
         points = sorted((row["batch_size"], row["decode_tokens_per_s"]) for row in members)
-        axis.plot(*zip(*points, strict=True), label=label, **curve_style(number))
-    axis.set(xlabel="batch size", ylabel="tokens/s", xscale="log", yscale="log")
-    legend_outside(speed, [axis])
-    realised, (axis,) = axes_of(1)
-    for number, (label, members) in enumerate(by_system.items()):
+        by_format[dtype].plot(*zip(*points, strict=True), label=label, **styles[label])
+        by_format[dtype].set(xscale="log", yscale="log")
+    legend_outside(speed, list(by_format.values()))
+    realised, by_format = panels("speedup that the bytes allow", "measured decode speedup")
+    for (label, dtype), members in by_system.items():
         points = [(row["bytes_speedup"], row["decode_speedup"]) for row in members if "realised_fraction" in row]
+        style: dict[str, Any] = {**styles[label], "linestyle": ""}
         if points:
-            axis.plot(*zip(*points, strict=True), label=label, **curve_style(number), linestyle="")
-    axis.axline((1, 1), slope=1, color="#777777", linewidth=1)
-    axis.set(xlabel="speedup that the bytes allow", ylabel="measured decode speedup")
-    legend_outside(realised, [axis])
-    steps, (axis,) = axes_of(1)
-    for number, (label, part) in enumerate(last.items()):
+            by_format[dtype].plot(*zip(*points, strict=True), label=label, **style)
+    for axis in by_format.values():
+        axis.axline((1, 1), slope=1, color="#777777", linewidth=1)
+    legend_outside(realised, list(by_format.values()))
+    steps, by_format = panels("generation step", "ms per step, largest batch")
+    for part in last.values():
         if part["step_ms"]:
-            style = {**curve_style(number), "marker": ""}
-            axis.plot(range(1, len(part["step_ms"]) + 1), part["step_ms"], label=label, **style)
-    axis.set(xlabel="generation step", ylabel="ms per step, largest batch")
-    axis.set_ylim(bottom=0)
-    legend_outside(steps, [axis])
+            label = f"{part['row']['method']} {part['row']['setting']}"
+            axis = by_format[part["row"]["dtype"]]
+            axis.plot(range(1, len(part["step_ms"]) + 1), part["step_ms"], label=label, **styles[label])
+    by_format[formats[0]].set_ylim(bottom=0)
+    legend_outside(steps, list(by_format.values()))
     return {"tokens_by_batch": speed, "realised_speedup": realised, "ms_by_step": steps}
 
 
