@@ -124,7 +124,9 @@ class StepGraphs:
         state, columns = self._state, prefilled.mask_BP.shape[1]
         token_B = greedy(prefilled.logits_BV)
         state.token_B.copy_(token_B)
-        state.position_B.copy_(prefilled.mask_BP.sum(1))
+        ended_B = prefilled.ended(token_B, prefilled.limit_B, 1)
+        # Rows that have ended stand still, so that they never leave the backbone's positions.
+        state.position_B.copy_(prefilled.mask_BP.sum(1) - ended_B.long())
         state.column_1.fill_(columns)
         state.step_1.fill_(1)
         state.mask_B11S.fill_(-torch.inf)
@@ -132,7 +134,7 @@ class StepGraphs:
         state.limit_B.copy_(prefilled.limit_B)
         state.eos_1.fill_(-1 if prefilled.eos_id is None else prefilled.eos_id)
         state.length_B.fill_(1)
-        state.ended_B.copy_(prefilled.ended(token_B, prefilled.limit_B, 1))
+        state.ended_B.copy_(ended_B)
         state.tokens_BT[:, 0] = token_B
         state.logits_BV.copy_(prefilled.logits_BV)
 
@@ -162,9 +164,9 @@ class StepGraphs:
         state.tokens_BT.index_copy_(1, state.step_1, state.token_B[:, None])
         state.step_1.add_(1)
         state.column_1.add_(1)
-        state.position_B.add_(1)
         state.length_B.add_(~state.ended_B)
         state.ended_B.logical_or_((state.token_B == state.eos_1) | (state.limit_B == state.step_1))
+        state.position_B.add_(~state.ended_B)
 
     def _record(self, plan: LayerPlan, bucket: int) -> Callable[[], None]:
         if self._pool is None:

@@ -132,3 +132,10 @@ def test_other_weights_or_policies_are_refused(backbone: Backbone) -> None:
         decode(backbone, FullDepth(6), prompts(4), max_new_tokens=3, eos_id=EOS, pad_id=PAD, graphs=graphs)
     with pytest.raises(ValueError, match="plans hold for all rows alike"):
         recorded(backbone, CoordinateExit(0.0))
+
+
+def test_a_row_that_ended_does_not_run_out_of_positions(backbone: Backbone) -> None:
+    graphs = StepGraphs(backbone, FullDepth(6), rows=3, prompt_columns=64, new_tokens=40)
+    batch = [list(range(3, 43)) + list(range(3, 27)), list(range(3, 43)) + list(range(3, 25)), [5, 6]]
+    assert backbone.max_positions == len(batch[0]) == 64
+    check(graphs, batch, [1, 3, 40], None)
