@@ -38,17 +38,27 @@ from skiplab.policy import BatchPolicy, ExitPolicy
 Measure = Literal["softmax", "state", "classifier", "ideal"]
 KeysAndValues = Literal["lazy", "eager", "exact"]
 
-# Rounds of decoding the validation data when a threshold is matched to a speedup.
+# When a threshold is matched to a speedup: rounds of decoding at most, how near is enough, rows at a time.
 _ROUNDS = 4
+_NEAR = 0.01
+_ROWS = 64
 
 
 def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch]) -> float:
-    """Layers per token after the first when the batches' prompts are decoded to their targets' lengths."""
-    layers = tokens = 0
+    """Layers per token after the first when the batches' prompts are decoded to their targets' lengths.
+
+    Args:
+        policy: one whose rows do not depend on each other; they are batched anew, by length.
+    """
+    rows: list[tuple[int, list[int]]] = []
     for batch in batches:
         prompt_BP = batch.input_BT[:, : batch.prompt_columns]
         prompts = [ids[mask].tolist() for ids, mask in zip(prompt_BP, batch.prompt_mask_BP, strict=True)]
-        lengths = (batch.target_BG != IGNORE).sum(1).tolist()
+        rows += zip((batch.target_BG != IGNORE).sum(1).tolist(), prompts, strict=True)
+    rows.sort()
+    layers = tokens = 0
+    for first in range(0, len(rows), _ROWS):
+        lengths, prompts = zip(*rows[first : first + _ROWS], strict=True)
         result = decode(backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=0)
         layers += int(result.depth_BT[:, 1:].sum())
         tokens += sum(lengths) - len(lengths)
@@ -206,7 +216,8 @@ class CALM(ExitModule):
         """The threshold under which decoding `valid`, rows on their own, runs about `depth` layers per token.
 
         Teacher-forced first exits ignore that exits change the states of later tokens, so the depth
-        asked of them is corrected by the depth that decoding had; the round that came nearest counts.
+        asked of them is corrected by the depth that decoding had, until that is within 1%; the round that came
+        nearest counts.
         """
         measured = [exit_confidences(self.backbone, batch, confidence, self._exit_layers) for batch in valid]
         confidences, steps = zip(*measured, strict=True)
@@ -216,6 +227,8 @@ class CALM(ExitModule):
             threshold = self._first_exit_threshold(confidence_EN, step_N, asked)
             found = decoded_depth(self.backbone, self._policy(threshold, confidence, "freeze"), valid)
             tried.append((abs(found / depth - 1), threshold))
+            if tried[-1][0] <= _NEAR:
+                break
             asked = min(max(asked * depth / found, 1.0), float(self.backbone.num_layers))
         return min(tried)[1]
 
