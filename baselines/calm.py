@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from baselines.calm_classifier import ClassifierLoss, ExitClassifier
-from baselines.calm_policy import ConfidenceExit, ExactExit, Formula, IdealExit, Threshold, exits_after
+from baselines.calm_policy import ConfidenceExit, DrawnExit, ExactExit, Formula, IdealExit, Threshold, exits_after
 from baselines.confidence import (
     Confidence,
     exit_confidences,
@@ -35,7 +35,7 @@ from skiplab.decode import decode
 from skiplab.module import ExitModule, Setup
 from skiplab.policy import BatchPolicy, ExitPolicy
 
-Measure = Literal["softmax", "state", "classifier", "ideal"]
+Measure = Literal["softmax", "state", "classifier", "ideal", "drawn"]
 KeysAndValues = Literal["lazy", "eager", "exact"]
 
 # When a threshold is matched to a speedup: rounds of decoding at most, how near is enough, rows at a time.
@@ -74,8 +74,9 @@ class CALM(ExitModule):
         speedup: a layer speedup to find the threshold for.
         temperature: of the threshold's decay; None keeps it constant.
         decay: the decay's formula, the `paper`'s or the released `code`'s.
-        measure: `softmax` response, `state` saturation, a learned `classifier`, or, for analysis, the `ideal` exit
-            at the first layer that predicts what the top one does (it takes neither threshold nor speedup).
+        measure: `softmax` response, `state` saturation, a learned `classifier`; for analysis, the `ideal` exit
+            at the first layer that predicts what the top one does (it takes neither threshold nor speedup); or, for
+            speed at random weights, exits `drawn` for a speedup at the price of the softmax response.
         vocabulary: so many of the most frequent tokens are enough for the softmax response; None takes all.
         classifier_loss: `independent` or `geometric`.
         first_exit: number of layers that always run, at least 1.
@@ -119,6 +120,12 @@ class CALM(ExitModule):
             )
         if measure != "ideal" and (threshold is None) == (speedup is None):
             raise ValueError(f"calm takes either a threshold or a speedup, got {threshold} and {speedup}")
+        plain = temperature is None and exit_layers == range(layers - 1) and propagation != "exact"
+        if measure == "drawn" and (speedup is None or not plain):
+            raise ValueError(
+                f"calm's drawn exits take a speedup, every layer as an exit, no temperature and no exact propagation; "
+                f"got speedup {speedup}, exits {exit_layers}, temperature {temperature}, propagation {propagation}"
+            )
         if speedup is not None and not 1 <= speedup <= layers / first_exit:
             raise ValueError(
                 f"calm's speedup must lie between 1 and {layers / first_exit:g}, that of exits after {first_exit} of "
@@ -179,6 +186,16 @@ class CALM(ExitModule):
         layers = self.backbone.num_layers
         if self._measure == "ideal":
             return IdealExit(layers, self._exit_layers, exact_kv=self._propagation == "exact")
+        if self._measure == "drawn":
+            assert self._speedup is not None
+            assert self._propagation != "exact"
+            return DrawnExit(
+                layers,
+                layers / self._speedup,
+                softmax_confidence,
+                batch_policy=self._batch_policy,
+                propagation=self._propagation,
+            )
         confidence = self._confidence(valid)
         if self._threshold is not None:
             return self._policy(self._threshold, confidence, self._batch_policy)
