@@ -32,7 +32,7 @@ from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.saved import save_method
 from skiplab.summary import summarise
-from skiplab.tables import NOTES, Table, one_line, print_table, tables
+from skiplab.tables import Table, notes, one_line, print_table, tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -292,7 +292,7 @@ class Comparison:
             samples=report.samples(self._items, list(records.values()), count=5),
             environment=self._environment,
             config=config,
-            notes=NOTES,
+            notes=notes(rows),
         )
         publish.publish(self._folder.path, page)
         tracked = self._folder.load("mlflow") or {}
