@@ -22,5 +22,4 @@ def quiet(threads: int) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

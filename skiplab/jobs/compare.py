@@ -215,7 +215,7 @@ class Comparison:
             facts={"task": self._data.source.name, **row},
         )
         name = f"{self._config['tracking']['experiment']}-{entry.name}"
-        tracking.register_method(folder, name, example=self._items[0].prompt, tags={"seed": entry.seed})
+        tracking.register_method(folder, name, tags={"seed": entry.seed})
 
     def _chosen(self, case: Case, run_id: str | None) -> tuple[int | None, Verdict | None]:
         """Place of the candidate that a case decodes with, None for full depth; and the calibration that chose it."""
