@@ -176,11 +176,14 @@ def test_remote_code_is_not_run(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
-def test_loading_holds_the_weights_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stored", "most"), [(torch.float32, 1.2), (torch.float16, 1.7)])
+def test_loading_holds_the_weights_once(tmp_path: Path, stored: torch.dtype, most: float) -> None:
+    # A file of another format is mapped beside them: pages that the system can drop, counted here.
     spec = OPTSpec(num_layers=8, hidden_size=512, num_heads=8, max_positions=64, vocab_size=20_000)
     with torch.no_grad():
         backbone = spec.build(**IDS)
-    backbone.model.save_pretrained(tmp_path)
+    backbone.model.to(stored).save_pretrained(tmp_path)
+    backbone.float()
     size = sum(weight.nbytes for weight in backbone.parameters())
     code = f"""
 import re, torch
@@ -198,4 +201,4 @@ sum(float(weight.sum()) for weight in backbone.parameters())
 print(peak() - before)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert 0.5 * size < int(out) < 1.4 * size
+    assert 0.9 * size < int(out) < most * size
