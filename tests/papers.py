@@ -10,6 +10,8 @@ SCALED_DOWN = (
     "backbone.num_layers=12",
     "backbone.hidden_size=16",
     "backbone.num_heads=2",
+    # As many as the task's tokenizer has: OPT's 50,272 would be all of the work.
+    "backbone.vocab_size=null",
 )
 
 

@@ -182,7 +182,8 @@ def test_loading_holds_the_weights_once(tmp_path: Path, stored: torch.dtype, mos
     spec = OPTSpec(num_layers=8, hidden_size=512, num_heads=8, max_positions=64, vocab_size=20_000)
     with torch.no_grad():
         backbone = spec.build(**IDS)
-    backbone.model.to(stored).save_pretrained(tmp_path)
+    model: Any = backbone.model
+    model.to(stored).save_pretrained(tmp_path)
     backbone.float()
     size = sum(weight.nbytes for weight in backbone.parameters())
     code = f"""
