@@ -16,6 +16,7 @@ from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
 from skiplab.forward import planned_logits
 from skiplab.policy import ExitPolicy, RowwisePolicy
+from skiplab.prepack import prepack
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def generate(
     batch_size: int,
     progress: Progress = iter,
 ) -> Generation:
-    """Decode all items in batches of like prompt length."""
+    """Decode all items in batches of like prompt length, with weights packed for them on a CPU."""
+    backbone = prepack(backbone, rows=min(batch_size, len(items)))
     order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
     tokens: list[list[int]] = [[] for _ in items]
     depths: list[list[int]] = [[] for _ in items]
