@@ -287,7 +287,7 @@ class Comparison:
             figures["ms_by_layer"] = plots.layer_figure(layers)
         page = report.Page(
             title=self._config["tracking"]["experiment"],
-            description=self._config["description"] or "",
+            description="; ".join(filter(None, [self._config["description"], *self._prepared.notes])),
             task=self._data.source.name,
             rows=rows,
             tables=[*tables(rows, summary), *more_tables],

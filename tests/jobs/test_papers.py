@@ -22,6 +22,7 @@ def test_a_dry_run_passes_every_step(tmp_path: Path, experiment: str, capsys: py
     printed = capsys.readouterr().out
     assert "random weights instead of facebook/opt-1.3b, and a tokenizer of" in printed
     assert ("ROUGE-1" in printed) == (experiment != "paper_e2e")
+    assert "random weights instead of" in (tmp_path / "run" / "report.html").read_text()
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     assert {row["batch_size"] for row in rows} == {1, 4}
     methods = ("skipdecode", "multi_layer", "calm")
