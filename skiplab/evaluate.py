@@ -106,10 +106,10 @@ def quality(
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Quality figures with their intervals, and the item scores behind the means."""
     references = [item.references for item in items]
-    score, interval = metrics.bleu(generation.texts, references)
-    row: dict[str, Any] = {"bleu": score, "bleu_ci95": list(interval)}
+    bleu = metrics.bleu(generation.texts, references)
+    row: dict[str, Any] = {"bleu": bleu.score, "bleu_ci95": list(bleu.interval), "bleu_signature": bleu.signature}
     by_item = {
-        "rouge_l": metrics.rouge_l(generation.texts, references),
+        **metrics.rouge(generation.texts, references),
         "agreement": metrics.agreement(generation.tokens, full.tokens),
     }
     if bertscore is not None:

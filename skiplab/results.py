@@ -62,7 +62,10 @@ VOCABULARY: dict[str, str] = {
     "batch_size": "rows per batch in the timing",
     "dtype": "number format of the weights",
     "bleu": "corpus BLEU, sacrebleu, 0 to 100",
-    "rouge_l": "ROUGE-L F1 against the best reference, 0 to 1, mean over items",
+    "bleu_signature": "sacrebleu's signature of how BLEU was computed",
+    "rouge_1": "ROUGE-1 F1 against the best reference, words not stemmed, 0 to 1, mean over items",
+    "rouge_2": "ROUGE-2 F1 likewise",
+    "rouge_l": "ROUGE-L F1 likewise",
     "bertscore_f1": "BERTScore F1, mean over items",
     "slot_accuracy": "slots both asked for and stated over slots that are either, 0 to 1, mean over items",
     "agreement": "share of tokens equal to the full model's, 0 to 1, mean over items",
@@ -76,7 +79,10 @@ SUMMARY: dict[str, str] = {
     "p_value": "of no difference, by a paired sign-flip permutation test over items",
 }
 """Names of summary rows beside the vocabulary's; the last two stand behind a figure's name."""
-_INTERVALS = {f"{name}_ci95" for name in ("bleu", "rouge_l", "bertscore_f1", "slot_accuracy", "agreement", "test_loss")}
+_WITH_INTERVAL = (
+    "bleu", "rouge_1", "rouge_2", "rouge_l", "bertscore_f1", "slot_accuracy", "agreement", "test_loss",
+)  # fmt: skip
+_INTERVALS = {f"{name}_ci95" for name in _WITH_INTERVAL}
 
 
 def check_row(row: Mapping[str, Any]) -> None:

@@ -53,7 +53,13 @@ class SavedMethod:
         return self.encoding.texts(self.tokens(prompts, batch_size=batch_size))
 
     def tokens(self, prompts: Sequence[str], *, batch_size: int = 32) -> list[list[int]]:
-        """Continue prompts, as token ids with end of sequence."""
+        """Continue prompts, as token ids with end of sequence.
+
+        Raises:
+            ValueError: the batch size is below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         ids = self.encoding.prompts(prompts)
         found: list[list[int]] = []
         for first in range(0, len(ids), batch_size):

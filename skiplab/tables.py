@@ -15,7 +15,10 @@ _QUALITY: dict[str, tuple[str, str]] = {
     "test_loss": ("loss", "{:.3f}"),
     "layer_speedup": ("layer speedup", "{:.2f}x"),
     "bleu": ("BLEU", "{:.1f}"),
+    "rouge_1": ("ROUGE-1", "{:.3f}"),
+    "rouge_2": ("ROUGE-2", "{:.3f}"),
     "rouge_l": ("ROUGE-L", "{:.3f}"),
+    "bertscore_f1": ("BERTScore", "{:.3f}"),
     "slot_accuracy": ("slot acc.", "{:.3f}"),
     "agreement": ("agreement", "{:.3f}"),
     "perplexity": ("perplexity", "{:.3f}"),
@@ -32,9 +35,11 @@ _SPEEDS: dict[str, tuple[str, str, float]] = {
 }
 # Figures whose difference from the rival is shown; the first that a task has stands on the console.
 _COMPARED = ("slot_accuracy", "rouge_l", "agreement")
+# What a task is judged by, by custom: texts from data by BLEU and their slots, others by the three ROUGE.
+_FROM_DATA = ("bleu", "slot_accuracy")
+_FROM_TEXT = ("rouge_1", "rouge_2", "rouge_l")
 
-
-NOTES = (
+_NOTES = (
     "Small figures are 95% bootstrap intervals over test items and, where there are several, seeds (of few "
     "seeds they understate the share; for BLEU they are then the lowest and the highest). Differences are "
     "paired by seed and item against the setting named, with p from a sign-flip permutation test over items. "
@@ -44,7 +49,6 @@ NOTES = (
     "ones, so a schedule can gain more time than its layers per token say: compare with the layer speedup of "
     "the timed steps."
 )
-"""How to read a comparison's tables."""
 
 
 class Cell(NamedTuple):
@@ -101,6 +105,12 @@ def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
     return found
 
 
+def notes(rows: Sequence[Row]) -> str:
+    """How to read a comparison's tables."""
+    signatures = sorted({row["bleu_signature"] for row in rows if "bleu_signature" in row})
+    return " ".join([_NOTES, *(f"BLEU is sacrebleu's, {signature}." for signature in signatures)])
+
+
 def markdown(laid: Sequence[Table], rows: Sequence[Row]) -> str:
     """Tables in Markdown without intervals, the rows' errors below them."""
     parts = []
@@ -120,7 +130,7 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
     shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     timed = sorted({row["batch_size"] for row in rows if "batch_size" in row})
     batches = timed if len(timed) <= 2 else [timed[0], timed[-1]]
-    figures = [key for key in ("layer_speedup", "bleu", "slot_accuracy", "rouge_l") if _has(summary, key)][:3]
+    figures = [key for key in ("layer_speedup", *_customary(summary)) if _has(summary, key)]
     compared = next((key for key in _COMPARED if _has(summary, f"{key}_difference")), None)
     shown.add_column("method", overflow="fold")
     names = [_QUALITY[key][0] for key in figures]
@@ -195,11 +205,21 @@ def _flat_table(
 
 def one_line(row: Row) -> str:
     """A finished setting in one line."""
-    return ", ".join(f"{_QUALITY[key][0]} {_QUALITY[key][1].format(row[key])}" for key in _QUALITY if key in row)
+    return ", ".join(f"{_QUALITY[key][0]} {_QUALITY[key][1].format(row[key])}" for key in _quality_columns([row]))
+
+
+def _customary(rows: Sequence[Row]) -> tuple[str, ...]:
+    return _FROM_TEXT if _has(rows, "rouge_1") and not _has(rows, "slot_accuracy") else _FROM_DATA
+
+
+def _quality_columns(rows: Sequence[Row]) -> list[str]:
+    """The figures that rows have; of ROUGE where slots are scored, ROUGE-L alone."""
+    left_out = ("rouge_1", "rouge_2") if _has(rows, "slot_accuracy") else ()
+    return [key for key in _QUALITY if _has(rows, key) and key not in left_out]
 
 
 def _over_seeds(summary: Sequence[Row], rows: Sequence[Row]) -> Table:
-    figures = [key for key in _QUALITY if _has(summary, key)]
+    figures = _quality_columns(summary)
     compared = [key for key in _COMPARED if _has(summary, f"{key}_difference")]
     against = ["against", *(f"{_QUALITY[key][0]} difference" for key in compared)] if compared else []
     seeds = _many_seeds(rows)
@@ -218,7 +238,7 @@ def _over_seeds(summary: Sequence[Row], rows: Sequence[Row]) -> Table:
 
 
 def _by_seed(rows: Sequence[Row]) -> Table:
-    figures = [key for key in _QUALITY if _has(rows, key)]
+    figures = _quality_columns(rows)
     table = Table("Quality by seed", [*_head(rows), *(_QUALITY[key][0] for key in figures)])
     for number, (setting, members) in enumerate(by_setting(rows).items()):
         table.lines.append(_label(setting, rows) + [_figure(members[0], key) for key in figures])

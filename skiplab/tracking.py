@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cache
@@ -11,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from skiplab import served
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -141,6 +146,34 @@ def set_note(markdown: str) -> None:
 def log_file(path: Path, folder: str | None = None) -> None:
     """A file as an artifact of the active run."""
     mlflow.log_artifact(os.fspath(path), folder)
+
+
+def register_method(folder: Path, name: str, *, tags: Mapping[str, Any] = {}) -> None:
+    """A folder of `save_method` as a model of the active run, and as a new version of a registered model.
+
+    Args:
+        tags: of the version.
+    """
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, served.PROMPT)]),
+        outputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema([ParamSpec("batch_size", DataType.long, served.DEFAULT_BATCH_SIZE)]),
+    )
+    with warnings.catch_warnings():
+        # MLflow asks for an example, for which it would load the model once more, and warns of its own type hints.
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
+        info = mlflow.pyfunc.log_model(
+            name="method",
+            loader_module=served.__name__,
+            data_path=os.fspath(folder),
+            code_paths=[os.fspath(path) for path in served.code()],
+            pip_requirements=served.requirements(),
+            signature=signature,
+            registered_model_name=name,
+        )
+    for key, value in tags.items():
+        mlflow.MlflowClient().set_model_version_tag(name, str(info.registered_model_version), key, str(value))
 
 
 def log_text(text: str, path: str, run_id: str | None = None) -> None:

@@ -12,6 +12,7 @@ from skiplab.backbones.shapes import OPTSpec
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
 from skiplab.jobs.search import checked_spec
 from skiplab.run import experiments
+from tests import papers
 
 ROOT = files("experiments")
 SMALL_TASK = ("data.train_size=40", "data.valid_size=150", "data.test_size=10")
@@ -28,12 +29,31 @@ def prepared(*overrides: str) -> Prepared:
 
 
 @pytest.mark.parametrize("name", options("experiment"))
-def test_experiments(name: str) -> None:
-    parts = prepared(f"experiment={name}", *SMALL_TASK)
+def test_experiments(tmp_path: Path, name: str) -> None:
+    # The paper's tasks are on the hub, as are OPT's weights.
+    paper = name in papers.EXPERIMENTS
+    task = (*papers.local_copy(name, tmp_path), "backbone.pretrained=false") if paper else SMALL_TASK
+    parts = prepared(f"experiment={name}", *task)
     assert parts.cases[0].entry.label == "full 1x"
     assert len(experiments()[name]) > 20
     job_module, _, job = parts.config["job"].rpartition(".")
     assert callable(getattr(import_module(job_module), job))
+
+
+@pytest.mark.parametrize("name", papers.EXPERIMENTS)
+@pytest.mark.parametrize(("backbone", "layers"), [("opt_1_3b", 24), ("opt_6_7b", 32)])
+def test_the_papers_comparisons_take_either_model_by_one_override(
+    tmp_path: Path, name: str, backbone: str, layers: int
+) -> None:
+    task = papers.local_copy(name, tmp_path)
+    parts = prepared(f"experiment={name}", f"backbone={backbone}", "backbone.pretrained=false", *task)
+    assert parts.probe().backbone.num_layers == layers
+    assert {case.entry.setting for case in parts.cases if case.entry.method == "skipdecode"} == {
+        f"{speedup}x" for speedup in (1, 2, 3, 4, 5)
+    }
+    assert parts.trainer.beta2 == parts.base_trainer.beta2 == 0.95
+    assert parts.trainer.learning_rate == 2e-5
+    assert parts.config["backbone"]["dropout"] == 0.1
 
 
 @pytest.mark.parametrize("name", options("backbone"))

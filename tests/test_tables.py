@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from skiplab.results import Row
-from skiplab.tables import Cell, markdown, print_table, tables
+from skiplab.tables import Cell, markdown, notes, print_table, tables
 
 FULL: Row = {
     "method": "full",
@@ -94,3 +94,28 @@ def test_markdown_ends_with_the_errors() -> None:
     text = markdown(tables(ROWS, SUMMARY), ROWS)
     assert "| skipdecode | 3x | 3.00x | 38.5 |" in text
     assert text.endswith("- lost <b> failed: ValueError: a < b")
+
+
+def printed(row: Row) -> str:
+    stream = io.StringIO()
+    print_table([row], [row], Console(file=stream, width=100))
+    return stream.getvalue()
+
+
+def test_a_task_is_shown_by_the_figures_that_are_its_custom() -> None:
+    rouges = {"rouge_1": 0.401, "rouge_2": 0.202, "rouge_l": 0.303}
+    summary = printed({**FULL, **rouges})
+    assert all(figure in summary for figure in ("0.401", "0.202", "0.303"))
+    assert "40.0" not in summary
+    slots = printed({**FULL, **rouges, "slot_accuracy": 0.987})
+    assert "40.0" in slots
+    assert "0.987" in slots
+    assert "ROUGE" not in slots
+    (quality,) = tables([{**FULL, **rouges, "slot_accuracy": 0.987}], [{**FULL, **rouges, "slot_accuracy": 0.987}])
+    assert "ROUGE-L" in quality.header
+    assert "ROUGE-1" not in quality.header
+
+
+def test_the_notes_say_how_bleu_was_computed() -> None:
+    assert notes([{**FULL, "bleu_signature": "nrefs:1|tok:13a"}, FULL]).endswith("sacrebleu's, nrefs:1|tok:13a.")
+    assert "sacrebleu" not in notes([FULL])

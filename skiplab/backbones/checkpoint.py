@@ -54,7 +54,9 @@ class Checkpoint(ABC):
             CheckpointError: it cannot be had, or no view understands such a model.
         """
         name, revision = self.place()
-        config = _asked(name, lambda: AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False))
+        config = _asked(
+            name, revision, lambda: AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        )
         check_type(config.model_type)
         return config
 
@@ -67,6 +69,7 @@ class Checkpoint(ABC):
         name, revision = self.place()
         tokenizer = _asked(
             name,
+            revision,
             lambda: AutoTokenizer.from_pretrained(
                 name, revision=revision, trust_remote_code=False, padding_side="left", use_fast=True
             ),
@@ -75,8 +78,8 @@ class Checkpoint(ABC):
             raise CheckpointError(f"the tokenizer of {name} has no end-of-sequence token; outputs would never end")
         if tokenizer.pad_token_id is None:
             raise CheckpointError(
-                f"the tokenizer of {name} has no pad token; set one in its tokenizer_config.json, such as "
-                f'"pad_token": {tokenizer.eos_token!r} (what is padded is masked, so any token will do)'
+                f"the tokenizer of {name} has no pad token; set one in the tokenizer_config.json of a local folder, "
+                f'such as "pad_token": {tokenizer.eos_token!r} (what is padded is masked, so any token will do)'
             )
         return tokenizer
 
@@ -89,6 +92,7 @@ class Checkpoint(ABC):
         name, revision = self.place()
         return _asked(
             name,
+            revision,
             lambda: AutoModelForCausalLM.from_pretrained(
                 name,
                 config=config,
@@ -107,7 +111,7 @@ class PretrainedCheckpoint(Checkpoint):
 
     Args:
         name: the folder or the hub name.
-        revision: commit, tag or branch on the hub.
+        revision: commit, tag or branch on the hub; None is `main`.
     """
 
     name: str
@@ -118,27 +122,27 @@ class PretrainedCheckpoint(Checkpoint):
         if not folder.is_dir():
             if folder.is_absolute() or self.name.startswith((".", "~")):
                 raise CheckpointError(f"no folder {self.name}: backbone.checkpoint.name is a folder or a hub name")
-            return self.name, self.revision
+            # transformers asks for the converter bot's safetensors where it is told `main` in so many words.
+            return self.name, self.revision or "main"
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"{folder} holds no config.json: expected a folder that save_pretrained made")
         if not any(folder.glob("*.safetensors")):
             raise CheckpointError(
-                f"{folder} holds no *.safetensors, and skiplab reads no pickles; save the model again with "
-                "save_pretrained, which writes safetensors"
+                f"{folder} holds no *.safetensors, and skiplab reads no pickles. {_conversion(self.name, None)}"
             )
         return self.name, None
 
 
-def _asked(name: str, read: Any) -> Any:
+def _asked(name: str, revision: str | None, read: Any) -> Any:
     """What `read` gives; its failures say what to do."""
     try:
         return read()
     except (OSError, ValueError) as error:
         if "safetensors" in str(error) and not Path(name).is_dir():
             raise CheckpointError(
-                f"{name} has no safetensors at this revision, and skiplab reads no pickles; many older repositories "
-                "have them on a branch of the converter bot: give it as backbone.checkpoint.revision=refs/pr/N, or a "
-                "folder as backbone.checkpoint.name=DIR"
+                f"{name} has no safetensors at revision {revision}, and skiplab reads no pickles. Many older "
+                "repositories have them on a branch of the hub's converter bot, seen under Community: give it as "
+                f"backbone.checkpoint.revision=refs/pr/N. Or: {_conversion(name, revision)}"
             ) from error
         if isinstance(error, OSError) and not Path(name).is_dir():
             raise CheckpointError(
@@ -147,6 +151,17 @@ def _asked(name: str, read: Any) -> Any:
                 "backbone.pretrained=false"
             ) from error
         raise CheckpointError(f"cannot load {name}: {error}") from error
+
+
+def _conversion(name: str, revision: str | None) -> str:
+    """How to make safetensors of pickles, outside skiplab and by the user's own decision."""
+    source = f"{name!r}" if revision is None else f"{name!r}, revision={revision!r}"
+    return (
+        "Convert it once, if you trust it, and give the folder as backbone.checkpoint.name=DIR: "
+        'python -c "from transformers import AutoModelForCausalLM, AutoTokenizer; '
+        f"AutoModelForCausalLM.from_pretrained({source}, use_safetensors=False).save_pretrained('DIR'); "
+        f"AutoTokenizer.from_pretrained({source}).save_pretrained('DIR')\""
+    )
 
 
 def _first_line(error: Exception) -> str:

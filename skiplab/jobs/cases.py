@@ -28,9 +28,14 @@ class Entry:
         return f"{self.method} {self.setting}"
 
     @property
+    def name(self) -> str:
+        """The label in characters that file systems and registries take."""
+        return re.sub(r"[^a-z0-9._+]+", "-", self.label.lower()).strip("-")
+
+    @property
     def key(self) -> str:
         """A name for files, unique within a comparison."""
-        return re.sub(r"[^a-z0-9._+]+", "-", f"{self.label} seed {self.seed}".lower())
+        return f"{self.name}-seed-{self.seed}"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.saved import save_method
 from skiplab.summary import summarise
-from skiplab.tables import NOTES, Table, one_line, print_table, tables
+from skiplab.tables import Table, notes, one_line, print_table, tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,8 +112,8 @@ class Comparison:
         """All settings, the timing, the results; True if nothing failed."""
         with self._tracked("parent", self._config["tracking"]["experiment"], nested=False):
             publish.describe(self._config, self._data, self._environment)
-            if self._prepared.note:
-                self._console.print(self._prepared.note, soft_wrap=True, highlight=False)
+            for note in self._prepared.notes:
+                self._console.print(note, soft_wrap=True, highlight=False)
             self._console.print("base")
             _ = self._models.lengths
             for number, entry in enumerate(self._cases, start=1):
@@ -202,10 +202,11 @@ class Comparison:
         }
 
     def _save_model(self, entry: Entry, decoder: Decoder, params: dict[str, Any], row: Row) -> None:
-        """The setting as a folder that `skiplab.saved.load_method` reads."""
+        """The setting as a folder that `skiplab.saved.load_method` reads, and registered to be served."""
         assert decoder.module is not None
+        folder = self._folder.path / "models" / entry.key
         save_method(
-            self._folder.path / "models" / entry.key,
+            folder,
             decoder.module,
             decoder.policy,
             self._data.encoding,
@@ -213,6 +214,8 @@ class Comparison:
             max_new_tokens=self._data.max_new_tokens,
             facts={"task": self._data.source.name, **row},
         )
+        name = f"{self._config['tracking']['experiment']}-{entry.name}"
+        tracking.register_method(folder, name, tags={"seed": entry.seed})
 
     def _chosen(self, case: Case, run_id: str | None) -> tuple[int | None, Verdict | None]:
         """Place of the candidate that a case decodes with, None for full depth; and the calibration that chose it."""
@@ -284,7 +287,7 @@ class Comparison:
             figures["ms_by_layer"] = plots.layer_figure(layers)
         page = report.Page(
             title=self._config["tracking"]["experiment"],
-            description=self._config["description"] or "",
+            description="; ".join(filter(None, [self._config["description"], *self._prepared.notes])),
             task=self._data.source.name,
             rows=rows,
             tables=[*tables(rows, summary), *more_tables],
@@ -292,7 +295,7 @@ class Comparison:
             samples=report.samples(self._items, list(records.values()), count=5),
             environment=self._environment,
             config=config,
-            notes=NOTES,
+            notes=notes(rows),
         )
         publish.publish(self._folder.path, page)
         tracked = self._folder.load("mlflow") or {}

@@ -108,7 +108,7 @@ class Judge:
         if self._spec.decodes:
             outputs = self._generated(backbone, plan)
             row, _ = quality(outputs, self._items, self._prepared.data, self._full)
-            found |= {name: float(value) for name, value in row.items() if not name.endswith("_ci95")}
+            found |= {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
         if self._spec.times:
             found["decode_speedup"] = self._decode_speedup(backbone, plan)
         return found

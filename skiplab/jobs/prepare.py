@@ -39,7 +39,7 @@ class Prepared:
         base_trainer: the training that makes the base.
         calibration: what calibrated settings are certified for.
         bertscore: scores outputs beside the other metrics.
-        note: what the user should know before it starts.
+        notes: what the user should know before it starts.
     """
 
     config: dict[str, Any]
@@ -52,7 +52,7 @@ class Prepared:
     calibration: CalibrationSpec
     device: torch.device
     bertscore: BERTScore | None = None
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
     def new_backbone(self) -> Backbone:
         """A backbone to start from."""
@@ -141,6 +141,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
         calibration=calibration,
         bertscore=bertscore,
         device=device_of(trainer.accelerator),
+        notes=_random_weights(config, data),
     )  # fmt: skip
     for spec_ in (trainer, base_trainer):
         spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
@@ -165,9 +166,18 @@ def _prepare(cfg: DictConfig) -> Prepared:
             prepared,
             cases=[case for case in cases if case.delta is None or case.delta in kept.delta],
             calibration=kept,
-            note=f"under limit, calibrated settings are left out: {error}",
+            notes=(*prepared.notes, f"under limit, calibrated settings are left out: {error}"),
         )
     return replace(prepared, cases=cases)
+
+
+def _random_weights(config: dict[str, Any], data: TextData) -> tuple[str, ...]:
+    """Says so where a checkpoint is named and not taken."""
+    backbone = config["backbone"]
+    if backbone.get("checkpoint") is None or backbone.get("pretrained"):
+        return ()
+    name = backbone["checkpoint"].get("name", "the checkpoint")
+    return (f"random weights instead of {name}, and a tokenizer of {len(data.tokenizer)} entries trained on the task",)
 
 
 def _check_own(case: Case, probe: Setup) -> None:

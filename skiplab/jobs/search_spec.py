@@ -15,6 +15,8 @@ SENSES: dict[str, Sense] = {
     "layer_speedup": "maximize",
     "decode_speedup": "maximize",
     "bleu": "maximize",
+    "rouge_1": "maximize",
+    "rouge_2": "maximize",
     "rouge_l": "maximize",
     "agreement": "maximize",
 }

@@ -116,5 +116,10 @@ def test_tasks_of_the_hub_take_local_copies(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot get some/task from the Hugging Face hub: .* columns post and summary"):
         HubTask(**options).load()
     write_jsonl(tmp_path / "train.jsonl", [{"post": f"post {n}\nTL;DR:", "summary": f"sum {n}"} for n in range(200)])
-    splits = HubTask(**options, dir=str(tmp_path)).load()
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write("{cut o\n")
+    with pytest.raises(DataError, match=r"1 broken line\(s\), the first is line 201; .* data.broken=skip"):
+        HubTask(**options, dir=str(tmp_path)).load()
+    with pytest.warns(UserWarning, match="skipped"):
+        splits = HubTask(**options, dir=str(tmp_path), broken="skip").load()
     assert all(row["prompt"].startswith("post ") and "TL;DR" not in row["prompt"] for row in splits["train"].to_list())

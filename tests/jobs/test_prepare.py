@@ -50,9 +50,9 @@ def test_the_base_depends_on_backbone_data_and_training_only(tmp_path: Path) -> 
 def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_them(tmp_path: Path) -> None:
     prepared = prepare(small_config(tmp_path))
     assert all(case.delta is None for case in prepared.cases)
-    assert prepared.note is not None
-    assert "16 calibration items cannot certify delta=0.02 at epsilon=0.05" in prepared.note
-    assert "at least 149 items" in prepared.note
+    (note,) = prepared.notes
+    assert "16 calibration items cannot certify delta=0.02 at epsilon=0.05" in note
+    assert "at least 149 items" in note
     whole = prepare(small_config(tmp_path, "calibration.delta=[0.3]"))
     assert {case.entry.label for case in whole.cases if case.delta == 0.3} == {
         "skipdecode calibrated delta=0.3",
@@ -60,7 +60,7 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
         "calm state calibrated delta=0.3",
         "calm classifier calibrated delta=0.3",
     }
-    assert whole.note is None
+    assert whole.notes == ()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -51,6 +52,8 @@ def test_what_is_saved_decodes_what_the_comparison_decoded(tmp_path: Path, check
         method = load_method(run / "models" / name)
         assert method.tokens([item.prompt for item in items]) == outputs
         AutoModelForCausalLM.from_pretrained(run / "models" / name)
+    registered = {model.name for model in mlflow.MlflowClient().search_registered_models()}
+    assert registered == {"compare_calm-full-1x", "compare_calm-skipdecode-1.5x"}
     (base,) = (tmp_path / "cache").glob("base-*/config.json")
     model = AutoModelForCausalLM.from_pretrained(base.parent)
     assert not torch.equal(
