@@ -38,6 +38,26 @@ def run(cfg: DictConfig) -> None:
         print_experiments()
         raise SystemExit(2)
     os.environ.setdefault("OMP_NUM_THREADS", str(cfg.threads))
+    from skiplab import launch, ranks
+
+    environment, devices, nodes = launch.launcher(), cfg.trainer.devices, cfg.trainer.num_nodes
+    try:
+        launch.check(environment and environment.world_size(), devices=devices, nodes=nodes)
+    except launch.LaunchError as error:
+        raise SystemExit(f"error: {error}") from error
+    if environment is None and devices > 1:
+        raise SystemExit(launch.start(devices))
+    if environment is not None and devices * nodes > 1:
+        launch.join(environment, cfg.trainer.accelerator)
+    code = _run_job(cfg)
+    ranks.leave()
+    if code:
+        raise SystemExit(code)
+
+
+def _run_job(cfg: DictConfig) -> int | str | None:
+    """Exit code or error message of the job. What all ranks failed of, the first alone has to say."""
+    from skiplab import ranks
     from skiplab.backbones.checkpoint import CheckpointError
     from skiplab.jobs.prepare import ConfigurationError
     from skiplab.quiet import quiet
@@ -47,14 +67,14 @@ def run(cfg: DictConfig) -> None:
     module, _, name = cfg.job.rpartition(".")
     job: Any = getattr(import_module(module), name)
     try:
-        complete = job(cfg, Path(HydraConfig.get().runtime.output_dir))
+        code = 0 if job(cfg, Path(HydraConfig.get().runtime.output_dir)) else 1
     except (ConfigurationError, CheckpointError, NonFiniteLossError) as error:
-        raise SystemExit(f"error: {error}") from error
+        code = f"error: {error}"
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
-        raise SystemExit(130) from None
-    if not complete:
-        raise SystemExit(1)
+        if ranks.is_first():
+            print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
+        return 130
+    return code if ranks.is_first() else 0
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
