@@ -22,11 +22,13 @@ from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
 from skiplab.evaluate import generate, generate_hf, perplexity
 from skiplab.full import Full
+from skiplab.jobs.scaling import scaling
 from skiplab.module import ExitModule, Setup
 from skiplab.policy import Planned
 from skiplab.skipdecode import SkipDecode
 from skiplab.training import TrainerSpec, train
 from skiplab.weights import load_or_train
+from tests.jobs.small import small_config
 
 # 65 examples: the last of five steps has but one.
 SPEC = TrainerSpec(max_epochs=2, batch_size=16, learning_rate=3e-3)
@@ -160,6 +162,7 @@ def main(folder: Path) -> None:
     for method, name in RUNS:
         spread, kept = replace(spec, **SPREADS[name]), folder / f"{method}-{name}"
         found[f"{method} {name}"] = (cut_and_resumed if method == "full" else curve)(method, spread, kept)
+    scaling(small_config(folder, "trainer=ddp", "steps_per_round=4", experiment="scaling"), folder / "scaling")
     if ranks.is_first():
         (folder / "found.json").write_text(json.dumps(found))
     ranks.leave()

@@ -29,7 +29,7 @@ def prepared(*overrides: str, together: bool = False) -> Prepared:
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments(name: str) -> None:
-    parts = prepared(f"experiment={name}", *SMALL_TASK)
+    parts = prepared(f"experiment={name}", *SMALL_TASK, together=name == "scaling")
     assert parts.cases[0].entry.label == "full 1x"
     assert len(experiments()[name]) > 20
     job_module, _, job = parts.config["job"].rpartition(".")

@@ -23,7 +23,7 @@ JOB = [*LEFT_OUT, FAULTY, "speedups=[1.5]", "benchmark.batch_sizes=[2]", "decode
 def test_the_number_of_processes_is_the_configurations() -> None:
     launch.check(None, devices=2, nodes=1)
     launch.check(4, devices=2, nodes=2)
-    with pytest.raises(launch.LaunchError, match="2 processes were started, and trainer.devices=1 times"):
+    with pytest.raises(launch.LaunchError, match=r"2 processes were started, and trainer.devices=1 times"):
         launch.check(2, devices=1, nodes=1)
     with pytest.raises(launch.LaunchError, match=r"torchrun --nnodes 2 --nproc-per-node 8 .*docs/scale.md"):
         launch.check(None, devices=8, nodes=2)

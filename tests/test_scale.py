@@ -12,6 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from skiplab.jobs.prepare import ConfigurationError
+from skiplab.jobs.scaling import scaling
+from tests.jobs.small import small_config
 from tests.spread import RUNS, SPEC, SPREADS, curve, data, scores
 
 ROOT = Path(__file__).parents[1]
@@ -61,3 +64,15 @@ def test_outputs_and_scores_are_those_of_one_process(two) -> None:
 
 def test_what_one_rank_raises_all_raise(two) -> None:
     assert two[1]["failures"] == [{"on_first": "rank 0", "share": "rank 1"}] * 2
+
+
+def test_several_processes_are_timed_beside_one(two, tmp_path: Path) -> None:
+    results = json.loads((two[0] / "scaling" / "results.json").read_text())
+    assert [row["setting"] for row in results["rows"]] == ["1 process", "ddp, 2 processes", "fsdp, 2 processes"]
+    one, *others = results["rows"]
+    assert one["train_speedup"] == 1
+    for row in others:
+        assert row["train_step_ms"] > 0
+        assert row["train_speedup"] == pytest.approx(one["train_step_ms"] / row["train_step_ms"], rel=0.5)
+    with pytest.raises(ConfigurationError, match="compares several processes with one; take trainer=ddp"):
+        scaling(small_config(tmp_path, "trainer=cpu", experiment="scaling"), tmp_path)
