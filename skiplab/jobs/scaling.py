@@ -78,7 +78,8 @@ def _step_seconds(prepared: Prepared, spec: TrainerSpec) -> float:
     module = prepared.cases[0].build(Setup(prepared.new_backbone(), [], spec.optimization))
     clock = _Clock()
     steps = prepared.config["steps_per_round"]
-    trainer = spec.trainer(
+    # As many epochs as it takes.
+    trainer = replace(spec, max_epochs=steps).trainer(
         max_steps=steps, limit_val_batches=0, callbacks=[clock],
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
     )  # fmt: skip
