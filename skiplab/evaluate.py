@@ -18,6 +18,7 @@ from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
 from skiplab.forward import planned_logits
 from skiplab.policy import ExitPolicy, RowwisePolicy
+from skiplab.prepack import prepack
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def generate(
     batch_size: int,
     progress: Progress = iter,
 ) -> Generation:
-    """Decode all items in batches of like prompt length, which the ranks share."""
+    """Decode all items in batches of like prompt length, shared by the ranks, with weights packed for them on a CPU."""
+    backbone = prepack(backbone, rows=min(batch_size, len(items)))
 
     def decoded(batch: Sequence[int]) -> list[tuple[list[int], list[int]]]:
         result = decode(
