@@ -79,8 +79,6 @@ def start(processes: int) -> int:
     """
     # Else gloo takes the address that the machine's name has, which may be none.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    # That DDP looks for layers which a plan leaves out, and most plans leave out none.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, max_restarts=0,

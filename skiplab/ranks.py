@@ -17,7 +17,8 @@ T = TypeVar("T")
 _LONGEST = timedelta(days=7)
 _PATIENCE = timedelta(seconds=60)
 
-_group: dist.ProcessGroup | None = None
+_group: Any = None
+_meeting: Any = None
 _alone = False
 
 
@@ -27,11 +28,10 @@ def join(backend: str, *, rank: int, world_size: int) -> None:
     Args:
         backend: for gradients, gloo or nccl. What this module sends goes by gloo.
     """
-    global _group
+    global _group, _meeting
     dist.init_process_group(backend, rank=rank, world_size=world_size)
-    group = dist.new_group(backend="gloo", timeout=_LONGEST)
-    assert isinstance(group, dist.ProcessGroup)
-    _group = group
+    _group = dist.new_group(backend="gloo", timeout=_LONGEST)
+    _meeting = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def leave() -> None:
@@ -140,4 +140,4 @@ def meet() -> None:
         RuntimeError: one does not come within a minute. This process must end then, and the others with it.
     """
     if world_size() > 1:
-        dist.monitored_barrier(_group, timeout=_PATIENCE)
+        dist.barrier(_meeting)

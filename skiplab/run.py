@@ -38,9 +38,25 @@ def run(cfg: DictConfig) -> None:
         print_experiments()
         raise SystemExit(2)
     os.environ.setdefault("OMP_NUM_THREADS", str(cfg.threads))
-    from skiplab import launch, ranks
+    devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
+    if (devices, nodes) != (1, 1):
+        # DDP looks for layers that a plan leaves out, and warns where none is left out. Torch reads it when imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from skiplab import ranks
 
-    environment, devices, nodes = launch.launcher(), cfg.trainer.devices, cfg.trainer.num_nodes
+    if isinstance(devices, int) and isinstance(nodes, int):
+        _gather(devices, nodes, cfg.trainer.accelerator)
+    code = _run_job(cfg)
+    ranks.leave()
+    if code:
+        raise SystemExit(code)
+
+
+def _gather(devices: int, nodes: int, accelerator: str) -> None:
+    """Make this process one of the job's, or start these and end with them."""
+    from skiplab import launch
+
+    environment = launch.launcher()
     try:
         launch.check(environment and environment.world_size(), devices=devices, nodes=nodes)
     except launch.LaunchError as error:
@@ -48,11 +64,7 @@ def run(cfg: DictConfig) -> None:
     if environment is None and devices > 1:
         raise SystemExit(launch.start(devices))
     if environment is not None and devices * nodes > 1:
-        launch.join(environment, cfg.trainer.accelerator)
-    code = _run_job(cfg)
-    ranks.leave()
-    if code:
-        raise SystemExit(code)
+        launch.join(environment, accelerator)
 
 
 def _run_job(cfg: DictConfig) -> int | str | None:

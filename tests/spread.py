@@ -5,8 +5,10 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,9 @@ RUNS = [
     ("full", "ddp"), ("shallow", "ddp"), ("distilled", "ddp_parts"), ("skipdecode", "ddp_mixed"),
     ("full", "fsdp"), ("every_layer", "fsdp_parts"), ("skipdecode", "fsdp_mixed"),
 ]  # fmt: skip
+
+
+PATIENCE = timedelta(seconds=4)
 
 
 class CutOffError(Exception):
@@ -151,9 +156,22 @@ def failures() -> dict[str, str]:
     return heard
 
 
+def alone() -> bool:
+    """Whether a rank that waits for the others in vain ends."""
+    if ranks.is_first():
+        time.sleep(2 * PATIENCE.total_seconds())
+        return True
+    try:
+        ranks.meet()
+    except RuntimeError:
+        return True
+    return False
+
+
 def main(folder: Path) -> None:
     environment = launch.launcher()
     assert environment is not None
+    ranks._PATIENCE = PATIENCE
     launch.join(environment, "cpu")
     spec = replace(SPEC, devices=ranks.processes())
     failed = failures()
@@ -163,6 +181,8 @@ def main(folder: Path) -> None:
         spread, kept = replace(spec, **SPREADS[name]), folder / f"{method}-{name}"
         found[f"{method} {name}"] = (cut_and_resumed if method == "full" else curve)(method, spread, kept)
     scaling(small_config(folder, "trainer=ddp", "steps_per_round=4", experiment="scaling"), folder / "scaling")
+    ended = alone()
+    found["alone"] = ranks.share([0, 1], lambda _: ended)
     if ranks.is_first():
         (folder / "found.json").write_text(json.dumps(found))
     ranks.leave()

@@ -10,7 +10,7 @@ import pytest
 
 from skiplab import launch
 from skiplab.jobs.compare import compare
-from skiplab.jobs.prepare import ConfigurationError
+from skiplab.jobs.prepare import ConfigurationError, prepare
 from tests.jobs.faulty import FailsInTraining
 from tests.jobs.small import SIZE, SMALL_TASK, small_config
 from tests.test_run import COMMAND, call, start, stored_runs, wait_for
@@ -42,6 +42,8 @@ def test_under_slurm_a_step_is_one_of_several_and_the_jobs_script_is_not(monkeyp
 def test_a_job_that_asks_for_several_processes_is_not_run_by_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"ask for 2 processes, and 1 run; start it by python -m skiplab.run"):
         compare(small_config(tmp_path, "trainer=ddp"), tmp_path / "run")
+    with pytest.raises(ConfigurationError, match=r"runs in one process, got trainer.devices=2 .* as in trainer=cpu"):
+        prepare(small_config(tmp_path, "trainer=ddp"))
     assert not (tmp_path / "run").exists()
 
 

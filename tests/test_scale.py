@@ -66,6 +66,10 @@ def test_what_one_rank_raises_all_raise(two) -> None:
     assert two[1]["failures"] == [{"on_first": "rank 0", "share": "rank 1"}] * 2
 
 
+def test_a_rank_that_failed_alone_does_not_wait_for_ever(two) -> None:
+    assert two[1]["alone"] == [True, True]
+
+
 def test_several_processes_are_timed_beside_one(two, tmp_path: Path) -> None:
     results = json.loads((two[0] / "scaling" / "results.json").read_text())
     assert [row["setting"] for row in results["rows"]] == ["1 process", "ddp, 2 processes", "fsdp, 2 processes"]
