@@ -35,6 +35,19 @@ class Batch(NamedTuple):
         return self.target_BG.shape[1] - 1
 
 
+class Part(NamedTuple):
+    """What one rank takes of a step's batch at a time.
+
+    Attributes:
+        weight: what its mean loss counts. In training its share of the step's generated tokens times the number of
+            parts, so that the mean over parts is the mean over tokens; in validation 1. Where there was no example
+            left it is 0, and the batch only keeps the rank in step.
+    """
+
+    batch: Batch
+    weight: float
+
+
 def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token lists to ids (B, P) and a mask (B, P) that is True at real tokens."""
     width = max(map(len, prompts))

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skiplab import ranks
+
 # Tokens of a text that count, and texts encoded at once.
 _LONGEST = 512
 _TOGETHER = 64
@@ -38,16 +40,16 @@ class BERTScore:
     encoder: str
 
     def scores(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """F1 of each output against its best reference; an empty output has 0.
+        """F1 of each output against its best reference; an empty output has 0. The ranks share the outputs.
 
         Raises:
             ValueError: the encoder cannot be had.
         """
-        return [
-            max(f1(states[0], reference) for reference in states[1:])
-            for output, own in zip(outputs, references, strict=True)
-            for states in [self._states([output, *own])]
-        ]
+        return ranks.share(list(zip(outputs, references, strict=True)), self._score)
+
+    def _score(self, pair: tuple[str, Sequence[str]]) -> float:
+        output_TD, *references = self._states([pair[0], *pair[1]])
+        return max(f1(output_TD, reference_TD) for reference_TD in references)
 
     def check(self) -> None:
         """Load the encoder.

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from skiplab import ranks
+
 _PACKAGES = (
     "torch", "lightning", "transformers", "torchmetrics", "datasets", "sacrebleu", "mlflow", "hydra-core", "optuna",
 )  # fmt: skip
@@ -20,6 +22,7 @@ def environment(seed: int | list[int]) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": ranks.processes(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "platform": platform.platform(),

@@ -1,13 +1,15 @@
 """Decode a split under a policy, and score what came out."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-from skiplab import metrics
+from skiplab import metrics, ranks
 from skiplab.backbone import Backbone
 from skiplab.batch import IGNORE, Batch, left_pad
 from skiplab.benchmark import Progress
@@ -58,13 +60,10 @@ def generate(
     batch_size: int,
     progress: Progress = iter,
 ) -> Generation:
-    """Decode all items in batches of like prompt length, with weights packed for them on a CPU."""
+    """Decode all items in batches of like prompt length, shared by the ranks, with weights packed for them on a CPU."""
     backbone = prepack(backbone, rows=min(batch_size, len(items)))
-    order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
-    tokens: list[list[int]] = [[] for _ in items]
-    depths: list[list[int]] = [[] for _ in items]
-    for first in progress(range(0, len(order), batch_size)):
-        batch = order[first : first + batch_size]
+
+    def decoded(batch: Sequence[int]) -> list[tuple[list[int], list[int]]]:
         result = decode(
             backbone,
             policy,
@@ -73,27 +72,35 @@ def generate(
             eos_id=data.eos_id,
             pad_id=data.pad_id,
         )
-        for index, row, depth in zip(batch, result.sequences(), result.depth_BT.tolist(), strict=True):
-            tokens[index] = row
-            depths[index] = depth[: len(row)]
+        rows = zip(result.sequences(), result.depth_BT.tolist(), strict=True)
+        return [(row, depth[: len(row)]) for row, depth in rows]
+
+    order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    found = dict(zip(order, chain.from_iterable(ranks.share(batches, decoded, progress)), strict=True))
+    tokens = [found[index][0] for index in range(len(items))]
+    depths = [found[index][1] for index in range(len(items))]
     return Generation(data.encoding.texts(tokens), tokens, depths)
 
 
 def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int) -> Generation:
-    """As `generate`, by Hugging Face's `generate` on the same weights."""
+    """As `generate`, by Hugging Face's `generate` on the same weights, in batches as the items come."""
     from transformers import GenerationConfig
 
     config = GenerationConfig(
         max_new_tokens=data.max_new_tokens, do_sample=False, eos_token_id=data.eos_id, pad_token_id=data.pad_id
     )
-    tokens: list[list[int]] = []
-    for first in range(0, len(items), batch_size):
-        ids_BP, mask_BP = left_pad([item.prompt_ids for item in items[first : first + batch_size]], data.pad_id)
+
+    def decoded(batch: Sequence[Item]) -> list[list[int]]:
+        ids_BP, mask_BP = left_pad([item.prompt_ids for item in batch], data.pad_id)
         out_BT = backbone.model.generate(  # type: ignore[operator]
             ids_BP.to(backbone.device), attention_mask=mask_BP.long().to(backbone.device), generation_config=config
         )
-        for row in out_BT[:, ids_BP.shape[1] :].tolist():
-            tokens.append(row[: row.index(data.eos_id) + 1] if data.eos_id in row else row)
+        rows = out_BT[:, ids_BP.shape[1] :].tolist()
+        return [row[: row.index(data.eos_id) + 1] if data.eos_id in row else row for row in rows]
+
+    batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
+    tokens = list(chain.from_iterable(ranks.share(batches, decoded)))
     return Generation(data.encoding.texts(tokens), tokens, [[backbone.num_layers] * len(row) for row in tokens])
 
 
@@ -124,13 +131,20 @@ def quality(
 
 
 @torch.inference_mode()
-def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Iterable[Batch]) -> float | None:
-    """Teacher-forced perplexity of the references under the policy's plans; None if rows exit on their own."""
-    from torchmetrics.text import Perplexity
+def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch]) -> float | None:
+    """Teacher-forced perplexity of the references under the policy's plans; None if rows exit on their own.
 
+    The ranks share the batches; what each gives is summed in their order, so that any number finds the same.
+    """
     if isinstance(policy, RowwisePolicy):
         return None
-    metric = Perplexity(ignore_index=IGNORE).to(backbone.device)
-    for batch in batches:
-        metric.update(planned_logits(backbone, policy, batch), batch.target_BG)
-    return float(metric.compute())
+
+    def summed(batch: Batch) -> tuple[float, int]:
+        logits_BGV = planned_logits(backbone, policy, batch).float()
+        loss = F.cross_entropy(
+            logits_BGV.flatten(0, 1), batch.target_BG.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        return float(loss), int((batch.target_BG != IGNORE).sum())
+
+    losses, counts = zip(*ranks.share(batches, summed), strict=True)
+    return math.exp(sum(losses) / sum(counts))

@@ -7,10 +7,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from skiplab.backbone import Backbone
-from skiplab.batch import Batch
+from skiplab.batch import Batch, Part
 from skiplab.policy import ExitPolicy
 
 
@@ -67,6 +68,8 @@ class TrainedModule(L.LightningModule, ABC):
         super().__init__()
         self.optimization = optimization
         self._prefix = prefix
+        self._step_losses: list[Tensor] = []
+        self._valid_losses: list[Tensor] = []
 
     @property
     @abstractmethod
@@ -80,13 +83,39 @@ class TrainedModule(L.LightningModule, ABC):
     def loss(self, batch: Batch) -> Tensor:
         """The training loss of a batch, a scalar."""
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
-        self.log(f"{self._prefix}train_loss", loss, batch_size=len(batch.input_BT))
+    def training_step(self, part: Part, batch_idx: int) -> Tensor:
+        loss = part.weight * self.loss(part.batch)
+        self._step_losses.append(loss.detach())
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log(f"{self._prefix}valid_loss", self.loss(batch), batch_size=len(batch.input_BT))
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the loss of the step's whole batch, the mean over its parts."""
+        loss = torch.stack(self._step_losses).mean()
+        self._step_losses.clear()
+        self.log(f"{self._prefix}train_loss", loss, sync_dist=True)
+
+    def validation_step(self, part: Part, batch_idx: int) -> None:
+        rows = part.weight * len(part.batch.input_BT)
+        loss = self.loss(part.batch).float()
+        self._valid_losses.append(torch.stack([rows * loss, loss.new_tensor(rows)]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over batches by their rows."""
+        summed = torch.stack(self._valid_losses).sum(0)
+        self._valid_losses.clear()
+        loss, rows = self.trainer.strategy.reduce(summed, reduce_op="sum")
+        self.log(f"{self._prefix}valid_loss", loss / rows, sync_dist=True)
+
+    def configure_model(self) -> None:
+        """Shard the weights over the ranks, where the trainer's strategy does that (FSDP2)."""
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            mesh = self.device_mesh["data_parallel"]
+            # Layers are gathered one after the other, all other weights for the whole of a step.
+            for layer in [layer for stack in self.modules() if isinstance(stack, nn.ModuleList) for layer in stack]:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(self, mesh=mesh)
+            for step in ("training_step", "validation_step"):
+                register_fsdp_forward_method(self, step)
 
     def configure_optimizers(self) -> Any:
         options = self.optimization

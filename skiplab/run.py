@@ -38,6 +38,38 @@ def run(cfg: DictConfig) -> None:
         print_experiments()
         raise SystemExit(2)
     os.environ.setdefault("OMP_NUM_THREADS", str(cfg.threads))
+    devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
+    if (devices, nodes) != (1, 1):
+        # DDP looks for layers that a plan leaves out, and warns where none is left out. Torch reads it when imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from skiplab import ranks
+
+    if isinstance(devices, int) and isinstance(nodes, int):
+        _gather(devices, nodes, cfg.trainer.accelerator)
+    code = _run_job(cfg)
+    ranks.leave()
+    if code:
+        raise SystemExit(code)
+
+
+def _gather(devices: int, nodes: int, accelerator: str) -> None:
+    """Make this process one of the job's, or start these and end with them."""
+    from skiplab import launch
+
+    environment = launch.launcher()
+    try:
+        launch.check(environment and environment.world_size(), devices=devices, nodes=nodes)
+    except launch.LaunchError as error:
+        raise SystemExit(f"error: {error}") from error
+    if environment is None and devices > 1:
+        raise SystemExit(launch.start(devices))
+    if environment is not None and devices * nodes > 1:
+        launch.join(environment, accelerator)
+
+
+def _run_job(cfg: DictConfig) -> int | str | None:
+    """Exit code or error message of the job. What all ranks failed of, the first alone has to say."""
+    from skiplab import ranks
     from skiplab.backbones.checkpoint import CheckpointError
     from skiplab.jobs.prepare import ConfigurationError
     from skiplab.quiet import quiet
@@ -47,14 +79,14 @@ def run(cfg: DictConfig) -> None:
     module, _, name = cfg.job.rpartition(".")
     job: Any = getattr(import_module(module), name)
     try:
-        complete = job(cfg, Path(HydraConfig.get().runtime.output_dir))
+        code = 0 if job(cfg, Path(HydraConfig.get().runtime.output_dir)) else 1
     except (ConfigurationError, CheckpointError, NonFiniteLossError) as error:
-        raise SystemExit(f"error: {error}") from error
+        code = f"error: {error}"
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
-        raise SystemExit(130) from None
-    if not complete:
-        raise SystemExit(1)
+        if ranks.is_first():
+            print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
+        return 130
+    return code if ranks.is_first() else 0
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from skiplab import ranks
 from skiplab.files import load_json, save_json
 
 
 @final
 class RunFolder:
-    """Finished pieces of work as JSON files, bound to one configuration."""
+    """Finished pieces of work as JSON files, bound to one configuration. The first rank reads and writes for all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,11 +42,11 @@ class RunFolder:
 
     def load(self, name: str) -> Any | None:
         """What `save` stored under a name; None if nothing."""
-        return load_json(self.path / f"{name}.json")
+        return ranks.on_first(lambda: load_json(self.path / f"{name}.json"))
 
     def save(self, name: str, content: Any) -> None:
         """Store plain values under a name."""
-        save_json(self.path / f"{name}.json", content)
+        ranks.on_first(lambda: save_json(self.path / f"{name}.json", content))
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""MLflow: one parent run per experiment, one child per method and setting. The only `mlflow` import."""
+"""MLflow: one parent run per experiment, one child per method and setting. The only `mlflow` import.
+
+Of a job's ranks the first one alone has runs, and writes.
+"""
 
 import os
 import sqlite3
@@ -16,6 +19,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from skiplab import served
+from skiplab.ranks import first_only, is_first
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,6 +62,9 @@ def run(name: str, *, run_id: str | None = None, nested: bool = False, tags: Map
         run_id: a run to go on with, if the store has it.
         nested: make it a child of the active run.
     """
+    if not is_first():
+        yield ""
+        return
     options: dict[str, Any] = {"run_name": name, "nested": nested, "tags": {k: str(v) for k, v in tags.items()}}
     try:
         active = mlflow.start_run(run_id=run_id, **options)
@@ -94,6 +101,7 @@ def lightning_logger(run_id: str) -> "MLFlowLogger":
     return MLFlowLogger(run_id=run_id, tracking_uri=mlflow.get_tracking_uri())
 
 
+@first_only
 def log_params(params: Mapping[str, Any]) -> None:
     """Parameters of the active run; those that it already has stay."""
     active = mlflow.active_run()
@@ -102,6 +110,7 @@ def log_params(params: Mapping[str, Any]) -> None:
     mlflow.log_params({key: value for key, value in params.items() if key not in known})
 
 
+@first_only
 def log_figures(row: Mapping[str, Any], *, group: str = "", run_id: str | None = None) -> None:
     """Numbers of a result row as metrics; a pair, such as an interval, as two in the group `spread`.
 
@@ -120,6 +129,7 @@ def log_figures(row: Mapping[str, Any], *, group: str = "", run_id: str | None =
     mlflow.log_metrics(metrics, run_id=run_id)
 
 
+@first_only
 def log_series(name: str, values: Sequence[float], *, first_step: int = 0, run_id: str | None = None) -> None:
     """A metric by generation step."""
     target = run_id or mlflow.active_run().info.run_id  # type: ignore[union-attr]
@@ -127,27 +137,32 @@ def log_series(name: str, values: Sequence[float], *, first_step: int = 0, run_i
     mlflow.MlflowClient().log_batch(target, metrics=points)
 
 
+@first_only
 def log_dataset(split: "Dataset", name: str, context: str) -> None:
     """Record a split as an input of the active run."""
     dataset = mlflow.data.from_huggingface(split, name=name)  # type: ignore[attr-defined]
     mlflow.log_input(dataset, context=context)
 
 
+@first_only
 def log_table(columns: Mapping[str, Sequence[Any]], path: str) -> None:
     """A table as an artifact of the active run, which the UI can show side by side for several runs."""
     mlflow.log_table(dict(columns), path)
 
 
+@first_only
 def set_note(markdown: str) -> None:
     """The text at the head of the active run's page."""
     mlflow.set_tag("mlflow.note.content", markdown)
 
 
+@first_only
 def log_file(path: Path, folder: str | None = None) -> None:
     """A file as an artifact of the active run."""
     mlflow.log_artifact(os.fspath(path), folder)
 
 
+@first_only
 def register_method(folder: Path, name: str, *, tags: Mapping[str, Any] = {}) -> None:
     """A folder of `save_method` as a model of the active run, and as a new version of a registered model.
 
@@ -176,6 +191,7 @@ def register_method(folder: Path, name: str, *, tags: Mapping[str, Any] = {}) ->
         mlflow.MlflowClient().set_model_version_tag(name, str(info.registered_model_version), key, str(value))
 
 
+@first_only
 def log_text(text: str, path: str, run_id: str | None = None) -> None:
     """A text as an artifact."""
     mlflow.log_text(text, path, run_id=run_id)

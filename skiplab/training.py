@@ -3,34 +3,44 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from skiplab import ranks
 from skiplab.data.module import TextData
 from skiplab.module import ExitModule, Optimization, TrainedModule
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
+StrategyName = Literal["auto", "ddp", "fsdp"]
+# How a training is spread, which changes its results by rounding alone.
+SPREAD = ("devices", "num_nodes", "strategy", "accumulate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSpec:
-    """One training's length, optimizer and device.
+    """One training's length, optimizer and devices.
 
     Args:
         max_epochs: passes over the training split.
-        batch_size: examples per step.
+        batch_size: examples per optimizer step, over all devices.
+        accumulate: parts of its batch that a device takes one after the other.
         gradient_clip: largest gradient norm.
-        precision, accelerator, devices: as in `lightning.Trainer`.
+        precision, accelerator, num_nodes: as in `lightning.Trainer`.
+        devices: processes on each node.
+        strategy: how several share the work. ddp: each holds the whole model; fsdp: each holds a share of weights,
+            gradients and optimizer states (FSDP2); auto: ddp if there are several.
         gradient_checkpointing: whether the backward pass computes the layers' inner states again instead of
             keeping them.
         compile: backend of `torch.compile`, such as inductor, for the decoder layers one by one; None runs them
@@ -47,6 +57,9 @@ class TrainerSpec:
     precision: str = "32-true"
     accelerator: str = "cpu"
     devices: int = 1
+    num_nodes: int = 1
+    strategy: StrategyName = "auto"
+    accumulate: int = 1
     gradient_checkpointing: bool = False
     compile: str | None = None
 
@@ -55,10 +68,33 @@ class TrainerSpec:
             raise ValueError(
                 f"trainer max_epochs and batch_size must be at least 1, got {self.max_epochs} and {self.batch_size}"
             )
+        if min(self.devices, self.num_nodes, self.accumulate) < 1:
+            raise ValueError(
+                f"trainer devices, num_nodes and accumulate must be at least 1, got {self.devices}, {self.num_nodes} "
+                f"and {self.accumulate}"
+            )
+        if self.batch_size < self.processes * self.accumulate:
+            raise ValueError(
+                f"trainer batch_size={self.batch_size} examples cannot be dealt out to {self.processes} processes in "
+                f"{self.accumulate} parts each; batch_size counts the examples of an optimizer step over all of them"
+            )
+        if self.strategy not in get_args(StrategyName):
+            known = ", ".join(get_args(StrategyName))
+            raise ValueError(f"unknown trainer strategy {self.strategy!r}; choose one of {known}")
         if self.compile is not None and self.compile not in torch.compiler.list_backends(exclude_tags=()):
             known = ", ".join(torch.compiler.list_backends())
             raise ValueError(f"unknown trainer compile {self.compile!r}; choose one of {known}, or null")
         _ = self.optimization
+
+    @property
+    def processes(self) -> int:
+        """How many there are on all nodes."""
+        return self.devices * self.num_nodes
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the trained weights depend on, as plain values."""
+        return {name: value for name, value in vars(self).items() if name not in SPREAD}
 
     @property
     def optimization(self) -> Optimization:
@@ -73,13 +109,18 @@ class TrainerSpec:
         """Lightning's Trainer for it.
 
         Raises:
-            ValueError: Lightning refuses accelerator, devices or precision.
+            ValueError: Lightning refuses accelerator, devices, strategy or precision.
         """
         try:
             return L.Trainer(
                 max_epochs=self.max_epochs,
                 accelerator=self.accelerator,
                 devices=self.devices,
+                num_nodes=self.num_nodes,
+                strategy=self._strategy(),
+                accumulate_grad_batches=self.accumulate,
+                # The data are dealt out already.
+                use_distributed_sampler=False,
                 precision=self.precision,  # type: ignore[arg-type]
                 gradient_clip_val=self.gradient_clip,
                 enable_model_summary=False,
@@ -88,8 +129,23 @@ class TrainerSpec:
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"Lightning refuses trainer accelerator={self.accelerator}, devices={self.devices}, "
-                f"precision={self.precision}: {error}"
+                f"num_nodes={self.num_nodes}, strategy={self.strategy}, precision={self.precision}: {error}"
             ) from error
+
+    def _strategy(self) -> Strategy | str:
+        if self.processes == 1:
+            return "auto"
+        backend = "gloo" if self.accelerator == "cpu" else "nccl"
+        if self.strategy == "fsdp":
+            return ModelParallelStrategy(
+                data_parallel_size=self.processes,
+                tensor_parallel_size=1,
+                # One file, which any number of ranks goes on from.
+                save_distributed_checkpoint=False,
+                process_group_backend=backend,
+            )
+        # A plan may leave out layers for good.
+        return DDPStrategy(process_group_backend=backend, find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -107,10 +163,13 @@ class StopOnNonFiniteLoss(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss: Tensor = outputs["loss"] if isinstance(outputs, Mapping) else outputs
-        if trainer.global_step % self._every == 0 and not torch.isfinite(loss):
-            raise _non_finite("training", loss.item(), trainer.global_step)
+        if trainer.global_step % self._every == 0:
+            # All ranks look at the same number, so that all of them stop.
+            loss = trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
+            if not torch.isfinite(loss):
+                raise _non_finite("training", loss.item(), trainer.global_step)
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, loss in trainer.callback_metrics.items():
             if name.endswith("valid_loss") and not torch.isfinite(loss):
                 raise _non_finite("validation", loss.item(), trainer.global_step)
@@ -156,6 +215,8 @@ def train(
         NonFiniteLossError: the loss left the finite numbers.
     """
     L.seed_everything(seed, verbose=False)
+    if ranks.world_size() == 1:
+        spec = replace(spec, devices=1, num_nodes=1)
     steps = -(-len(data.train_pairs) // spec.batch_size)
     trainer = spec.trainer(
         logger=logger or False,
@@ -167,7 +228,7 @@ def train(
         ],
     )
     last = folder / "last.ckpt"
-    checkpoint = os.fspath(last) if last.exists() else None
+    checkpoint = os.fspath(last) if ranks.on_first(last.exists) else None
     try:
         with _layers_for_training(module, spec):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -176,5 +237,8 @@ def train(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    finally:
+        # The data outlive the training; its weights must not.
+        data.trainer = None
     module.eval()
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -3,20 +3,25 @@
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import torch
 from filelock import FileLock
 from safetensors.torch import load_model, save_model
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from skiplab import ranks
 from skiplab.backbone import Backbone
 from skiplab.backbones.adapters import adapt
 
 
 def saved(folder: Path) -> bool:
-    """Whether a folder holds trained weights."""
-    return any(folder.glob("*.safetensors"))
+    """Whether a folder holds trained weights, as the first rank sees it."""
+    return ranks.on_first(lambda: any(folder.glob("*.safetensors")))
 
 
 def load_backbone(folder: Path) -> Backbone:
@@ -28,35 +33,57 @@ def load_backbone(folder: Path) -> Backbone:
 def load_or_train(model: nn.Module, folder: Path, train: Callable[[Path], None]) -> bool:
     """Give a model the folder's weights; if there are none, train them and keep them there.
 
-    One process at a time trains for a folder; others wait and load.
+    One job at a time trains for a folder; others wait and load.
 
     Args:
-        train: trains the model in place; its argument is a folder for checkpoints, removed in the end.
+        train: trains the model in place, and may leave it sharded over the ranks; its argument is a folder for
+            checkpoints, removed in the end.
 
     Returns:
         Whether it trained.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
+    with FileLock(folder.with_name(f"{folder.name}.lock")) if ranks.is_first() else nullcontext():
         return _load_or_train(model, folder, train)
 
 
 def _load_or_train(model: nn.Module, folder: Path, train: Callable[[Path], None]) -> bool:
     weights = folder / "model.safetensors"
-    if weights.exists():
+    if ranks.on_first(weights.exists):
         load_model(model, weights)
         model.eval()
         return False
     checkpoints = folder.with_name(f"{folder.name}.training")
     train(checkpoints)
     model.eval()
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    if isinstance(model, PreTrainedModel):
-        model.save_pretrained(partial, max_shard_size="1TB")
-    else:
-        partial.mkdir()
-        save_model(model, os.fspath(partial / weights.name))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    state = _gathered(model)
+    ranks.on_first(lambda: _save(model, folder, state))
+    ranks.on_first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
     return True
+
+
+@torch.no_grad()
+def _gathered(model: nn.Module) -> dict[str, Any] | None:
+    """All weights of a model that is sharded over the ranks, on the first of them; None if it is not sharded."""
+    if not any(isinstance(weight, DTensor) for weight in model.parameters()):
+        return None
+    gathered: dict[int, Any] = {}
+    names: dict[str, Any] = model.state_dict(keep_vars=True)
+    for weight in names.values():
+        # Tied weights once.
+        if id(weight) not in gathered:
+            full = weight.full_tensor().cpu() if isinstance(weight, DTensor) else weight
+            gathered[id(weight)] = full if ranks.is_first() else None
+    return {name: gathered[id(weight)] for name, weight in names.items()}
+
+
+def _save(model: nn.Module, folder: Path, state: dict[str, Any] | None) -> None:
+    """Write weights and configuration so that the folder is there whole or not at all."""
+    part = folder.with_name(f"{folder.name}.{os.getpid()}")
+    if isinstance(model, PreTrainedModel):
+        model.save_pretrained(part, state_dict=state, max_shard_size="1TB")
+    else:
+        part.mkdir()
+        save_model(model, os.fspath(part / "model.safetensors"))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)

@@ -26,7 +26,7 @@ def backbone():
 
 def test_outputs_that_a_policy_leaves_alone_are_known_from_one_full_pass(backbone) -> None:
     full = generate(backbone, FullDepth(5), DATA, ITEMS, batch_size=4)
-    confidences, _ = exit_confidences(backbone, next(iter(DATA.val_dataloader())), softmax_confidence, range(4))
+    confidences, _ = exit_confidences(backbone, DATA.batches("valid")[0], softmax_confidence, range(4))
     thresholds = [1.0, *(float(confidences.quantile(share)) for share in (0.9999, 0.999, 0.99, 0.5))]
     policies = [ConfidenceExit(5, Threshold(value=value), softmax_confidence) for value in thresholds]
     found = [unmoved(backbone, policy, full, DATA, ITEMS, batch_size=4) for policy in policies]

@@ -23,9 +23,9 @@ def options(group: str) -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def prepared(*overrides: str) -> Prepared:
+def prepared(*overrides: str, together: bool = False) -> Prepared:
     with initialize_config_module("experiments", version_base="1.3"):
-        return prepare(compose("config", overrides=[*overrides, "tracking.experiment=test"]))
+        return prepare(compose("config", overrides=[*overrides, "tracking.experiment=test"]), together=together)
 
 
 @pytest.mark.parametrize("name", options("experiment"))
@@ -33,7 +33,7 @@ def test_experiments(tmp_path: Path, name: str) -> None:
     # The paper's tasks are on the hub, as are OPT's weights.
     paper = name in papers.EXPERIMENTS
     task = (*papers.local_copy(name, tmp_path), "backbone.pretrained=false") if paper else SMALL_TASK
-    parts = prepared(f"experiment={name}", *task)
+    parts = prepared(f"experiment={name}", *task, together=name == "scaling")
     assert parts.cases[0].entry.label == "full 1x"
     assert len(experiments()[name]) > 20
     job_module, _, job = parts.config["job"].rpartition(".")
@@ -78,11 +78,11 @@ def test_methods(name: str) -> None:
 @pytest.mark.parametrize("name", options("trainer"))
 def test_trainers(name: str) -> None:
     overrides = ("experiment=compare_calm", f"trainer={name}", *SMALL_TASK)
-    if name == "gpu" and not torch.cuda.is_available():
+    if name.startswith("gpu") and not torch.cuda.is_available():
         with pytest.raises(ConfigurationError, match="this machine has none"):
             prepared(*overrides)
     else:
-        assert prepared(*overrides).trainer.max_epochs == 1
+        assert prepared(*overrides, together=True).trainer.max_epochs == 1
 
 
 @pytest.mark.parametrize("name", ["compare_calm", "smoke"])

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import only modules of its own floor or below.
 FLOORS = {
-    "schedule": 0, "files": 0, "batch": 0, "risk": 0, "significance": 0,
+    "schedule": 0, "files": 0, "batch": 0, "ranks": 0, "risk": 0, "significance": 0,
     "nested": 0, "schedule_file": 0, "search_space": 0, "budget_plan": 0, "pareto": 0,
     "policy": 1, "losses": 1,
     "cache": 2, "backbone": 2, "backbones": 2,
@@ -26,7 +26,7 @@ FLOORS = {
     "formats": 5, "memory": 5, "step_profile": 5, "environment": 5, "quiet": 5, "served": 5,
     "depth_profile": 5, "plan_svg": 5, "rank_correlation": 5, "search_plots": 5, "study": 5,
     "results": 5, "run_folder": 5, "summary": 5, "tables": 5, "plots": 5, "report": 5, "tracking": 5,
-    "jobs": 6,
+    "jobs": 6, "launch": 6,
     "run": 7,
 }  # fmt: skip
 CORE = [name for name, floor in FLOORS.items() if floor <= 4]

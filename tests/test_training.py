@@ -34,7 +34,7 @@ def new_module(data: TextData, kind=Full, spec: TrainerSpec = SPEC, **options):
 def test_training_lowers_the_loss(tmp_path: Path, kind, options: dict) -> None:
     data = new_data()
     module = new_module(data, kind, **options)
-    batch = next(iter(data.val_dataloader()))
+    batch = data.batches("valid")[0]
     before = float(module.loss(batch).detach())
     spec = replace(SPEC, max_epochs=8, learning_rate=1e-2)
     metrics = train(module, data, spec, seed=0, folder=tmp_path, logger=None)

@@ -1,17 +1,17 @@
 """From a task's examples to batches, on Lightning's terms."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from skiplab.batch import Batch, collate
+from skiplab.batch import Batch, Part
 from skiplab.data.encoding import Encoding, Template
-from skiplab.data.pairs import Pair, Pairs, digest, encode
+from skiplab.data.pairs import Pairs, digest, encode
+from skiplab.data.parts import BatchParts, LengthGrouped, PartOf, Parts, StepParts, collate_pairs
 from skiplab.data.source import Source
 from skiplab.files import fingerprint
 
@@ -31,43 +31,6 @@ class Item:
     prompt: str
     references: list[str]
     prompt_ids: list[int]
-
-
-@final
-class LengthGrouped(Sampler[int]):
-    """A shuffle in which each batch holds examples of like length, to spare padding.
-
-    Batches are formed within windows of `window` batches and shuffled.
-
-    Args:
-        lengths: (prompt, target) tokens per example. Like prompts come first: a padded prompt column costs
-            all layers, a padded target column only those of its step.
-    """
-
-    def __init__(self, lengths: Sequence[tuple[int, int]], batch_size: int, seed: int, window: int = 64) -> None:
-        self._lengths = lengths
-        self._batch_size = batch_size
-        self._window = window * batch_size
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._epoch) % 2**63)
-        shuffled = torch.randperm(len(self._lengths), generator=generator).tolist()
-        for start in range(0, len(shuffled), self._window):
-            window = sorted(shuffled[start : start + self._window], key=lambda index: self._lengths[index])
-            batches = [window[at : at + self._batch_size] for at in range(0, len(window), self._batch_size)]
-            # A short batch stays last, so that the loader's slices are these batches.
-            order = torch.randperm(len(window) // self._batch_size, generator=generator).tolist()
-            for batch in (*order, *range(len(order), len(batches))):
-                yield from batches[batch]
 
 
 @final
@@ -183,24 +146,33 @@ class TextData(L.LightningDataModule):
                     "template.longest_prompt and template.longest_target, or shorten it"
                 )
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Training batches, shuffled by torch's seed of the moment."""
-        sampler = LengthGrouped(self.train_pairs.lengths, self.batch_size, torch.initial_seed())
-        return self._loader(self.train_pairs, sampler)
+    def train_dataloader(self) -> DataLoader[Part]:
+        """This rank's parts of the training batches, which are shuffled by torch's seed of the moment."""
+        lengths = self.train_pairs.lengths
+        order = LengthGrouped(lengths, self.batch_size, torch.initial_seed())
+        return self._loader(self.train_pairs, StepParts(order, lengths, self.batch_size, *self._place))
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.valid_pairs)
+    def val_dataloader(self) -> DataLoader[Part]:
+        """This rank's validation batches."""
+        ranks, rank, _ = self._place
+        return self._loader(self.valid_pairs, BatchParts(len(self.valid_pairs), self.batch_size, ranks, rank))
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.test_pairs)
+    def batches(self, split: str) -> list[Batch]:
+        """All of a split in order, the same on every rank."""
+        pairs: Pairs = {"train": self.train_pairs, "valid": self.valid_pairs, "test": self.test_pairs}[split]
+        starts = range(0, len(pairs), self.batch_size)
+        return [collate_pairs(pairs[start : start + self.batch_size], self.pad_id) for start in starts]
 
-    def _loader(self, pairs: Pairs, sampler: Sampler[int] | None = None) -> DataLoader[Batch]:
-        return DataLoader(
-            pairs,  # type: ignore[arg-type]
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=partial(_collate_pairs, pad_id=self.pad_id),
-        )
+    @property
+    def _place(self) -> tuple[int, int, int]:
+        """Ranks that train together, this one's number, and the parts that each takes of a step's batch."""
+        if (trainer := self.trainer) is None:
+            return 1, 0, 1
+        return trainer.world_size, trainer.global_rank, trainer.accumulate_grad_batches
+
+    def _loader(self, pairs: Pairs, sampler: Sampler[PartOf]) -> DataLoader[Part]:
+        # The sampler makes up the batches.
+        return DataLoader(Parts(pairs, self.pad_id), batch_size=None, sampler=sampler)  # type: ignore[arg-type]
 
     def _pairs(self, split: str) -> Pairs:
         key = fingerprint(rows=self._digests[split], **self.encoding.identity)
@@ -209,8 +181,3 @@ class TextData(L.LightningDataModule):
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {str(name): digest(split) for name, split in self.splits.items()}
-
-
-def _collate_pairs(pairs: Sequence[Pair], pad_id: int) -> Batch:
-    prompts, targets = zip(*pairs, strict=True)
-    return collate(prompts, targets, pad_id)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, final
 
-from skiplab import tracking
+from skiplab import ranks, tracking
 from skiplab.backbone import Backbone
 from skiplab.benchmark import Progress
 from skiplab.calibration import CalibrationSpec, Verdict, certify, stored
@@ -50,7 +50,7 @@ class Calibrator:
         folder = self._folder.path / "calibration"
         if chosen is not None:
             folder = self._models.weights_dir(chosen, case.entry.seed) or folder
-        save_json(folder / f"calibration-{case.entry.key}.json", kept)
+        ranks.on_first(lambda: save_json(folder / f"calibration-{case.entry.key}.json", kept))
         return verdict
 
     def losses(self, module: ExitModule, own: Generation, items: list[Item]) -> list[float]:

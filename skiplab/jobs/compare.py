@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from skiplab import plots, report, tracking
+from skiplab import plots, ranks, report, tracking
 from skiplab.calibration import Verdict
 from skiplab.data.module import Item
 from skiplab.environment import environment, git_revision
@@ -33,6 +33,7 @@ from skiplab.run_folder import RunFolder
 from skiplab.saved import save_method
 from skiplab.summary import summarise
 from skiplab.tables import Table, notes, one_line, print_table, tables
+from skiplab.training import SPREAD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,12 +45,19 @@ def compare(cfg: DictConfig, run_dir: Path) -> bool:
     Raises:
         ConfigurationError: before anything is trained or written.
     """
-    prepared = prepare(cfg)
-    return Comparison(prepared, open_folder(prepared, run_dir), Console()).run()
+    prepared = ranks.first_before_others(lambda: prepare(cfg, together=True))
+    if prepared.trainer.processes != ranks.processes():
+        raise ConfigurationError(
+            f"trainer.devices and trainer.num_nodes ask for {prepared.trainer.processes} processes, and "
+            f"{ranks.processes()} run; start it by python -m skiplab.run"
+        )
+    return Comparison(prepared, open_folder(prepared, run_dir), Console(quiet=not ranks.is_first())).run()
 
 
 def open_folder(prepared: Prepared, run_dir: Path, *, free: Sequence[str] = ()) -> RunFolder:
     """The run folder bound to the configuration, and the tracking store connected.
+
+    How training is spread over devices may change from run to run.
 
     Args:
         free: parts of the configuration that may change from run to run, nested keys with dots.
@@ -58,7 +66,7 @@ def open_folder(prepared: Prepared, run_dir: Path, *, free: Sequence[str] = ()) 
         ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
     """
     comparable = json.loads(json.dumps(prepared.config))
-    for key in ("tracking", "cache_dir", *free):
+    for key in ("tracking", "cache_dir", *(f"trainer.{name}" for name in SPREAD), *free):
         *path, last = key.split(".")
         node = comparable
         for name in path:
@@ -67,7 +75,8 @@ def open_folder(prepared: Prepared, run_dir: Path, *, free: Sequence[str] = ()) 
     folder = RunFolder(run_dir)
     try:
         folder.check(comparable)
-        tracking.connect(prepared.config["tracking"]["uri"], prepared.config["tracking"]["experiment"])
+        store = prepared.config["tracking"]
+        ranks.on_first(lambda: tracking.connect(store["uri"], store["experiment"]))
         folder.bind(comparable)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
@@ -111,19 +120,22 @@ class Comparison:
     def run(self) -> bool:
         """All settings, the timing, the results; True if nothing failed."""
         with self._tracked("parent", self._config["tracking"]["experiment"], nested=False):
-            publish.describe(self._config, self._data, self._environment)
+            ranks.on_first(lambda: publish.describe(self._config, self._data, self._environment))
             for note in self._prepared.notes:
                 self._console.print(note, soft_wrap=True, highlight=False)
             self._console.print("base")
             _ = self._models.lengths
             for number, entry in enumerate(self._cases, start=1):
                 self._attempt(entry, f"[{number}/{len(self._cases)}]")
-                self._write()
-            self._time()
-            summary = self._summary()
-            rows = self._write(summary)
-            if published := self._record(self._full_entry) is not None:
-                self._publish(rows, summary)
+                ranks.on_first(self._write)
+            return ranks.on_first(self._finish)
+
+    def _finish(self) -> bool:
+        self._time()
+        summary = self._summary()
+        rows = self._write(summary)
+        if published := self._record(self._full_entry) is not None:
+            self._publish(rows, summary)
         print_table(rows, summary, self._console)
         if published:
             self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
@@ -136,7 +148,7 @@ class Comparison:
     def _attempt(self, entry: Entry, counter: str) -> None:
         if (finished := self._record(entry)) is not None:
             self._console.print(f"{counter} {entry.label}: finished before")
-            self._track_again(entry, finished)
+            ranks.on_first(lambda: self._track_again(entry, finished))
             return
         self._console.print(f"{counter} {entry.label}")
         try:
@@ -148,6 +160,7 @@ class Comparison:
                     raise
                 self._folder.save(f"settings/{entry.key}", record)
         except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
+            ranks.meet()
             self._errors[entry] = f"{type(error).__name__}: {error}"
             self._console.print(f"    [red]failed[/]: {self._errors[entry]}", soft_wrap=True, highlight=False)
         else:
@@ -188,7 +201,8 @@ class Comparison:
         check_row(row)
         if self._config["save_models"] and decoder is not None and decoder.module is not None:
             assert case is not None
-            self._save_model(entry, decoder, case.candidates[place or 0].params, row)
+            params = case.candidates[place or 0].params
+            ranks.on_first(partial(self._save_model, entry, decoder, params, row))
         publish.track_outputs(row, outputs, full or outputs, self._items)
         return {
             "series": entry.method if case is None else case.series,
@@ -329,7 +343,7 @@ class Comparison:
     def _full_entry(self) -> Entry:
         return self._prepared.cases[0].entry
 
-    @cached_property
+    @property
     def _full_outputs(self) -> Generation:
         record = self._record(self._full_entry)
         if record is None:

@@ -1,15 +1,17 @@
 """The shared base and the methods' trained modules: from disk where they are there, else trained."""
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
 import lightning as L
+from safetensors.torch import load_model
 from torch import nn
 
-from skiplab import tracking
+from skiplab import ranks, tracking
 from skiplab.backbone import Backbone
 from skiplab.batch import Batch
 from skiplab.evaluate import generate
@@ -38,9 +40,12 @@ class Models:
     @cached_property
     def base(self) -> Backbone:
         """The backbone trained at full depth, for all methods to start from."""
+        if not saved(self._base_dir):
+            self._train_base()
+        return self._loaded(self._base_dir)
+
+    def _train_base(self) -> None:
         prepared, seed = self._prepared, self._prepared.config["base"]["seed"]
-        if saved(self._base_dir):
-            return load_backbone(self._base_dir).eval().to(prepared.device)
         L.seed_everything(seed, verbose=False)
         backbone = prepared.new_backbone()
 
@@ -50,28 +55,27 @@ class Models:
                 self._train(module, prepared.base_trainer, seed, checkpoints, run_id)
 
         if load_or_train(backbone.model, self._base_dir, train_base):
-            prepared.data.tokenizer.save_pretrained(self._base_dir)
-        return backbone.to(prepared.device)
+            ranks.on_first(lambda: _keep_tokenizer(prepared, self._base_dir))
 
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens per output of the base on the validation prompts: what schedules are solved for."""
         stored = self._base_dir / "lengths.json"
-        if (lengths := load_json(stored)) is None:
+        if (lengths := ranks.on_first(lambda: load_json(stored))) is None:
             data, policy = self._prepared.data, FullDepth(self.base.num_layers)
             batch_size = self._prepared.config["decode_batch_size"]
             outputs = generate(self.base, policy, data, data.items("valid"), batch_size=batch_size)
             lengths = [len(tokens) for tokens in outputs.tokens]
-            save_json(stored, lengths)
+            ranks.on_first(lambda: save_json(stored, lengths))
         return lengths
 
     @cached_property
     def valid_batches(self) -> list[Batch]:
-        return self._batches(self._prepared.data.val_dataloader())
+        return self._batches("valid")
 
     @cached_property
     def test_batches(self) -> list[Batch]:
-        return self._batches(self._prepared.data.test_dataloader())
+        return self._batches("test")
 
     def module(self, candidate: Candidate, seed: int, run_id: str | None) -> ExitModule:
         """A candidate's module with the weights of a seed's training.
@@ -82,11 +86,13 @@ class Models:
         module = candidate.build(self._setup(self.base))
         if (recipe := module.recipe) is not None:
             key = self._key(seed, recipe=recipe)
-            backbone = self._backbones.get(key) or self._trained(candidate, seed, key, run_id)
-            module = candidate.build(self._setup(backbone))
+            if key not in self._backbones:
+                self._backbones[key] = self._trained(candidate, seed, self._run_dir / "weights" / key, run_id)
+            module = candidate.build(self._setup(self._backbones[key]))
         for probe in module.probes:
             folder = self._run_dir / "weights" / self._key(seed, recipe=recipe, probe=probe.recipe)
-            self._fit(probe, probe, folder, seed, run_id)
+            # Small, and its loss need be no mean over tokens: one rank trains it.
+            self._fit_probe(probe, folder, seed, run_id)
             probe.to(self._prepared.device)
         return module.eval()
 
@@ -95,16 +101,21 @@ class Models:
         recipe = candidate.build(self._setup(self.base)).recipe
         return None if recipe is None else self._run_dir / "weights" / self._key(seed, recipe=recipe)
 
-    def _trained(self, candidate: Candidate, seed: int, key: str, run_id: str | None) -> Backbone:
-        folder = self._run_dir / "weights" / key
-        backbone = load_backbone(folder if saved(folder) else self._base_dir)
-        module = candidate.build(self._setup(backbone))
-        self._fit(module, backbone.model, folder, seed, run_id)
-        self._backbones[key] = backbone.to(self._prepared.device)
-        return backbone
+    def _trained(self, candidate: Candidate, seed: int, folder: Path, run_id: str | None) -> Backbone:
+        if not saved(folder):
+            backbone = load_backbone(self._base_dir)
+            self._fit(candidate.build(self._setup(backbone)), backbone.model, folder, seed, run_id)
+            del backbone
+        return self._loaded(folder)
+
+    def _loaded(self, folder: Path) -> Backbone:
+        """A folder's weights, on the device; those that were trained for it are let go before."""
+        # Lightning's trainer and module hold each other.
+        gc.collect()
+        return load_backbone(folder).eval().to(self._prepared.device)
 
     def _key(self, seed: int, **recipes: Any) -> str:
-        trainer = vars(self._prepared.trainer)
+        trainer = self._prepared.trainer.recipe
         return fingerprint(base=self._prepared.base_key, trainer=trainer, seed=seed, **recipes)
 
     def _fit(self, module: TrainedModule, weights: nn.Module, folder: Path, seed: int, run_id: str | None) -> None:
@@ -114,8 +125,15 @@ class Models:
             lambda checkpoints: self._train(module, self._prepared.trainer, seed, checkpoints, run_id),
         )
 
-    def _batches(self, loader: Iterable[Batch]) -> list[Batch]:
-        return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in loader]
+    def _fit_probe(self, probe: TrainedModule, folder: Path, seed: int, run_id: str | None) -> None:
+        """By the first rank alone: a probe is small, and its loss need not be a mean over tokens."""
+        ranks.on_first(lambda: self._fit(probe, probe, folder, seed, run_id))
+        if not ranks.is_first():
+            load_model(probe, folder / "model.safetensors")
+
+    def _batches(self, split: str) -> list[Batch]:
+        batches = self._prepared.data.batches(split)
+        return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in batches]
 
     def _setup(self, backbone: Backbone) -> Setup:
         return Setup(backbone, self.lengths, self._prepared.trainer.optimization, teacher=self.base)
@@ -123,5 +141,9 @@ class Models:
     def _train(
         self, module: TrainedModule, spec: TrainerSpec, seed: int, checkpoints: Path, run_id: str | None
     ) -> None:
-        logger = tracking.lightning_logger(run_id) if run_id else None
+        logger = tracking.lightning_logger(run_id) if run_id and ranks.is_first() else None
         train(module, self._prepared.data, spec, seed=seed, folder=checkpoints, logger=logger)
+
+
+def _keep_tokenizer(prepared: Prepared, folder: Path) -> None:
+    prepared.data.tokenizer.save_pretrained(folder)

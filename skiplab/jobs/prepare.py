@@ -22,7 +22,7 @@ from skiplab.files import fingerprint
 from skiplab.jobs.cases import Case, expand
 from skiplab.jobs.types import check_types
 from skiplab.module import Setup
-from skiplab.training import TrainerSpec
+from skiplab.training import SPREAD, TrainerSpec
 
 
 class ConfigurationError(Exception):
@@ -80,14 +80,23 @@ def configuring() -> Iterator[None]:
         raise ConfigurationError(str(error)) from error
 
 
-def prepare(cfg: DictConfig) -> Prepared:
+def prepare(cfg: DictConfig, *, together: bool = False) -> Prepared:
     """Resolve and check a configuration.
+
+    Args:
+        together: whether the job can be that of several processes.
 
     Raises:
         ConfigurationError: anything in it cannot work.
     """
     with configuring():
-        return _prepare(cfg)
+        prepared = _prepare(cfg)
+        if prepared.trainer.processes > 1 and not together:
+            raise ValueError(
+                f"this experiment runs in one process, got trainer.devices={prepared.trainer.devices} and "
+                f"trainer.num_nodes={prepared.trainer.num_nodes}; take 1 and 1, as in trainer=cpu"
+            )
+        return prepared
 
 
 def device_of(accelerator: str) -> torch.device:
@@ -108,6 +117,8 @@ def _prepare(cfg: DictConfig) -> Prepared:
     check_types(config)
     trainer: TrainerSpec = instantiate(config["trainer"])
     base_options = {key: value for key, value in config["base"].items() if key != "seed"}
+    if spread := sorted(base_options.keys() & set(SPREAD)):
+        raise ValueError(f"base.{spread[0]} is given as trainer.{spread[0]}, for all training alike")
     base_trainer = replace(trainer, **base_options)
     spec: BackboneSpec = instantiate(config["backbone"])
     template = Template(**config["template"])
@@ -133,7 +144,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
         trainer=trainer,
         base_trainer=base_trainer,
         base_key=fingerprint(
-            backbone=config["backbone"], trainer=vars(base_trainer), seed=config["base"]["seed"],
+            backbone=config["backbone"], trainer=base_trainer.recipe, seed=config["base"]["seed"],
             data=data.digest, encoding=data.encoding.identity, checkpoint=spec.identity,
             max_new_tokens=data.max_new_tokens,
         ),

@@ -40,7 +40,8 @@ def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
     rounds = prepared.config["benchmark"]["rounds"]
     modules = [_module(prepared, number) for number in range(len(prepared.cases))]
     optimizers = [torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True) for module in modules]
-    batches = list(itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1))
+    parts = itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1)
+    batches = [part.batch for part in parts]
     times: list[list[float]] = [[] for _ in modules]
     for batch in track(batches, console=Console(), transient=True):
         moved = Batch(*(tensor.to(prepared.device) for tensor in batch))

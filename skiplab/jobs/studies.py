@@ -30,7 +30,7 @@ def study_of(prepared: Prepared, spec: SearchSpec, name: str, *, worker: int = 0
     Raises:
         ValueError: the storage cannot be used, or holds another search of that name.
     """
-    identity = {**spec.identity, "base": prepared.base_key, "trainer": vars(prepared.trainer)}
+    identity = {**spec.identity, "base": prepared.base_key, "trainer": prepared.trainer.recipe}
     sampler: SamplerName = spec.samplers[name]  # type: ignore[assignment]
     storage = open_storage(spec.storage)
     open_ = {"directions": spec.objectives, "identity": identity, "pruner": new_pruner(spec.pruner)}  # type: ignore[arg-type]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from skiplab.batch import IGNORE
-from skiplab.data.module import LengthGrouped, TextData
+from skiplab.data.module import TextData
+from skiplab.data.parts import LengthGrouped
 from skiplab.data.restaurants import Restaurants
 
 SOURCE = Restaurants(train_size=70, valid_size=20, test_size=20, references=3)
@@ -29,7 +30,7 @@ def test_prompts_end_with_bos_and_targets_with_eos() -> None:
 
 def test_the_training_loader_serves_every_example_once_per_epoch() -> None:
     data = new_data()
-    seen = [row[row != IGNORE].tolist() for batch in data.train_dataloader() for row in batch.target_BG]
+    seen = [row[row != IGNORE].tolist() for part in data.train_dataloader() for row in part.batch.target_BG]
     assert sorted(seen) == sorted(target for _, target in data.train_pairs)
 
 

@@ -38,7 +38,7 @@ def test_a_step_at_3x_takes_at_most_three_fifths_of_a_full_steps_arithmetic(tmp_
     )
     backbone = prepared.new_backbone()
     lengths = [len(target) for _, target in prepared.data.valid_pairs]
-    (batch, _) = prepared.data.train_dataloader()
+    (batch, _) = (part.batch for part in prepared.data.train_dataloader())
     flops = []
     for case in prepared.cases[:2]:
         module = case.build(Setup(backbone, lengths, prepared.trainer.optimization))

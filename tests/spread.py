@@ -1,0 +1,193 @@
+"""Trainings to be spread over ranks; as a program, what each of several ranks makes of them.
+
+`python -m tests.spread FOLDER` under torchrun writes `FOLDER/found.json`.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baselines.multi_layer import MultiLayerExit
+from baselines.shallow import Shallow
+from skiplab import launch, ranks
+from skiplab.backbone import Backbone
+from skiplab.backbones.shapes import OPTSpec
+from skiplab.data.module import TextData
+from skiplab.data.restaurants import Restaurants
+from skiplab.evaluate import generate, generate_hf, perplexity
+from skiplab.full import Full
+from skiplab.jobs.scaling import scaling
+from skiplab.module import ExitModule, Setup
+from skiplab.policy import Planned
+from skiplab.skipdecode import SkipDecode
+from skiplab.training import TrainerSpec, train
+from skiplab.weights import load_or_train
+from tests.jobs.small import small_config
+
+# 65 examples: the last of five steps has but one.
+SPEC = TrainerSpec(max_epochs=2, batch_size=16, learning_rate=3e-3)
+SHAPE = OPTSpec(num_layers=4, hidden_size=16, num_heads=2, max_positions=128, init_std=0.1)
+METHODS: dict[str, Callable[[Setup], ExitModule]] = {
+    "full": Full,
+    "skipdecode": lambda setup: SkipDecode(setup, speedup=1.5),
+    "distilled": lambda setup: SkipDecode(setup, speedup=1.5, distill={"logits": 1.0}),
+    "every_layer": lambda setup: MultiLayerExit(setup, speedup=1.5),
+    "shallow": lambda setup: Shallow(setup, speedup=2),
+}
+SPREADS: dict[str, dict[str, Any]] = {
+    "ddp": {"strategy": "ddp"},
+    "fsdp": {"strategy": "fsdp"},
+    "ddp_parts": {"strategy": "ddp", "accumulate": 2},
+    "fsdp_parts": {"strategy": "fsdp", "accumulate": 2, "gradient_checkpointing": True},
+    "ddp_mixed": {"strategy": "ddp", "precision": "bf16-mixed"},
+    "fsdp_mixed": {"strategy": "fsdp", "precision": "bf16-mixed"},
+}
+RUNS = [
+    ("full", "ddp"), ("shallow", "ddp"), ("distilled", "ddp_parts"), ("skipdecode", "ddp_mixed"),
+    ("full", "fsdp"), ("every_layer", "fsdp_parts"), ("skipdecode", "fsdp_mixed"),
+]  # fmt: skip
+
+
+PATIENCE = timedelta(seconds=4)
+
+
+class CutOffError(Exception):
+    pass
+
+
+@cache
+def data() -> TextData:
+    return TextData(Restaurants(train_size=65, valid_size=40, test_size=20), batch_size=16, max_new_tokens=64)
+
+
+def backbone(seed: int = 0) -> Backbone:
+    torch.manual_seed(seed)
+    ids = {"pad_id": data().pad_id, "bos_id": data().bos_id, "eos_id": data().eos_id}
+    return SHAPE.build(vocab_size=len(data().tokenizer), **ids)
+
+
+def curve(
+    method: str, spec: TrainerSpec, folder: Path, *, cut_at: int | None = None, found: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Loss of each step and after each epoch; the weights are kept in `folder/weights`.
+
+    Args:
+        cut_at: an optimizer step at whose end the training is cut off.
+        found: takes the curve as it comes.
+    """
+    found = {} if found is None else found
+    found |= {"train": {}, "valid": []}
+    model = backbone()
+    module = METHODS[method](Setup(model, [20, 25, 30], spec.optimization, teacher=backbone(seed=1).eval()))
+
+    def after_part(*_: Any) -> None:
+        step = module.trainer.global_step
+        # Not at the first part of a step that has several.
+        if step and str(step) not in found["train"]:
+            found["train"][str(step)] = float(module.trainer.callback_metrics["train_loss"])
+        if step == cut_at:
+            raise CutOffError
+
+    def after_validation() -> None:
+        if not module.trainer.sanity_checking:
+            found["valid"].append(float(module.trainer.callback_metrics["valid_loss"]))
+
+    module.on_train_batch_end = after_part  # type: ignore[method-assign]
+    module.on_validation_end = after_validation  # type: ignore[method-assign]
+
+    def trained(checkpoints: Path) -> None:
+        train(module, data(), spec, seed=1, folder=checkpoints, logger=None)
+
+    load_or_train(model.model, folder / "weights", trained)
+    return found
+
+
+def cut_and_resumed(method: str, spec: TrainerSpec, folder: Path) -> dict[str, Any]:
+    """The curve of a training that was cut off in its second epoch and went on."""
+    first: dict[str, Any] = {}
+    try:
+        curve(method, spec, folder, cut_at=7, found=first)
+    except CutOffError:
+        rest = curve(method, spec, folder)
+        return {"train": first["train"] | rest["train"], "valid": first["valid"] + rest["valid"]}
+    raise AssertionError("the training was not cut off")
+
+
+def scores() -> dict[str, Any]:
+    """What a random model generates of the test set in batches of 3, and its perplexity."""
+    model = backbone().eval()
+    policy = Planned([(0, 1, 2, 3), (0, 3)])
+    outputs = generate(model, policy, data(), data().items("test"), batch_size=3)
+    by_library = generate_hf(model, data(), data().items("test"), batch_size=3)
+    batches = data().batches("test")
+    return {
+        "tokens": outputs.tokens,
+        "depths": outputs.depths,
+        "generate": by_library.tokens,
+        "perplexity": perplexity(model, policy, batches),
+    }
+
+
+def failures() -> dict[str, str]:
+    """What a rank hears of another's failure."""
+
+    def fails_at(rank: int) -> None:
+        if ranks.rank() == rank:
+            raise CutOffError(f"rank {rank}")
+
+    heard = {}
+    for name, failing in {
+        "on_first": lambda: ranks.on_first(lambda: fails_at(0)),
+        "share": lambda: ranks.share(range(4), lambda _: fails_at(1)),
+    }.items():
+        try:
+            failing()
+        except CutOffError as error:
+            ranks.meet()
+            heard[name] = str(error)
+    return heard
+
+
+def alone() -> bool:
+    """Whether a rank that waits for the others in vain ends."""
+    if ranks.is_first():
+        time.sleep(2 * PATIENCE.total_seconds())
+        return True
+    try:
+        ranks.meet()
+    except RuntimeError:
+        return True
+    return False
+
+
+def main(folder: Path) -> None:
+    environment = launch.launcher()
+    assert environment is not None
+    ranks._PATIENCE = PATIENCE
+    launch.join(environment, "cpu")
+    spec = replace(SPEC, devices=ranks.processes())
+    failed = failures()
+    heard = ranks.share([0, 1], lambda _: failed)
+    found: dict[str, Any] = {"scores": scores(), "failures": heard}
+    for method, name in RUNS:
+        spread, kept = replace(spec, **SPREADS[name]), folder / f"{method}-{name}"
+        found[f"{method} {name}"] = (cut_and_resumed if method == "full" else curve)(method, spread, kept)
+    scaling(small_config(folder, "trainer=ddp", "steps_per_round=4", experiment="scaling"), folder / "scaling")
+    ended = alone()
+    found["alone"] = ranks.share([0, 1], lambda _: ended)
+    if ranks.is_first():
+        (folder / "found.json").write_text(json.dumps(found))
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))

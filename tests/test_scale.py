@@ -1,0 +1,82 @@
+"""Two processes do what one does: the same losses, the same outputs and scores, and they fail together."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from skiplab.jobs.prepare import ConfigurationError
+from skiplab.jobs.scaling import scaling
+from tests.jobs.small import small_config
+from tests.spread import RUNS, SPEC, SPREADS, curve, data, scores
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Folder and findings of two ranks."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, "-m", "tests.spread", os.fspath(folder)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize(("method", "name"), RUNS)
+def test_the_loss_curve_is_that_of_one_process(two, tmp_path: Path, method: str, name: str) -> None:
+    one = curve(method, replace(SPEC, precision=SPREADS[name].get("precision", "32-true")), tmp_path)
+    many = two[1][f"{method} {name}"]
+    assert one["train"].keys() == many["train"].keys()
+    assert len(one["train"]) == 2 * -(-len(data().train_pairs) // SPEC.batch_size)
+    # In bfloat16 the parts of a batch are rounded otherwise than the whole.
+    tolerance = 2e-3 if name.endswith("mixed") else 1e-5
+    assert list(many["train"].values()) == pytest.approx(list(one["train"].values()), abs=tolerance)
+    assert many["valid"] == pytest.approx(one["valid"], abs=tolerance)
+    assert min(one["train"].values()) < one["train"]["1"] - 0.2
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_the_weights_that_are_kept_are_whole(two, tmp_path: Path, name: str) -> None:
+    curve("full", SPEC, tmp_path)
+    one = load_file(tmp_path / "weights" / "model.safetensors")
+    many = load_file(two[0] / f"full-{name}" / "weights" / "model.safetensors")
+    assert one.keys() == many.keys()
+    for key, weight in one.items():
+        # AdamW makes steps of what is rounding alone, as in the biases of keys.
+        torch.testing.assert_close(many[key], weight, atol=1e-3, rtol=0)
+
+
+def test_outputs_and_scores_are_those_of_one_process(two) -> None:
+    assert two[1]["scores"] == scores()
+
+
+def test_what_one_rank_raises_all_raise(two) -> None:
+    assert two[1]["failures"] == [{"on_first": "rank 0", "share": "rank 1"}] * 2
+
+
+def test_a_rank_that_failed_alone_does_not_wait_for_ever(two) -> None:
+    assert two[1]["alone"] == [True, True]
+
+
+def test_several_processes_are_timed_beside_one(two, tmp_path: Path) -> None:
+    results = json.loads((two[0] / "scaling" / "results.json").read_text())
+    assert [row["setting"] for row in results["rows"]] == ["1 process", "ddp, 2 processes", "fsdp, 2 processes"]
+    one, *others = results["rows"]
+    assert one["train_speedup"] == 1
+    for row in others:
+        assert row["train_step_ms"] > 0
+        assert row["train_speedup"] == pytest.approx(one["train_step_ms"] / row["train_step_ms"], rel=0.5)
+    with pytest.raises(ConfigurationError, match="compares several processes with one; take trainer=ddp"):
+        scaling(small_config(tmp_path, "trainer=cpu", experiment="scaling"), tmp_path)

@@ -1,0 +1,51 @@
+"""Weights on disk: whole, and in memory once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from skiplab.backbones.shapes import OPTSpec
+from skiplab.weights import load_backbone, load_or_train, saved
+from tests.tiny import BOS, EOS, PAD, tiny_backbone
+
+STATUS, MARKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resident(name: str) -> int:
+    """Bytes of this process in memory now (`VmRSS`) or at most (`VmHWM`)."""
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+@pytest.mark.skipif(not MARKS.exists(), reason="the largest memory in use can be set back on Linux alone")
+def test_loading_holds_the_weights_once(tmp_path: Path) -> None:
+    shape = OPTSpec(num_layers=2, hidden_size=1024, num_heads=8, max_positions=64, vocab_size=30_000)
+    model = shape.build(vocab_size=30_000, pad_id=PAD, bos_id=BOS, eos_id=EOS).model
+    size = sum(weight.nbytes for weight in model.parameters())
+    assert size > 200e6
+    model.save_pretrained(tmp_path)
+    MARKS.write_text("5")
+    before = resident("VmRSS")
+    loaded = load_backbone(tmp_path)
+    read = sum(float(weight.detach().sum()) for weight in loaded.parameters())
+    assert read == sum(float(weight.detach().sum()) for weight in model.parameters())
+    assert size * 0.5 < resident("VmHWM") - before < size * 1.3
+
+
+def test_weights_are_trained_once(tmp_path: Path) -> None:
+    folder, trained = tmp_path / "weights", []
+
+    def train(checkpoints: Path) -> None:
+        checkpoints.mkdir()
+        trained.append(checkpoints)
+
+    first, second = tiny_backbone(seed=1).model, tiny_backbone(seed=2).model
+    assert not saved(folder)
+    assert load_or_train(first, folder, train)
+    assert saved(folder)
+    assert not load_or_train(second, folder, train)
+    assert len(trained) == 1
+    assert not trained[0].exists()
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
