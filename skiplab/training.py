@@ -1,6 +1,5 @@
 """Train a module with Lightning's Trainer, from where an earlier run of it was cut off."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any, final
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from skiplab.checkpoints import Checkpoints, latest
 from skiplab.data.module import TextData
 from skiplab.module import ExitModule, Optimization, TrainedModule
 
@@ -145,9 +145,19 @@ def _layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[N
 
 
 def train(
-    module: TrainedModule, data: TextData, spec: TrainerSpec, *, seed: int, folder: Path, logger: "Logger | None"
+    module: TrainedModule,
+    data: TextData,
+    spec: TrainerSpec,
+    *,
+    seed: int,
+    folder: Path,
+    logger: "Logger | None",
+    checkpoint_every: float = 60.0,
 ) -> dict[str, float]:
-    """Train in place; continue from the folder's checkpoint if an earlier run left one.
+    """Train in place; go on from the folder's checkpoint, with the same losses, if an earlier run left one.
+
+    Args:
+        checkpoint_every: seconds, as `Checkpoints` takes them.
 
     Returns:
         The last logged metrics.
@@ -163,14 +173,12 @@ def train(
         callbacks=[
             StopOnNonFiniteLoss(),
             RichProgressBar(leave=False),
-            ModelCheckpoint(dirpath=folder, filename="epoch", save_last=True, save_top_k=1, every_n_epochs=1),
+            Checkpoints(folder, checkpoint_every),
         ],
     )
-    last = folder / "last.ckpt"
-    checkpoint = os.fspath(last) if last.exists() else None
     try:
         with _layers_for_training(module, spec):
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=latest(folder), weights_only=True)
     except SystemExit:
         # Lightning turns Ctrl-C into an exit.
         if trainer.interrupted:

@@ -21,7 +21,7 @@ FLOORS = {
     "decode": 3,
     "module": 4, "distillation": 4, "full": 4, "scheduled": 4, "skipdecode": 4, "data": 4, "metrics": 4,
     "once_for_all": 4,
-    "evaluate": 5, "bertscore": 5, "consistency": 5, "calibration": 5, "training": 5, "saved": 5, "weights": 5,
+    "evaluate": 5, "bertscore": 5, "consistency": 5, "calibration": 5, "training": 5, "checkpoints": 5, "saved": 5, "weights": 5,
     "cost": 5, "cost_model": 5, "benchmark": 5, "layer_times": 5, "ceilings": 5, "throughput": 5, "peers": 5,
     "formats": 5, "step_profile": 5, "environment": 5, "quiet": 5,
     "depth_profile": 5, "plan_svg": 5, "rank_correlation": 5, "search_plots": 5, "study": 5,

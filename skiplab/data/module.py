@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from typing import TYPE_CHECKING, final
 
 import lightning as L
@@ -50,6 +51,11 @@ class LengthGrouped(Sampler[int]):
         self._window = window * batch_size
         self._seed = seed
         self._epoch = 0
+        self._first = 0
+
+    def start_at(self, batch: int) -> None:
+        """The next pass, and no other, begins at its batch of this number."""
+        self._first = batch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
@@ -59,6 +65,10 @@ class LengthGrouped(Sampler[int]):
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
+        first, self._first = self._first * self._batch_size, 0
+        yield from islice(self._order(), first, None)
+
+    def _order(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._epoch) % 2**63)
         shuffled = torch.randperm(len(self._lengths), generator=generator).tolist()
         for start in range(0, len(shuffled), self._window):
@@ -68,6 +78,38 @@ class LengthGrouped(Sampler[int]):
             order = torch.randperm(len(window) // self._batch_size, generator=generator).tolist()
             for batch in (*order, *range(len(order), len(batches))):
                 yield from batches[batch]
+
+
+@final
+class TrainingLoader(DataLoader[Batch]):
+    """A loader over `LengthGrouped` whose state is its place in the pass under way; Lightning keeps it in checkpoints.
+
+    It takes nothing from torch's generator, so that a training that goes on draws what it would have drawn.
+    """
+
+    def __init__(self, pairs: Pairs, sampler: LengthGrouped, batch_size: int, pad_id: int) -> None:
+        super().__init__(
+            pairs,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=partial(_collate_pairs, pad_id=pad_id),
+            generator=torch.Generator(),
+        )
+        self._first = self._served = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self._served}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._first = state_dict["batches"]
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._served, self._first = self._first, 0
+        assert isinstance(self.sampler, LengthGrouped)
+        self.sampler.start_at(self._served)
+        for batch in super().__iter__():
+            self._served += 1
+            yield batch
 
 
 @final
@@ -186,7 +228,7 @@ class TextData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches, shuffled by torch's seed of the moment."""
         sampler = LengthGrouped(self.train_pairs.lengths, self.batch_size, torch.initial_seed())
-        return self._loader(self.train_pairs, sampler)
+        return TrainingLoader(self.train_pairs, sampler, self.batch_size, self.pad_id)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.valid_pairs)
@@ -194,12 +236,12 @@ class TextData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.test_pairs)
 
-    def _loader(self, pairs: Pairs, sampler: Sampler[int] | None = None) -> DataLoader[Batch]:
+    def _loader(self, pairs: Pairs) -> DataLoader[Batch]:
         return DataLoader(
             pairs,  # type: ignore[arg-type]
             batch_size=self.batch_size,
-            sampler=sampler,
             collate_fn=partial(_collate_pairs, pad_id=self.pad_id),
+            generator=torch.Generator(),
         )
 
     def _pairs(self, split: str) -> Pairs:
