@@ -82,7 +82,8 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         began = monotonic()
         if trainer.is_global_zero:
-            for old in stored(self._folder)[1:]:
+            # So that never more than two take room; and what a killed process left half written.
+            for old in (*stored(self._folder)[1:], *self._folder.glob(".*.ckpt.*")):
                 old.unlink()
         trainer.save_checkpoint(self._folder / f"step-{trainer.global_step}.ckpt")
         self._last = monotonic()

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from skiplab.backbone import Backbone
 from skiplab.backbones.adapters import adapt
+from skiplab.files import writing
 
 
 def saved(folder: Path) -> bool:
@@ -25,38 +27,59 @@ def load_backbone(folder: Path) -> Backbone:
     return adapt(model.train())
 
 
-def load_or_train(model: nn.Module, folder: Path, train: Callable[[Path], None]) -> bool:
+def load_or_train(
+    model: nn.Module, folder: Path, train: Callable[[Path], None], complete: Callable[[Path], object] = lambda folder: None
+) -> None:
     """Give a model the folder's weights; if there are none, train them and keep them there.
 
     One process at a time trains for a folder; others wait and load.
 
     Args:
-        train: trains the model in place; its argument is a folder for checkpoints, removed in the end.
+        train: trains the model in place; its argument is a folder for checkpoints, removed in the end but for JSON
+            files, which are kept beside the weights.
+        complete: adds files to the folder, which comes into being whole.
 
-    Returns:
-        Whether it trained.
+    Raises:
+        DiskFullError: there is no room for the weights; the last checkpoint stays.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        return _load_or_train(model, folder, train)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            _load_or_train(model, folder, train, complete)
 
 
-def _load_or_train(model: nn.Module, folder: Path, train: Callable[[Path], None]) -> bool:
+def _load_or_train(
+    model: nn.Module, folder: Path, train: Callable[[Path], None], complete: Callable[[Path], object]
+) -> None:
     weights = folder / "model.safetensors"
     if weights.exists():
         load_model(model, weights)
         model.eval()
-        return False
+        return
     checkpoints = folder.with_name(f"{folder.name}.training")
     train(checkpoints)
     model.eval()
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    if isinstance(model, PreTrainedModel):
-        model.save_pretrained(partial, max_shard_size="1TB")
-    else:
-        partial.mkdir()
-        save_model(model, os.fspath(partial / weights.name))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with _whole_folder(folder) as partial:
+        if isinstance(model, PreTrainedModel):
+            model.save_pretrained(partial, max_shard_size="1TB")
+        else:
+            save_model(model, os.fspath(partial / weights.name))
+        for file in checkpoints.glob("*.json*"):
+            shutil.copy(file, partial)
+        complete(partial)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return True
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which then takes the name; what killed processes left half filled goes."""
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

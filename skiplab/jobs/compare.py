@@ -61,7 +61,7 @@ def open_folder(prepared: Prepared, run_dir: Path, *, free: Sequence[str] = ()) 
         ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
     """
     comparable = json.loads(json.dumps(prepared.config))
-    for key in ("tracking", "cache_dir", *free):
+    for key in ("tracking", "cache_dir", "checkpoint_every", *free):
         *path, last = key.split(".")
         node = comparable
         for name in path:

@@ -49,8 +49,7 @@ class Models:
                 module = Full(Setup(backbone, [], prepared.base_trainer.optimization))
                 self._train(module, prepared.base_trainer, seed, checkpoints, run_id)
 
-        if load_or_train(backbone.model, self._base_dir, train_base):
-            prepared.data.tokenizer.save_pretrained(self._base_dir)
+        load_or_train(backbone.model, self._base_dir, train_base, complete=prepared.data.tokenizer.save_pretrained)
         return backbone.to(prepared.device)
 
     @cached_property
@@ -124,4 +123,12 @@ class Models:
         self, module: TrainedModule, spec: TrainerSpec, seed: int, checkpoints: Path, run_id: str | None
     ) -> None:
         logger = tracking.lightning_logger(run_id) if run_id else None
-        train(module, self._prepared.data, spec, seed=seed, folder=checkpoints, logger=logger)
+        train(
+            module,
+            self._prepared.data,
+            spec,
+            seed=seed,
+            folder=checkpoints,
+            logger=logger,
+            checkpoint_every=self._prepared.config["checkpoint_every"],
+        )
