@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import track
 
 from skiplab import plots, report, tracking
-from skiplab.benchmark import System, Workload, engine_system, hf_generate_system
 from skiplab.calibration import Verdict
 from skiplab.data.module import Item
 from skiplab.environment import environment, git_revision
@@ -25,12 +24,10 @@ from skiplab.jobs.cases import Case, Entry, rivals
 from skiplab.jobs.decoders import Decoder, Decoders
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
-from skiplab.jobs.timing import spread_workload, time_systems
-from skiplab.layer_times import layer_times
+from skiplab.jobs.timing import Timekeeper
 from skiplab.metrics import mean_interval
 from skiplab.module import ExitModule
 from skiplab.policy import HindsightPolicy
-from skiplab.prepack import prepack
 from skiplab.results import Row, check_row, write_results
 from skiplab.run_folder import RunFolder
 from skiplab.saved import save_method
@@ -239,79 +236,14 @@ class Comparison:
             **_given("test_loss_ci95", interval and list(interval)),
         }
 
-    # Speed, of the first seed's settings.
-
     def _time(self) -> None:
+        """Speed, of the first seed's settings."""
         of_seed = {entry: self._record(entry) for entry in self._cases if entry.seed == self._config["seeds"][0]}
-        finished = [entry for entry, record in of_seed.items() if record is not None and record["timed"]]
-        options = self._config["benchmark"]
-        if self._full_entry not in finished or not options["batch_sizes"]:
-            return
-        timing = self._folder.load("timing") or {}
-        if all(len(timing.get(entry.key, ())) == len(options["batch_sizes"]) for entry in finished):
-            self._console.print("timing: finished before")
-        else:
-            self._time_in_turns(finished)
-        if options["layers_at"] is not None and self._folder.load("layers") is None:
-            self._time_layers(finished, self._workload(options["layers_at"]))
-
-    def _time_in_turns(self, entries: Sequence[Entry]) -> None:
-        self._console.print(f"timing {len(entries)} systems in turns")
-        systems = {entry.key: system for entry in entries if (system := self._system(entry)) is not None}
-        found, errors = time_systems(
-            systems,
-            [self._workload(batch_size) for batch_size in self._config["benchmark"]["batch_sizes"]],
-            baseline=self._full_entry.key,
-            options=self._config["benchmark"],
-            device=self._prepared.device,
-            progress=self._progress,
-        )
-        for entry in entries:
-            if (error := errors.get(entry.key)) is not None:
-                self._fail_timing(entry, error)
-        self._folder.save("timing", found)
-
-    def _time_layers(self, entries: Sequence[Entry], workload: Workload) -> None:
-        found = {}
-        for entry in entries:
-            if (case := self._cases[entry]) is not None and entry not in self._errors:
-                try:
-                    decoder = self._timed(case)
-                    found[entry.label] = layer_times(decoder.backbone, decoder.policy, workload)
-                except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
-                    self._fail_timing(entry, error)
-        self._folder.save("layers", found)
-
-    def _fail_timing(self, entry: Entry, error: Exception) -> None:
-        self._errors[entry] = f"timing: {type(error).__name__}: {error}"
-
-    def _system(self, entry: Entry) -> Callable[[Workload], System] | None:
-        """What is timed of a setting, given the workload; None if it cannot be had."""
-        if (case := self._cases[entry]) is None:
-            return lambda workload: hf_generate_system(self._models.base)
-        try:
-            decoder = self._timed(case)
-        except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
-            self._fail_timing(entry, error)
-            return None
-        return lambda workload: engine_system(
-            prepack(decoder.backbone, rows=workload.batch_size), decoder.policy, workload
-        )
-
-    def _timed(self, case: Case) -> Decoder:
-        """The decoder of a finished case."""
-        record = self._record(case.entry)
-        return self._decoders.get(case, None if record is None else record["candidate"])
-
-    def _workload(self, batch_size: int) -> Workload:
-        """Test prompts, each to generate as many tokens as the full model gave it."""
-        return spread_workload(
-            self._items,
-            [len(tokens) for tokens in self._full_outputs.tokens],
-            batch_size=batch_size,
-            options=self._config["benchmark"],
-            pad_id=self._data.pad_id,
-        )
+        places = {entry: record["candidate"] for entry, record in of_seed.items() if record and record["timed"]}
+        if self._full_entry in places:
+            keeper = Timekeeper(self._prepared, self._models, self._decoders, self._folder, self._console)
+            cases = {entry: self._cases[entry] for entry in places}
+            self._errors |= keeper.run(cases, places, [len(tokens) for tokens in self._full_outputs.tokens])
 
     # Results.
 

@@ -205,7 +205,7 @@ def test_a_failure_in_timing_is_met_again_by_the_next_run(tmp_path: Path, monkey
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr("skiplab.jobs.compare.hf_generate_system", broken)
+        patch.setattr("skiplab.jobs.timing.hf_generate_system", broken)
         assert compare(config, tmp_path / "run") is False
         failed = [row for row in rows(tmp_path) if "error" in row]
         assert [(row["method"], row["error"]) for row in failed] == [
