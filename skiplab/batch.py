@@ -34,6 +34,10 @@ class Batch(NamedTuple):
         """Generation steps after the first token."""
         return self.target_BG.shape[1] - 1
 
+    def chunk(self, parts: int) -> "list[Batch]":
+        """The rows in at most so many parts of like size, each with all columns."""
+        return [Batch(*pieces) for pieces in zip(*(tensor.chunk(parts) for tensor in self), strict=True)]
+
 
 def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token lists to ids (B, P) and a mask (B, P) that is True at real tokens."""

@@ -67,7 +67,9 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Gradients under way are in no checkpoint, and behind an epoch's last step comes the validation.
-        between = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and batch_idx + 1 < trainer.num_training_batches
+        between = (
+            batch_idx + 1
+        ) % trainer.accumulate_grad_batches == 0 and batch_idx + 1 < trainer.num_training_batches
         if between and self._due(trainer):
             self._save(trainer)
 

@@ -13,8 +13,9 @@ from skiplab.batch import IGNORE, Batch, left_pad
 from skiplab.benchmark import Progress
 from skiplab.bertscore import BERTScore
 from skiplab.data.module import Item, TextData
-from skiplab.decode import decode
+from skiplab.decode import DecodeResult, decode
 from skiplab.forward import planned_logits
+from skiplab.memory import Halving
 from skiplab.policy import ExitPolicy, RowwisePolicy
 
 
@@ -26,11 +27,13 @@ class Generation:
         texts: outputs as text.
         tokens: outputs as ids, end-of-sequence included.
         depths: layers run per output token.
+        decode_batch_size: rows decoded at a time, where memory held fewer than were asked for.
     """
 
     texts: list[str]
     tokens: list[list[int]]
     depths: list[list[int]]
+    decode_batch_size: int | None = None
 
     @property
     def mean_depth(self) -> float:
@@ -57,13 +60,14 @@ def generate(
     batch_size: int,
     progress: Progress = iter,
 ) -> Generation:
-    """Decode all items in batches of like prompt length."""
+    """Decode all items in batches of like prompt length; smaller ones, with a warning, where memory is short."""
     order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
     tokens: list[list[int]] = [[] for _ in items]
     depths: list[list[int]] = [[] for _ in items]
-    for first in progress(range(0, len(order), batch_size)):
-        batch = order[first : first + batch_size]
-        result = decode(
+    halving = Halving(batch_size, "decoding")
+
+    def decoded(batch: Sequence[int]) -> DecodeResult:
+        return decode(
             backbone,
             policy,
             [items[index].prompt_ids for index in batch],
@@ -71,10 +75,13 @@ def generate(
             eos_id=data.eos_id,
             pad_id=data.pad_id,
         )
-        for index, row, depth in zip(batch, result.sequences(), result.depth_BT.tolist(), strict=True):
-            tokens[index] = row
-            depths[index] = depth[: len(row)]
-    return Generation(data.encoding.texts(tokens), tokens, depths)
+
+    for first in progress(range(0, len(order), batch_size)):
+        for batch, result in halving(order[first : first + batch_size], decoded):
+            for index, row, depth in zip(batch, result.sequences(), result.depth_BT.tolist(), strict=True):
+                tokens[index] = row
+                depths[index] = depth[: len(row)]
+    return Generation(data.encoding.texts(tokens), tokens, depths, _fewer(halving.rows, batch_size))
 
 
 def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int) -> Generation:
@@ -84,15 +91,24 @@ def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, ba
     config = GenerationConfig(
         max_new_tokens=data.max_new_tokens, do_sample=False, eos_token_id=data.eos_id, pad_token_id=data.pad_id
     )
-    tokens: list[list[int]] = []
-    for first in range(0, len(items), batch_size):
-        ids_BP, mask_BP = left_pad([item.prompt_ids for item in items[first : first + batch_size]], data.pad_id)
+    halving = Halving(batch_size, "in generate with")
+
+    def generated(batch: Sequence[Item]) -> list[list[int]]:
+        ids_BP, mask_BP = left_pad([item.prompt_ids for item in batch], data.pad_id)
         out_BT = backbone.model.generate(  # type: ignore[operator]
             ids_BP.to(backbone.device), attention_mask=mask_BP.long().to(backbone.device), generation_config=config
         )
-        for row in out_BT[:, ids_BP.shape[1] :].tolist():
-            tokens.append(row[: row.index(data.eos_id) + 1] if data.eos_id in row else row)
-    return Generation(data.encoding.texts(tokens), tokens, [[backbone.num_layers] * len(row) for row in tokens])
+        return out_BT[:, ids_BP.shape[1] :].tolist()
+
+    tokens: list[list[int]] = []
+    for _, rows in halving(items, generated):
+        tokens += [row[: row.index(data.eos_id) + 1] if data.eos_id in row else row for row in rows]
+    depths = [[backbone.num_layers] * len(row) for row in tokens]
+    return Generation(data.encoding.texts(tokens), tokens, depths, _fewer(halving.rows, batch_size))
+
+
+def _fewer(rows: int, asked: int) -> int | None:
+    return rows if rows < asked else None
 
 
 def quality(

@@ -60,6 +60,9 @@ VOCABULARY: dict[str, str] = {
     "train_flops_ratio": "multiplications of a planned training step's linear layers and head, over the full model's",
     "train_step_ratio_quartiles": "first and third quartile of the ratio batch by batch",
     "batch_size": "rows per batch in the timing",
+    "decode_batch_size": "rows decoded at a time, where memory held fewer than were asked for",
+    "train_batch_part": "largest share of a training batch that went through the model at a time, where memory did not "
+    "hold the whole: 0.5 is half the batch",
     "dtype": "number format of the weights",
     "bleu": "corpus BLEU, sacrebleu, 0 to 100",
     "rouge_l": "ROUGE-L F1 against the best reference, 0 to 1, mean over items",

@@ -39,6 +39,7 @@ def run(cfg: DictConfig) -> None:
         raise SystemExit(2)
     os.environ.setdefault("OMP_NUM_THREADS", str(cfg.threads))
     from skiplab.backbones.checkpoint import CheckpointError
+    from skiplab.files import DiskFullError, disk_full
     from skiplab.jobs.prepare import ConfigurationError
     from skiplab.quiet import quiet
     from skiplab.training import NonFiniteLossError
@@ -48,8 +49,12 @@ def run(cfg: DictConfig) -> None:
     job: Any = getattr(import_module(module), name)
     try:
         complete = job(cfg, Path(HydraConfig.get().runtime.output_dir))
-    except (ConfigurationError, CheckpointError, NonFiniteLossError) as error:
+    except (ConfigurationError, CheckpointError, NonFiniteLossError, DiskFullError) as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise SystemExit(f"error: {error}: make room, then the same command goes on from what is finished") from error
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
         raise SystemExit(130) from None

@@ -16,10 +16,15 @@ from torch.utils.checkpoint import checkpoint
 
 from skiplab.checkpoints import Checkpoints, latest
 from skiplab.data.module import TextData
+from skiplab.files import save_json
 from skiplab.module import ExitModule, Optimization, TrainedModule
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
+
+
+# Beside the weights, where memory did not hold a batch: the share of it that went through the model at a time.
+BATCH_PART = "batch_part.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,5 +189,7 @@ def train(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    if module.parts > 1:
+        save_json(folder / BATCH_PART, 1 / module.parts)
     module.eval()
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -28,7 +28,10 @@ def load_backbone(folder: Path) -> Backbone:
 
 
 def load_or_train(
-    model: nn.Module, folder: Path, train: Callable[[Path], None], complete: Callable[[Path], object] = lambda folder: None
+    model: nn.Module,
+    folder: Path,
+    train: Callable[[Path], None],
+    complete: Callable[[Path], object] = lambda folder: None,
 ) -> None:
     """Give a model the folder's weights; if there are none, train them and keep them there.
 

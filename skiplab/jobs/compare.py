@@ -18,6 +18,7 @@ from skiplab.calibration import Verdict
 from skiplab.data.module import Item
 from skiplab.environment import environment, git_revision
 from skiplab.evaluate import Generation, generate, generate_hf, perplexity, quality
+from skiplab.files import DiskFullError, writing
 from skiplab.jobs import publish
 from skiplab.jobs.calibrate import Calibrator, track_verdict
 from skiplab.jobs.cases import Case, Entry, rivals
@@ -116,6 +117,7 @@ class Comparison:
                 self._console.print(self._prepared.note, soft_wrap=True, highlight=False)
             self._console.print("base")
             _ = self._models.lengths
+            self._track_base_again()
             for number, entry in enumerate(self._cases, start=1):
                 self._attempt(entry, f"[{number}/{len(self._cases)}]")
                 self._write()
@@ -127,6 +129,10 @@ class Comparison:
         print_table(rows, summary, self._console)
         if published:
             self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
+        if why := tracking.lost():
+            self._console.print(
+                f"[red]not tracked[/]: {why}; the same command writes it", soft_wrap=True, highlight=False
+            )
         for entry, error in self._errors.items():
             self._console.print(f"[red]failed[/] {entry.label}: {error}", soft_wrap=True, highlight=False)
         return not self._errors
@@ -140,13 +146,19 @@ class Comparison:
             return
         self._console.print(f"{counter} {entry.label}")
         try:
-            with self._tracked(entry.key, self._run_name(entry), nested=True) as run_id:
+            with (
+                writing(self._folder.path),
+                self._tracked(entry.key, self._run_name(entry), nested=True) as run_id,
+            ):
                 try:
                     record = self._make_record(entry, run_id)
                 except Exception:
                     tracking.log_text(traceback.format_exc(), "error.txt")
                     raise
                 self._folder.save(f"settings/{entry.key}", record)
+        except DiskFullError:
+            # The others would train for nothing.
+            raise
         except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
             self._errors[entry] = f"{type(error).__name__}: {error}"
             self._console.print(f"    [red]failed[/]: {self._errors[entry]}", soft_wrap=True, highlight=False)
@@ -173,12 +185,15 @@ class Comparison:
             row |= _given("target_speedup", decoder.module and decoder.module.target_speedup)
             row |= _given("threshold", getattr(policy, "threshold", None))
             row |= _given("perplexity", perplexity(backbone, policy, self._models.test_batches))
+            if place is not None:
+                row |= _given("train_batch_part", self._models.batch_part(case.candidates[place], entry.seed))
             trained = decoder.module is not None and decoder.module.recipe is not None
             # An oracle runs every layer to choose in hindsight: its clock would say nothing.
             timed = not isinstance(policy, HindsightPolicy)
             if verdict is not None:
                 row |= self._calibration_figures(case, verdict, decoder.module, outputs)
         figures, by_item = quality(outputs, self._items, self._data, full or outputs, self._prepared.bertscore)
+        row |= _given("decode_batch_size", outputs.decode_batch_size)
         row |= {
             "mean_depth": outputs.mean_depth,
             "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
@@ -307,18 +322,28 @@ class Comparison:
         """The MLflow run of a piece of work; an earlier attempt's run goes on."""
         known = self._folder.load("mlflow") or {}
         with tracking.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
-            self._folder.save("mlflow", known | {key: run_id})
+            if run_id:
+                self._folder.save("mlflow", known | {key: run_id})
             yield run_id
 
     def _run_name(self, entry: Entry) -> str:
         return f"{entry.label} seed {entry.seed}" if len(self._config["seeds"]) > 1 else entry.label
 
     def _track_again(self, entry: Entry, record: dict[str, Any]) -> None:
-        """Give a finished setting a run in a store that has none of it."""
-        if not tracking.exists((self._folder.load("mlflow") or {}).get(entry.key)):
-            with self._tracked(entry.key, self._run_name(entry), nested=True):
-                outputs = Generation(**record["outputs"])
+        """Give a finished setting a run in a store that has none, or not all, of it."""
+        if not tracking.complete((self._folder.load("mlflow") or {}).get(entry.key)):
+            with self._tracked(entry.key, self._run_name(entry), nested=True) as run_id:
+                outputs, case, place = Generation(**record["outputs"]), self._cases[entry], record["candidate"]
                 publish.track_outputs(record["row"], outputs, self._full_outputs, self._items)
+                if case is not None and place is not None:
+                    tracking.log_params({**vars(entry), **case.candidates[place].params})
+                    tracking.log_points(run_id, self._models.curves(case.candidates[place], entry.seed))
+
+    def _track_base_again(self) -> None:
+        known = (self._folder.load("mlflow") or {}).get("base")
+        if known and not tracking.complete(known):
+            with self._tracked("base", "base", nested=True) as run_id:
+                tracking.log_points(run_id, self._models.base_curves)
 
     # Shared parts.
 

@@ -9,9 +9,9 @@ from typing import Any, final
 import lightning as L
 from torch import nn
 
-from skiplab import tracking
 from skiplab.backbone import Backbone
 from skiplab.batch import Batch
+from skiplab.curves import Curves, Point, points
 from skiplab.evaluate import generate
 from skiplab.files import fingerprint, load_json, save_json
 from skiplab.full import Full
@@ -19,7 +19,7 @@ from skiplab.jobs.cases import Candidate
 from skiplab.jobs.prepare import Prepared
 from skiplab.module import ExitModule, Setup, TrainedModule
 from skiplab.policy import FullDepth
-from skiplab.training import TrainerSpec, train
+from skiplab.training import BATCH_PART, TrainerSpec, train
 from skiplab.weights import load_backbone, load_or_train, saved
 
 
@@ -94,6 +94,23 @@ class Models:
         recipe = candidate.build(self._setup(self.base)).recipe
         return None if recipe is None else self._run_dir / "weights" / self._key(seed, recipe=recipe)
 
+    def curves(self, candidate: Candidate, seed: int) -> list[Point]:
+        """Training curves of a candidate's weights and probes."""
+        module = candidate.build(self._setup(self.base))
+        recipes = [
+            {"recipe": module.recipe},
+            *({"recipe": module.recipe, "probe": one.recipe} for one in module.probes),
+        ]
+        return [point for one in recipes for point in points(self._run_dir / "weights" / self._key(seed, **one))]
+
+    def batch_part(self, candidate: Candidate, seed: int) -> float | None:
+        """The share of a batch that went through the model at a time in a candidate's training; None is the whole."""
+        return load_json((self.weights_dir(candidate, seed) or self._base_dir) / BATCH_PART)
+
+    @property
+    def base_curves(self) -> list[Point]:
+        return points(self._base_dir)
+
     def _trained(self, candidate: Candidate, seed: int, key: str, run_id: str | None) -> Backbone:
         folder = self._run_dir / "weights" / key
         backbone = load_backbone(folder if saved(folder) else self._base_dir)
@@ -122,13 +139,12 @@ class Models:
     def _train(
         self, module: TrainedModule, spec: TrainerSpec, seed: int, checkpoints: Path, run_id: str | None
     ) -> None:
-        logger = tracking.lightning_logger(run_id) if run_id else None
         train(
             module,
             self._prepared.data,
             spec,
             seed=seed,
             folder=checkpoints,
-            logger=logger,
+            logger=Curves(checkpoints, run_id),
             checkpoint_every=self._prepared.config["checkpoint_every"],
         )

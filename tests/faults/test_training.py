@@ -34,14 +34,19 @@ Recorded = list[tuple[str, int, float]]
 
 
 def training(
-    home: Path, method: int = 0, *, every: float = 0.0, spec: TrainerSpec = SPEC, on_loss: Callable[[str, int], None] = lambda *_: None
+    home: Path,
+    method: int = 0,
+    *,
+    every: float = 0.0,
+    spec: TrainerSpec = SPEC,
+    on_loss: Callable[[str, int], None] = lambda *_: None,
 ) -> None:
     """Train, write down every loss, and in the end the weights."""
     kind, options = METHODS[method]
     torch.manual_seed(0)
     ids = {"pad_id": DATA.pad_id, "bos_id": DATA.bos_id, "eos_id": DATA.eos_id}
     backbone = SHAPE.build(vocab_size=len(DATA.tokenizer), **ids).train()
-    module = kind(Setup(backbone, [20, 25, 30], spec.optimization), **options)
+    module = kind(Setup(backbone, [20, 25, 30], SPEC.optimization), **options)
     seen = {"train": 0, "valid": 0}
 
     def loss(batch):
@@ -56,7 +61,7 @@ def training(
         return found
 
     module.loss = loss
-    train(module, DATA, spec, seed=1, folder=home / "checkpoints", logger=None, checkpoint_every=every)
+    train(module, DATA, SPEC, seed=1, folder=home / "checkpoints", logger=None, checkpoint_every=every)
     torch.save(module.state_dict(), home / "weights.pt")
 
 
