@@ -18,6 +18,7 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+from sqlalchemy.exc import SQLAlchemyError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -96,7 +97,7 @@ def connect(uri: str, experiment: str) -> None:
                 store.execute("PRAGMA journal_mode=WAL")
         # The UI otherwise guesses between its two layouts.
         mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
-    except (MlflowException, OSError) as error:
+    except (MlflowException, OSError, SQLAlchemyError) as error:
         raise ValueError(f"cannot use the tracking store {uri}: {error}") from error
 
 

@@ -5,17 +5,26 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# All that a run imports, so that no child spends its time on it.
+import mlflow
 from mlflow.entities import Run
 
-import skiplab.jobs.compare
-import skiplab.plots  # noqa: F401
 from skiplab.results import VOCABULARY
 from skiplab.run import main
 from tests.faults.processes import in_child
+
+# What a run imports on its way, so that no child spends its time on it.
+for name in (
+    "skiplab.jobs.compare",
+    "mlflow.data.huggingface_dataset",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+):
+    import_module(name)
 
 SMALL = (
     "experiment=compare_calm",

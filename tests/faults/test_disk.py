@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from skiplab.files import DiskFullError, write_text
+from skiplab.weights import load_or_train
 from tests.faults.comparisons import check_whole, command, output, results
 from tests.faults.processes import in_child
 
@@ -67,15 +69,18 @@ def test_a_limit_on_the_size_of_files_is_told_of_too(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_weights_that_find_no_room_leave_the_folder_as_it_was(undisturbed: Path, tmp_path: Path) -> None:
-    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+def test_weights_that_find_no_room_leave_the_checkpoints(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
 
-    def small_files() -> None:
+    def train(checkpoints: Path) -> None:
+        checkpoints.mkdir()
+        (checkpoints / "step-4.ckpt").write_text("a checkpoint")
+
+    def work() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+        with pytest.raises(DiskFullError, match=f"no room left to write {folder}: make room"):
+            load_or_train(torch.nn.Linear(100, 100), folder, train)
 
-    store = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
-    assert command(tmp_path, store, fault=small_files) == 1
-    assert "no room left to write" in output(tmp_path).replace("\n", "")
-    assert not list((tmp_path / "outputs" / "compare_calm" / "weights").glob("*/model.safetensors"))
-    assert command(tmp_path, store) == 0, output(tmp_path)
-    assert results(tmp_path) == results(undisturbed)
+    assert in_child(work) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["weights.lock", "weights.training"]
+    assert (tmp_path / "weights.training" / "step-4.ckpt").exists()

@@ -69,7 +69,7 @@ def within(work: Callable[[], object], room: int, told: Path) -> int:
 
 def short_of_memory(work: Callable[[], object], peak: int, told: Path) -> str:
     """Do the work with less and less room until it had to help itself; what it said."""
-    for share in (0.9, 0.8, 0.7, 0.6, 0.5):
+    for share in (0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1):
         code = within(work, int(share * peak), told)
         assert code == 0, told.with_suffix(".out").read_text()[-3000:]
         if said := told.read_text():

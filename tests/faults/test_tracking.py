@@ -84,10 +84,9 @@ def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undis
         began = time.monotonic()
         assert command(tmp_path, f"tracking.uri={uri}", fault=dies_in_training) == 0, output(tmp_path)
         seconds = time.monotonic() - began
-    told = output(tmp_path).replace("\n", "")
-    assert f"the tracking store {uri} is lost" in told
-    assert "not tracked" in told
-    assert "the same command started again writes what is missing" in told
+    told = "".join(output(tmp_path).split())
+    for words in (f"the tracking store {uri} is lost", "the same command started again writes what is", "not tracked"):
+        assert words.replace(" ", "") in told
     assert results(tmp_path) == results(undisturbed)
     assert seconds < 120
 
@@ -108,7 +107,7 @@ def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undis
 
 def test_a_call_that_no_store_would_take_is_an_error_as_ever(tmp_path: Path) -> None:
     tracking.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
-    with pytest.raises(mlflow.MlflowException, match="Invalid metric name"), tracking.run("work"):
+    with pytest.raises(mlflow.MlflowException, match="Names may only contain"), tracking.run("work"):
         tracking.log_figures({"no name?": 1.0})
     assert tracking.lost() is None
 
@@ -135,9 +134,9 @@ def test_a_full_sqlite_store_is_lost_and_the_work_goes_on(tmp_path: Path) -> Non
         with tracking.run("work"):
             size = (tmp_path / "mlflow.db").stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+            figures = {f"figure{number}": 1.0 for number in range(900)}
             with pytest.warns(UserWarning, match="the tracking store .* is lost: .*the same command started again"):
-                for step in range(2000):
-                    tracking.log_figures({f"figure{step}": 1.0})
+                tracking.log_figures(figures)
             assert tracking.lost()
             tracking.set_note("is not tracked, and no error")
 
