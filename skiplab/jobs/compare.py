@@ -334,10 +334,11 @@ class Comparison:
         if not tracking.complete((self._folder.load("mlflow") or {}).get(entry.key)):
             with self._tracked(entry.key, self._run_name(entry), nested=True) as run_id:
                 outputs, case, place = Generation(**record["outputs"]), self._cases[entry], record["candidate"]
+                candidate = None if case is None or place is None else case.candidates[place]
+                tracking.log_params({**vars(entry), **(candidate.params if candidate else {})})
                 publish.track_outputs(record["row"], outputs, self._full_outputs, self._items)
-                if case is not None and place is not None:
-                    tracking.log_params({**vars(entry), **case.candidates[place].params})
-                    tracking.log_points(run_id, self._models.curves(case.candidates[place], entry.seed))
+                if candidate is not None:
+                    tracking.log_points(run_id, self._models.curves(candidate, entry.seed))
 
     def _track_base_again(self) -> None:
         known = (self._folder.load("mlflow") or {}).get("base")

@@ -17,14 +17,14 @@ from skiplab.run import main
 from tests.faults.processes import in_child
 
 # What a run imports on its way, so that no child spends its time on it.
-for name in (
+for _name in (
     "skiplab.jobs.compare",
     "mlflow.data.huggingface_dataset",
     "mlflow.store.tracking.sqlalchemy_store",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
 ):
-    import_module(name)
+    import_module(_name)
 
 SMALL = (
     "experiment=compare_calm",
@@ -70,7 +70,9 @@ def command(home: Path, *overrides: str, fault: Callable[[], object] = lambda: N
         os.chdir(home)
         os.environ["SKIPLAB_CACHE"] = str(home / "cache")
         os.environ["COLUMNS"] = "100"
+        # As they are outside of pytest, which makes them errors and keeps them to itself.
         warnings.resetwarnings()
+        warnings.showwarning = lambda message, *_: sys.stderr.write(f"warning: {message}\n")
         fault()
         sys.argv = ["skiplab", *SMALL, *overrides]
         try:

@@ -132,7 +132,7 @@ def test_a_full_sqlite_store_is_lost_and_the_work_goes_on(tmp_path: Path) -> Non
     def work() -> None:
         tracking.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
         with tracking.run("work"):
-            size = (tmp_path / "mlflow.db").stat().st_size
+            size = (tmp_path / "mlflow.db-wal").stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
             figures = {f"figure{number}": 1.0 for number in range(900)}
             with pytest.warns(UserWarning, match="the tracking store .* is lost: .*the same command started again"):

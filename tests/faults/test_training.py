@@ -74,73 +74,83 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture(scope="module", params=range(len(METHODS)), ids=[kind.__name__ for kind, _ in METHODS])
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
-    """An undisturbed training."""
-    home = tmp_path_factory.mktemp("whole")
-    training(home, request.param, every=60.0)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed training of the first method."""
+    return undisturbed_training(0, tmp_path_factory.mktemp("whole"))
+
+
+def undisturbed_training(method: int, home: Path) -> Path:
+    training(home, method, every=60.0)
     assert len(losses(home)) == 3 * (STEPS + CHECKS)
     assert not stored(home / "checkpoints"), "nothing is written within a minute"
-    return request.param, home
+    return home
 
 
-# Which step of which process: the first, in the middle, an epoch's last and first, the very last; and validations.
-MOMENTS = [("train", n) for n in (1, 2, 4, 6, 7, 10, 12, 13, 18)] + [("valid", n) for n in (1, 2, 3, 6)]
+def killed_at(part: str, count: int) -> Callable[[str, int], None]:
+    return lambda *at: kill_self() if at == (part, count) else None
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment[0]}{moment[1]}")
-def test_a_killed_training_goes_on_to_the_same_losses(
-    whole: tuple[int, Path], tmp_path: Path, moment: tuple[str, int]
-) -> None:
-    method, undisturbed = whole
-    if method and moment not in (("train", 4), ("train", 13), ("valid", 3)):
-        pytest.skip("the first method goes through all moments")
-    kill = lambda *at: kill_self() if at == moment else None  # noqa: E731
-    assert in_child(lambda: training(tmp_path, method, on_loss=kill)) == KILLED
-    before = losses(tmp_path) if moment != ("train", 1) else []
-    assert in_child(lambda: training(tmp_path, method)) == 0
-    expected, found = losses(undisturbed), losses(tmp_path)
+# The first step, in the middle of an epoch, its last step, the next one's first, the very last; and validations.
+@pytest.mark.parametrize("count", [1, 2, 6, 7, 10, 18])
+def test_a_killed_training_goes_on_to_the_same_losses(whole: Path, tmp_path: Path, count: int) -> None:
+    check_goes_on(0, whole, tmp_path, ("train", count))
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_one_killed_in_its_validation_does_too(whole: Path, tmp_path: Path, count: int) -> None:
+    check_goes_on(0, whole, tmp_path, ("valid", count))
+
+
+@pytest.mark.parametrize("method", [1, 2])
+def test_losses_that_draw_numbers_of_their_own_go_on_with_the_same_ones(tmp_path: Path, method: int) -> None:
+    for home in ("whole", "killed"):
+        (tmp_path / home).mkdir()
+    undisturbed = undisturbed_training(method, tmp_path / "whole")
+    check_goes_on(method, undisturbed, tmp_path / "killed", ("train", 10))
+
+
+def check_goes_on(method: int, undisturbed: Path, home: Path, moment: tuple[str, int]) -> None:
+    assert in_child(lambda: training(home, method, on_loss=killed_at(*moment))) == KILLED
+    before = losses(home) if moment != ("train", 1) else []
+    assert in_child(lambda: training(home, method)) == 0
+    expected, found = losses(undisturbed), losses(home)
     assert expected[: len(before)] == before
     again = found[len(before) :]
     assert expected[-len(again) :] == again
     # An epoch's last step is repeated where the validation behind it was not finished.
     assert len(before) + len(again) - len(expected) <= 1 + CHECKS
-    assert same_weights(undisturbed, tmp_path)
+    assert same_weights(undisturbed, home)
 
 
-def test_a_training_killed_again_and_again_ends_the_same(tmp_path: Path, whole: tuple[int, Path]) -> None:
-    method, undisturbed = whole
-    kill = lambda part, count: kill_self() if (part, count) == ("train", 4) else None  # noqa: E731
+def test_a_training_killed_again_and_again_ends_the_same(tmp_path: Path, whole: Path) -> None:
+    kill = killed_at("train", 5)
     codes = []
     while not codes or codes[-1] == KILLED:
-        codes.append(in_child(lambda: training(tmp_path, method, on_loss=kill)))
+        codes.append(in_child(lambda: training(tmp_path, on_loss=kill)))
         assert len(codes) < 10
     assert codes[-1] == 0
-    assert len(codes) > 4
-    assert same_weights(undisturbed, tmp_path)
+    assert len(codes) > 3
+    assert same_weights(whole, tmp_path)
 
 
-def test_an_error_in_a_step_loses_nothing_either(tmp_path: Path, whole: tuple[int, Path]) -> None:
-    method, undisturbed = whole
+def test_an_error_in_a_step_loses_nothing_either(tmp_path: Path, whole: Path) -> None:
 
     def fail(part: str, count: int) -> None:
         if (part, count) == ("train", 9):
             raise OSError("the data's disk is away")
 
     with pytest.raises(OSError, match="is away"):
-        training(tmp_path, method, on_loss=fail)
-    training(tmp_path, method)
-    assert same_weights(undisturbed, tmp_path)
+        training(tmp_path, on_loss=fail)
+    training(tmp_path)
+    assert same_weights(whole, tmp_path)
 
 
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 def test_a_kill_within_a_checkpoints_writing_leaves_the_one_before(
-    tmp_path: Path, whole: tuple[int, Path], function: str, count: int
+    tmp_path: Path, whole: Path, function: str, count: int
 ) -> None:
-    method, undisturbed = whole
-    if method:
-        pytest.skip("one method is enough")
 
     def killed() -> None:
         owner = os if function == "fsync" else Path
@@ -153,17 +163,12 @@ def test_a_kill_within_a_checkpoints_writing_leaves_the_one_before(
     assert len(stored(folder)) == min(1, count - 1)
     assert in_child(lambda: training(tmp_path)) == 0
     assert not list(folder.glob(".*"))
-    assert same_weights(undisturbed, tmp_path)
+    assert same_weights(whole, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "flipped"])
-def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(
-    tmp_path: Path, whole: tuple[int, Path], damage: str
-) -> None:
-    method, undisturbed = whole
-    if method:
-        pytest.skip("one method is enough")
-    kill = lambda part, count: kill_self() if (part, count) == ("train", 10) else None  # noqa: E731
+def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(tmp_path: Path, whole: Path, damage: str) -> None:
+    kill = killed_at("train", 10)
     assert in_child(lambda: training(tmp_path, on_loss=kill)) == KILLED
     newest, older = stored(tmp_path / "checkpoints")
     content = bytearray(newest.read_bytes())
@@ -172,7 +177,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(
     with pytest.warns(UserWarning, match=rf"{newest.name} is damaged .*goes on from before it"):
         training(tmp_path)
     assert older.exists() or stored(tmp_path / "checkpoints")
-    assert same_weights(undisturbed, tmp_path)
+    assert same_weights(whole, tmp_path)
 
 
 def test_with_no_checkpoint_that_can_be_read_the_training_starts_anew(tmp_path: Path) -> None:
