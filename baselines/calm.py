@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from baselines.calm_classifier import ClassifierLoss, ExitClassifier
-from baselines.calm_policy import ConfidenceExit, ExactExit, Formula, IdealExit, Threshold, exits_after
+from baselines.calm_policy import ConfidenceExit, DrawnExit, ExactExit, Formula, IdealExit, Threshold, exits_after
 from baselines.confidence import (
     Confidence,
     exit_confidences,
@@ -35,20 +35,30 @@ from skiplab.decode import decode
 from skiplab.module import ExitModule, Setup
 from skiplab.policy import BatchPolicy, ExitPolicy
 
-Measure = Literal["softmax", "state", "classifier", "ideal"]
+Measure = Literal["softmax", "state", "classifier", "ideal", "drawn"]
 KeysAndValues = Literal["lazy", "eager", "exact"]
 
-# Rounds of decoding the validation data when a threshold is matched to a speedup.
+# When a threshold is matched to a speedup: rounds of decoding at most, how near is enough, rows at a time.
 _ROUNDS = 4
+_NEAR = 0.01
+_ROWS = 64
 
 
 def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch]) -> float:
-    """Layers per token after the first when the batches' prompts are decoded to their targets' lengths."""
-    layers = tokens = 0
+    """Layers per token after the first when the batches' prompts are decoded to their targets' lengths.
+
+    Args:
+        policy: one whose rows do not depend on each other; they are batched anew, by length.
+    """
+    rows: list[tuple[int, list[int]]] = []
     for batch in batches:
         prompt_BP = batch.input_BT[:, : batch.prompt_columns]
         prompts = [ids[mask].tolist() for ids, mask in zip(prompt_BP, batch.prompt_mask_BP, strict=True)]
-        lengths = (batch.target_BG != IGNORE).sum(1).tolist()
+        rows += zip((batch.target_BG != IGNORE).sum(1).tolist(), prompts, strict=True)
+    rows.sort()
+    layers = tokens = 0
+    for first in range(0, len(rows), _ROWS):
+        lengths, prompts = zip(*rows[first : first + _ROWS], strict=True)
         result = decode(backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=0)
         layers += int(result.depth_BT[:, 1:].sum())
         tokens += sum(lengths) - len(lengths)
@@ -64,8 +74,9 @@ class CALM(ExitModule):
         speedup: a layer speedup to find the threshold for.
         temperature: of the threshold's decay; None keeps it constant.
         decay: the decay's formula, the `paper`'s or the released `code`'s.
-        measure: `softmax` response, `state` saturation, a learned `classifier`, or, for analysis, the `ideal` exit
-            at the first layer that predicts what the top one does (it takes neither threshold nor speedup).
+        measure: `softmax` response, `state` saturation, a learned `classifier`; for analysis, the `ideal` exit
+            at the first layer that predicts what the top one does (it takes neither threshold nor speedup); or, for
+            speed at random weights, exits `drawn` for a speedup at the price of the softmax response.
         vocabulary: so many of the most frequent tokens are enough for the softmax response; None takes all.
         classifier_loss: `independent` or `geometric`.
         first_exit: number of layers that always run, at least 1.
@@ -109,6 +120,12 @@ class CALM(ExitModule):
             )
         if measure != "ideal" and (threshold is None) == (speedup is None):
             raise ValueError(f"calm takes either a threshold or a speedup, got {threshold} and {speedup}")
+        plain = temperature is None and exit_layers == range(layers - 1) and propagation != "exact"
+        if measure == "drawn" and (speedup is None or not plain):
+            raise ValueError(
+                f"calm's drawn exits take a speedup, every layer as an exit, no temperature and no exact propagation; "
+                f"got speedup {speedup}, exits {exit_layers}, temperature {temperature}, propagation {propagation}"
+            )
         if speedup is not None and not 1 <= speedup <= layers / first_exit:
             raise ValueError(
                 f"calm's speedup must lie between 1 and {layers / first_exit:g}, that of exits after {first_exit} of "
@@ -169,6 +186,16 @@ class CALM(ExitModule):
         layers = self.backbone.num_layers
         if self._measure == "ideal":
             return IdealExit(layers, self._exit_layers, exact_kv=self._propagation == "exact")
+        if self._measure == "drawn":
+            assert self._speedup is not None
+            assert self._propagation != "exact"
+            return DrawnExit(
+                layers,
+                layers / self._speedup,
+                softmax_confidence,
+                batch_policy=self._batch_policy,
+                propagation=self._propagation,
+            )
         confidence = self._confidence(valid)
         if self._threshold is not None:
             return self._policy(self._threshold, confidence, self._batch_policy)
@@ -206,7 +233,8 @@ class CALM(ExitModule):
         """The threshold under which decoding `valid`, rows on their own, runs about `depth` layers per token.
 
         Teacher-forced first exits ignore that exits change the states of later tokens, so the depth
-        asked of them is corrected by the depth that decoding had; the round that came nearest counts.
+        asked of them is corrected by the depth that decoding had, until that is within 1%; the round that came
+        nearest counts.
         """
         measured = [exit_confidences(self.backbone, batch, confidence, self._exit_layers) for batch in valid]
         confidences, steps = zip(*measured, strict=True)
@@ -216,6 +244,8 @@ class CALM(ExitModule):
             threshold = self._first_exit_threshold(confidence_EN, step_N, asked)
             found = decoded_depth(self.backbone, self._policy(threshold, confidence, "freeze"), valid)
             tried.append((abs(found / depth - 1), threshold))
+            if tried[-1][0] <= _NEAR:
+                break
             asked = min(max(asked * depth / found, 1.0), float(self.backbone.num_layers))
         return min(tried)[1]
 

@@ -110,6 +110,56 @@ class ConfidenceExit(AdaptivePolicy):
 
 
 @final
+class DrawnExit(AdaptivePolicy):
+    """For speed at random weights, whose confidences say nothing: each row's exit at each step is drawn.
+
+    The confidence is computed where it would be and not heeded, so that the price of asking is paid. Depths are
+    uniform about their mean and as wide as the layers allow, at most `2 depth - 1`.
+
+    Args:
+        depth: the mean, in layers.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        depth: float,
+        confidence: Confidence,
+        *,
+        batch_policy: BatchPolicy = "freeze",
+        propagation: Propagation = "lazy",
+    ) -> None:
+        super().__init__(range(num_layers - 1), batch_policy=batch_policy, propagation=propagation)
+        self._half_width = min(depth - 1, num_layers - depth)
+        self._mean = depth
+        self._confidence = confidence
+        self._plan = terminate_plan(num_layers)
+        self._step = self._layers_run = self._deepest = 0
+        self._depth_B = torch.empty(0)
+        self._lot = torch.Generator().manual_seed(0)
+
+    def plan(self, step: int) -> LayerPlan:
+        return self._plan
+
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
+        self._confidence(h_BD, below_BD, head)
+        if step != self._step or self._layers_run >= min(self._deepest, len(self._plan) - 1):
+            self._draw(len(h_BD), step)
+        self._layers_run += 1
+        exits_B = self._depth_B <= self._layers_run
+        if self.batch_policy == "compact":
+            self._depth_B = self._depth_B[~exits_B]
+        return exits_B.to(h_BD.device)
+
+    def _draw(self, rows: int, step: int) -> None:
+        drawn_B = self._mean + self._half_width * (2 * torch.rand(rows, generator=self._lot) - 1)
+        # Rounded up or down by lot too, which keeps the mean.
+        self._depth_B = (drawn_B + torch.rand(rows, generator=self._lot)).floor()
+        self._deepest = int(self._depth_B.max())
+        self._step, self._layers_run = step, 0
+
+
+@final
 class ExactExit(HindsightPolicy):
     """As `ConfidenceExit` with rows on their own, but later tokens see the full pass's keys and values.
 

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from skiplab.backbone import Backbone
 from skiplab.batch import left_pad
 from skiplab.decode import DecodeResult, decode
 from skiplab.graphs import StepGraphs
+from skiplab.memory import peak_memory
 from skiplab.policy import ExitPolicy, RowwisePolicy
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -77,11 +79,14 @@ def engine_system(backbone: Backbone, policy: ExitPolicy, workload: Workload | N
     """skiplab's decode under a policy.
 
     Args:
-        workload: what is to be decoded on a GPU, for steps recorded to its shape; None records none.
+        workload: what is to be decoded on a GPU, for steps recorded to its shape by the first call; None records none.
     """
-    graphs: StepGraphs | None = None
-    if workload is not None and backbone.device.type == "cuda" and not isinstance(policy, RowwisePolicy):
-        graphs = StepGraphs(
+
+    @cache
+    def graphs() -> StepGraphs | None:
+        if workload is None or backbone.device.type != "cuda" or isinstance(policy, RowwisePolicy):
+            return None
+        return StepGraphs(
             backbone,
             policy,
             rows=workload.batch_size,
@@ -92,7 +97,7 @@ def engine_system(backbone: Backbone, policy: ExitPolicy, workload: Workload | N
     def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> DecodeResult:
         return decode(
             backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=pad_id, on_step=clock.on_step,
-            graphs=graphs,
+            graphs=graphs(),
         )  # fmt: skip
 
     return run
@@ -155,6 +160,7 @@ class Timing:
         kv_bytes: largest key/value store of a batch; None if unknown.
         layers_per_step: layers run per decode step of a batch, each step's deepest row counting.
         tokens: what each prompt was continued with; empty if unknown.
+        peak_memory_bytes: most that decoding took beyond the weights; None if unknown.
     """
 
     rounds: list[Round]
@@ -162,6 +168,7 @@ class Timing:
     kv_bytes: int | None
     layers_per_step: float | None
     tokens: list[list[int]]
+    peak_memory_bytes: int | None = None
 
     def row(self, baseline: "Timing | None") -> dict[str, Any]:
         """Speed figures: medians over rounds, quartiles of the throughput and of the speedup.
@@ -187,6 +194,8 @@ class Timing:
             row["layers_per_step"] = self.layers_per_step
         if self.kv_bytes is not None:
             row["kv_bytes"] = self.kv_bytes
+        if self.peak_memory_bytes is not None:
+            row["peak_memory_bytes"] = self.peak_memory_bytes
         if baseline is not None:
             speedups = [base.decode / run.decode for base, run in zip(baseline.rounds, self.rounds, strict=True)]
             row |= {"decode_speedup": statistics.median(speedups), "decode_speedup_quartiles": quartiles(speedups)}
@@ -208,7 +217,7 @@ def interleave(
     warmup: int = 1,
     progress: Progress = iter,
 ) -> tuple[dict[str, Timing], dict[str, Exception]]:
-    """Time all systems in turns.
+    """Time all systems in turns. The first warm-up round counts memory.
 
     A system that raises is dropped, and the others go on.
 
@@ -217,13 +226,19 @@ def interleave(
     """
     measured: dict[str, list[Round]] = {name: [] for name in systems}
     results: dict[str, list[DecodeResult]] = {}
+    peaks: dict[str, int] = {}
     errors: dict[str, Exception] = {}
     for number in progress(range(warmup + rounds)):
         for name, system in systems.items():
             if name in errors:
                 continue
             try:
-                run, results[name] = _run(system, workload, device)
+                if number == 0 and warmup:
+                    with peak_memory(device) as peak:
+                        run, results[name] = _run(system, workload, device)
+                    peaks[name] = peak()
+                else:
+                    run, results[name] = _run(system, workload, device)
             except Exception as error:  # noqa: BLE001 - any failure of one system must spare the others
                 errors[name] = error
             else:
@@ -234,6 +249,7 @@ def interleave(
             runs,
             workload,
             kv_bytes=_kv_bytes(results[name]),
+            peak_memory_bytes=peaks.get(name) or None,
             layers_per_step=_layers_per_step(results[name]),
             tokens=[tokens for result in results[name] for tokens in result.sequences()],
         )

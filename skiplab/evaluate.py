@@ -15,8 +15,9 @@ from skiplab.bertscore import BERTScore
 from skiplab.data.module import Item, TextData
 from skiplab.decode import DecodeResult, decode
 from skiplab.forward import planned_logits
-from skiplab.memory import Halving
+from skiplab.parts import Halving
 from skiplab.policy import ExitPolicy, RowwisePolicy
+from skiplab.prepack import prepack
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,11 @@ def generate(
     batch_size: int,
     progress: Progress = iter,
 ) -> Generation:
-    """Decode all items in batches of like prompt length; smaller ones, with a warning, where memory is short."""
+    """Decode all items in batches of like prompt length, with weights packed for them on a CPU.
+
+    Where memory does not hold a batch it goes on with smaller ones, and warns.
+    """
+    backbone = prepack(backbone, rows=min(batch_size, len(items)))
     order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
     tokens: list[list[int]] = [[] for _ in items]
     depths: list[list[int]] = [[] for _ in items]

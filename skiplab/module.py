@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skiplab.backbone import Backbone
 from skiplab.batch import Batch
-from skiplab.memory import free, loss_in_parts, out_of_memory
+from skiplab.parts import free, loss_in_parts, out_of_memory
 from skiplab.policy import ExitPolicy
 
 

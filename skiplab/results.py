@@ -50,7 +50,7 @@ VOCABULARY: dict[str, str] = {
     "timing_rounds": "timed rounds behind the medians",
     "kv_bytes": "bytes allocated for keys and values of a batch of the timing; the last states that an adaptive method "
     "keeps for keys and values still owed are not counted",
-    "peak_memory_bytes": "largest memory in use",
+    "peak_memory_bytes": "most memory that decoding takes beyond the weights",
     "predicted_ms_per_step": "milliseconds per decode step that a cost model predicts; not measured",
     "predicted_tokens_per_s": "generated tokens per second that a cost model predicts; not measured",
     "predicted_speedup": "the full model's predicted decode time over this one's; not measured",

@@ -27,7 +27,8 @@ _SPEEDS: dict[str, tuple[str, str, float]] = {
     "decode_tokens_per_s": ("tokens/s", "{:,.0f}", 1.0),
     "decode_ms_per_token": ("ms per token", "{:.3f}", 1.0),
     "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
-    "kv_bytes": ("KV KiB", "{:,.0f}", 1 / 1024),
+    "kv_bytes": ("KV KiB", "{:,.0f}", 2**-10),
+    "peak_memory_bytes": ("memory KiB", "{:,.0f}", 2**-10),
 }
 # Figures whose difference from the rival is shown; the first that a task has stands on the console.
 _COMPARED = ("slot_accuracy", "rouge_l", "agreement")
@@ -141,23 +142,24 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
     console.print(shown)
 
 
-_TIMED: dict[str, tuple[str, str]] = {
-    "decode_tokens_per_s": ("tokens/s", "{:,.1f}"),
-    "decode_ms_per_step": ("ms per step", "{:.2f}"),
-    "prefill_ms": ("prefill ms", "{:.1f}"),
-    "layers_per_step": ("layers", "{:.1f}"),
-    "decode_speedup": ("decode speedup", "{:.2f}x"),
-    "bytes_speedup": ("bytes speedup", "{:.2f}x"),
-    "realised_fraction": ("realised", "{:.2f}"),
-    "roofline_fraction": ("roofline", "{:.2f}"),
-    "agreement": ("agreement", "{:.3f}"),
+_TIMED: dict[str, tuple[str, str, float]] = {
+    "decode_tokens_per_s": ("tokens/s", "{:,.1f}", 1.0),
+    "decode_ms_per_step": ("ms per step", "{:.2f}", 1.0),
+    "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
+    "layers_per_step": ("layers", "{:.1f}", 1.0),
+    "decode_speedup": ("decode speedup", "{:.2f}x", 1.0),
+    "bytes_speedup": ("bytes speedup", "{:.2f}x", 1.0),
+    "realised_fraction": ("realised", "{:.2f}", 1.0),
+    "roofline_fraction": ("roofline", "{:.2f}", 1.0),
+    "peak_memory_bytes": ("memory MiB", "{:,.1f}", 2**-20),
+    "agreement": ("agreement", "{:.3f}", 1.0),
 }
-_PREDICTED: dict[str, tuple[str, str]] = {
-    "layer_speedup": ("layer speedup", "{:.2f}x"),
-    "bytes_speedup": ("bytes speedup", "{:.2f}x"),
-    "predicted_ms_per_step": ("predicted ms per step", "{:,.1f}"),
-    "predicted_tokens_per_s": ("predicted tokens/s", "{:,.1f}"),
-    "predicted_speedup": ("predicted speedup", "{:.2f}x"),
+_PREDICTED: dict[str, tuple[str, str, float]] = {
+    "layer_speedup": ("layer speedup", "{:.2f}x", 1.0),
+    "bytes_speedup": ("bytes speedup", "{:.2f}x", 1.0),
+    "predicted_ms_per_step": ("predicted ms per step", "{:,.1f}", 1.0),
+    "predicted_tokens_per_s": ("predicted tokens/s", "{:,.1f}", 1.0),
+    "predicted_speedup": ("predicted speedup", "{:.2f}x", 1.0),
 }
 
 
@@ -172,7 +174,7 @@ def prediction_table(rows: Sequence[Row]) -> Table:
 
 
 def _flat_table(
-    title: str, rows: Sequence[Row], figures: Mapping[str, tuple[str, str]], labels: Sequence[str]
+    title: str, rows: Sequence[Row], figures: Mapping[str, tuple[str, str, float]], labels: Sequence[str]
 ) -> Table:
     shown = [key for key in figures if _has(rows, key)]
     names = {"dtype": "format", "batch_size": "batch"}
@@ -184,9 +186,9 @@ def _flat_table(
             table.lines.append(line)
             continue
         for key in shown:
-            form, bounds = figures[key][1], row.get(f"{key}_quartiles")
-            spread = "" if bounds is None else f"[{', '.join(form.format(one) for one in bounds)}]"
-            line.append(Cell(form.format(row[key]), spread) if key in row else Cell(""))
+            (_, form, scale), bounds = figures[key], row.get(f"{key}_quartiles")
+            spread = "" if bounds is None else f"[{', '.join(form.format(scale * one) for one in bounds)}]"
+            line.append(Cell(form.format(scale * row[key]), spread) if key in row else Cell(""))
         table.lines.append(line)
     return table
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "schedule": 0, "files": 0, "batch": 0, "risk": 0, "significance": 0,
     "nested": 0, "schedule_file": 0, "search_space": 0, "budget_plan": 0, "pareto": 0,
-    "policy": 1, "losses": 1, "memory": 1,
+    "policy": 1, "losses": 1, "parts": 1,
     "cache": 2, "backbone": 2, "backbones": 2,
     "prepack": 3, "lm_loss": 3, "forward": 3, "continuation": 3, "deferred": 3, "steps": 3, "batch_run": 3, "graphs": 3,
     "decode": 3,
@@ -24,7 +24,7 @@ FLOORS = {
     "evaluate": 5, "bertscore": 5, "consistency": 5, "calibration": 5, "training": 5, "saved": 5, "weights": 5,
     "checkpoints": 5, "curves": 5,
     "cost": 5, "cost_model": 5, "benchmark": 5, "layer_times": 5, "ceilings": 5, "throughput": 5, "peers": 5,
-    "formats": 5, "step_profile": 5, "environment": 5, "quiet": 5,
+    "formats": 5, "memory": 5, "step_profile": 5, "environment": 5, "quiet": 5,
     "depth_profile": 5, "plan_svg": 5, "rank_correlation": 5, "search_plots": 5, "study": 5,
     "results": 5, "run_folder": 5, "summary": 5, "tables": 5, "plots": 5, "report": 5, "tracking": 5,
     "jobs": 6,

@@ -166,6 +166,25 @@ def test_options_reach_the_policy() -> None:
         assert ideal.exact_kv == (propagation == "exact")
 
 
+@pytest.mark.parametrize("speedup", [1.25, 2, 5])
+def test_drawn_exits_have_the_mean_depth_of_their_speedup(speedup: float) -> None:
+    backbone = tiny_backbone()
+    for batch_policy in ("freeze", "compact"):
+        policy = calm_policy(backbone, measure="drawn", speedup=speedup, batch_policy=batch_policy)
+        result = decode(backbone, policy, [[5, 6]] * 40, max_new_tokens=31, eos_id=None, pad_id=0)
+        depth_BT = result.depth_BT[:, 1:].float()
+        assert depth_BT.mean().item() == pytest.approx(6 / speedup, rel=0.04)
+        assert set(depth_BT.unique().tolist()) <= set(range(1, 7))
+        assert depth_BT.std() > 0.2
+
+
+def test_the_least_drawn_row_makes_a_batch_wait() -> None:
+    backbone = tiny_backbone()
+    policy = calm_policy(backbone, measure="drawn", speedup=2, batch_policy="min")
+    depth_BT = decode(backbone, policy, [[5, 6]] * 40, max_new_tokens=8, eos_id=None, pad_id=0).depth_BT[:, 1:]
+    assert (depth_BT == 5).all()
+
+
 def test_thresholds_decay_over_the_longest_output() -> None:
     backbone = tiny_backbone()
     policy = calm_policy(backbone, measure="state", threshold=0.5, temperature=2)
@@ -189,6 +208,7 @@ def test_thresholds_decay_over_the_longest_output() -> None:
         ({"threshold": 0.5, "propagation": "exact"}, "softmax 0.5 exact"),
         ({"measure": "ideal"}, "ideal"),
         ({"measure": "ideal", "propagation": "exact"}, "ideal exact"),
+        ({"measure": "drawn", "speedup": 2, "batch_policy": "min"}, "drawn ~2x min"),
     ],
 )
 def test_settings_are_named_by_what_differs(options: dict[str, Any], setting: str) -> None:
@@ -217,7 +237,7 @@ def test_all_variants_share_one_training() -> None:
         ({"threshold": 0.5, "decay": "book"}, "unknown calm decay 'book'; choose one of paper, code"),
         (
             {"threshold": 0.5, "measure": "entropy"},
-            "unknown calm measure 'entropy'; choose one of softmax, state, classifier, ideal",
+            "unknown calm measure 'entropy'; choose one of softmax, state, classifier, ideal, drawn",
         ),
         (
             {"threshold": 0.5, "batch_policy": "max"},
@@ -243,6 +263,8 @@ def test_all_variants_share_one_training() -> None:
             {"measure": "ideal", "batch_policy": "min"},
             "oracles let rows exit on their own: batch_policy must be freeze, got min",
         ),
+        ({"measure": "drawn", "threshold": 0.5}, "drawn exits take a speedup, every layer as an exit"),
+        ({"measure": "drawn", "speedup": 2, "exit_interval": 2}, "got speedup 2, exits range"),
         (
             {"threshold": 0.5, "propagation": "exact", "batch_policy": "compact"},
             "oracles let rows exit on their own: batch_policy must be freeze, got compact",

@@ -56,7 +56,7 @@ def test_every_system_is_timed_in_every_format_and_batch_size(home: Path) -> Non
         ("full", "1x reference path"),
         ("skipdecode", "2x"),
         ("early_termination", "2x"),
-        ("calm", "softmax ~2x compact"),
+        ("calm", "drawn ~2x compact"),
         ("hf_generate", "full depth"),
     }
     # 8-bit integers have neither a reference path nor a peer of Hugging Face's.
