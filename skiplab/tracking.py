@@ -107,10 +107,13 @@ def _make_store(path: Path) -> None:
         left.unlink()
     made = path.with_name(f".{path.name}.{os.getpid()}")
     mlflow.MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
-    # Another process may have been first.
-    with suppress(FileExistsError):
+    try:
         os.link(made, path)
-    made.unlink()
+    except OSError:
+        # Another process was first, or the file system has no links.
+        if not path.exists():
+            made.rename(path)
+    made.unlink(missing_ok=True)
 
 
 @contextmanager
