@@ -2,7 +2,7 @@
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +22,7 @@ class PlanTrainedModule(ExitModule, ABC):
 
     Args:
         distill: keywords of `Distillation`; None is no distillation.
+        learning_rate: its own peak; None is the trainer's.
 
     Attributes:
         policy: gives the plans.
@@ -31,15 +32,19 @@ class PlanTrainedModule(ExitModule, ABC):
     policy: ExitPolicy
     plans: dict[str, Any]
 
-    def __init__(self, setup: Setup, distill: Mapping[str, float] | None) -> None:
+    def __init__(self, setup: Setup, distill: Mapping[str, float] | None, learning_rate: float | None = None) -> None:
+        if learning_rate is not None:
+            setup = replace(setup, optimization=replace(setup.optimization, learning_rate=learning_rate))
         super().__init__(setup)
+        self.learning_rate = learning_rate
         self.distillation = Distillation.of(distill)
         # In a tuple, so that its weights are not this module's.
         self._teacher = (setup.teacher,)
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        return {"loss": "planned", **self.plans, **self.distillation.recipe}
+        rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
+        return {"loss": "planned", **self.plans, **self.distillation.recipe, **rate}
 
     def loss(self, batch: Batch) -> Tensor:
         (teacher,) = self._teacher
@@ -57,6 +62,7 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
         distill: keywords of `Distillation`; None is no distillation.
         schedule: a schedule file, or what one holds, instead of the keywords of `ScheduleSpec`; with it `speedup`
             only says which budget it stands for.
+        learning_rate: its own peak; None is the trainer's.
     """
 
     def __init__(
@@ -66,20 +72,21 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
         *,
         distill: Mapping[str, float] | None = None,
         schedule: str | Mapping[str, Any] | None = None,
+        learning_rate: float | None = None,
         **options: Any,
     ) -> None:
         layers = setup.backbone.num_layers
         if schedule is None:
             spec = ScheduleSpec(**options)
             solved = spec.schedule(layers, setup.lengths)
-            super().__init__(setup, distill)
+            super().__init__(setup, distill, learning_rate)
             self.policy = Scheduled(solved, kind)
             self.plans = {"kind": kind, **vars(solved)}
             self._name, self._target = str(spec), spec.speedup
         else:
             budget = _budget(options)
             given = named_plan(schedule, layers)
-            super().__init__(setup, distill)
+            super().__init__(setup, distill, learning_rate)
             self.policy = Planned(given.plan.plans())
             self.plans = {"steps": list(given.plan.steps_L)}
             self._name = given.name
@@ -87,7 +94,8 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
 
     @property
     def setting(self) -> str:
-        return f"{self._name}{self.distillation.suffix}"
+        rate = "" if self.learning_rate is None else f" lr {self.learning_rate:.3g}"
+        return f"{self._name}{self.distillation.suffix}{rate}"
 
     @property
     def target_speedup(self) -> float | None:

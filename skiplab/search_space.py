@@ -4,7 +4,7 @@ Pure Python: a trial is anything with Optuna's `suggest_*` methods.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, final, get_args
 
 from skiplab.nested import NestedPlan
@@ -15,7 +15,7 @@ class Suggests(Protocol):
     """What is asked of a trial."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
-    def suggest_float(self, name: str, low: float, high: float) -> float: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
     def suggest_int(self, name: str, low: int, high: int) -> int: ...
 
 
@@ -31,6 +31,9 @@ class InfeasibleScheduleError(ValueError):
         self.excess = excess
 
 
+TRAINING = ("learning_rate", "distill")
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
@@ -44,6 +47,8 @@ class SearchSpace:
         min_exit: depths at the horizon.
         warmup: warm-up layers of a skip plan.
         horizon: steps; an end may be a name in `schedule.HORIZONS`.
+        training: ranges of what a schedule's own fine-tuning is done with: `learning_rate`, its peak, and `distill`,
+            the weight of the full model's logits. Empty searches schedules alone.
 
     Raises:
         ValueError: a range is empty or inverted, or a name unknown.
@@ -56,6 +61,7 @@ class SearchSpace:
     min_exit: Sequence[float]
     warmup: Sequence[int]
     horizon: Sequence[int | str]
+    training: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, known in (("kind", get_args(PlanKind)), ("decay", tuple(DECAYS))):
@@ -72,6 +78,12 @@ class SearchSpace:
                 raise ValueError(
                     f"search.space.rate.{decay} must begin at {DECAYS[decay].lowest_rate:g} at the least, got {ends}"
                 )
+        for name, ends in self.training.items():
+            if name not in TRAINING:
+                raise ValueError(f"search.space.training takes {' and '.join(TRAINING)}, got {name!r}")
+            _check_range(f"training.{name}", ends)
+            if ends[0] < 0 or (name == "learning_rate" and ends[0] == 0):
+                raise ValueError(f"search.space.training.{name} must begin above 0, distill at 0; got {list(ends)}")
         if len(self.horizon) != 2 or any(isinstance(end, str) and end not in HORIZONS for end in self.horizon):
             raise ValueError(
                 f"search.space.horizon takes two ends, each a number of steps or one of {', '.join(HORIZONS)}; got "
@@ -104,6 +116,12 @@ class SearchSpace:
         Args:
             lengths: of the outputs, for the horizons by name.
         """
+        return self._suggest_schedule(trial, lengths) | {
+            name: trial.suggest_float(name, low, high, log=name == "learning_rate")
+            for name, (low, high) in self.training.items()
+        }
+
+    def _suggest_schedule(self, trial: Suggests, lengths: Sequence[int]) -> dict[str, Any]:
         found: dict[str, Any] = {"decay": trial.suggest_categorical("decay", list(self.decay))}
         found["kind"] = trial.suggest_categorical("kind", list(self.kind))
         found["max_exit"] = trial.suggest_float("max_exit", *map(float, self.max_exit))
@@ -164,6 +182,16 @@ def plan_of(params: Mapping[str, Any], num_layers: int, steps: int) -> NestedPla
     """
     schedule, kind = schedule_of(params, num_layers)
     return NestedPlan.of(lambda step: schedule.plan(step, kind), num_layers, steps)
+
+
+def training_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The training options among a trial's parameters, as a method's keywords."""
+    found: dict[str, Any] = {}
+    if "learning_rate" in params:
+        found["learning_rate"] = params["learning_rate"]
+    if params.get("distill"):
+        found["distill"] = {"logits": params["distill"]}
+    return found
 
 
 def params_of(schedule: ExitSchedule, kind: PlanKind) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skiplab.schedule import DECAYS, layer_steps, solve_schedule
-from skiplab.search_space import InfeasibleScheduleError, SearchSpace, params_of, plan_of, schedule_of
+from skiplab.search_space import InfeasibleScheduleError, SearchSpace, params_of, plan_of, schedule_of, training_of
 
 LENGTHS = [8, 10, 12, 14, 20]
 OPTIONS: dict[str, Any] = {
@@ -34,7 +34,8 @@ class Drawn:
         self.names.append(name)
         return self.rng.choice(list(choices))
 
-    def suggest_float(self, name: str, low: float, high: float) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        assert log == (name == "learning_rate")
         self.names.append(name)
         return self.rng.uniform(low, high)
 
@@ -116,3 +117,28 @@ def test_bad_spaces(change: dict[str, Any], message: str) -> None:
 def test_spaces_that_do_not_fit_the_backbone(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchSpace(**{**OPTIONS, **change}).check(8)
+
+
+@given(st.integers(0, 10**6))
+def test_training_options_are_drawn_when_asked_for(seed: int) -> None:
+    ranges = {"learning_rate": [1e-4, 1e-2], "distill": [0.0, 2.0]}
+    space, trial = SearchSpace(**OPTIONS, training=ranges), Drawn(seed)
+    params = space.suggest(trial, LENGTHS)
+    assert trial.names[-2:] == ["learning_rate", "distill"]
+    training = training_of(params)
+    assert 1e-4 <= training["learning_rate"] <= 1e-2
+    assert training["distill"] == {"logits": params["distill"]}
+    assert training_of(SearchSpace(**OPTIONS).suggest(Drawn(seed), LENGTHS)) == {}
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"epochs": [1, 2]}, "training takes learning_rate and distill, got 'epochs'"),
+        ({"learning_rate": [0.0, 1e-2]}, "training.learning_rate must begin above 0"),
+        ({"distill": [1.0, 0.5]}, "training.distill is inverted"),
+    ],
+)
+def test_training_ranges_that_make_no_sense_are_refused(training: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SearchSpace(**OPTIONS, training=training)

@@ -1,7 +1,7 @@
 """From studies and profile to the settings of a comparison, and to schedule files."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.study import Study
@@ -13,6 +13,7 @@ from skiplab.jobs.trials import FIGURES, STEPS
 from skiplab.nested import NestedPlan
 from skiplab.pareto import Scored, Sense, best_at, better
 from skiplab.schedule_file import NamedPlan
+from skiplab.search_space import training_of
 from skiplab.study import finished
 
 
@@ -23,11 +24,13 @@ class Finalist:
     Attributes:
         series: who found it: `searched`, a baseline's sampler or `profile`.
         speedup: the layer speedup that it was chosen for; None if for none.
+        training: what it is fine-tuned with, SkipDecode's keywords beside the schedule.
     """
 
     series: str
     named: NamedPlan
     speedup: float | None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def scored(study: Study, spec: SearchSpec) -> list[Scored]:
@@ -63,13 +66,14 @@ def of_study(study: Study, spec: SearchSpec, label: str, speedups: Sequence[floa
         metric, own_sense = next(iter(spec.objectives.items()))
         cost = better("minimize" if own_sense == "minimize" else "maximize")
         best = min(finished(study), key=lambda trial: (cost(trial.user_attrs[FIGURES][metric]), trial.number))
-        return [Finalist(label, named_trial(study, best.number, label), None)]
+        return [_finalist(study, best.number, label, None)]
     chosen = [(speedup, best_at(points, sense, speedup)) for speedup in speedups]
-    return [
-        Finalist(label, named_trial(study, best.number, f"{label} {speedup:g}x"), speedup)
-        for speedup, best in chosen
-        if best is not None
-    ]
+    return [_finalist(study, best.number, label, speedup) for speedup, best in chosen if best is not None]
+
+
+def _finalist(study: Study, number: int, label: str, speedup: float | None) -> Finalist:
+    name = label if speedup is None else f"{label} {speedup:g}x"
+    return Finalist(label, named_trial(study, number, name), speedup, training_of(study.trials[number].params))
 
 
 def cases_of(prepared: Prepared, finalists: Sequence[Finalist], calibrated: Sequence[Finalist]) -> list[Case]:
@@ -82,15 +86,18 @@ def cases_of(prepared: Prepared, finalists: Sequence[Finalist], calibrated: Sequ
     nodes: dict[str, dict[str, Any]] = {
         one.named.name: {
             "name": "skipdecode", "_target_": target, "speedup": one.speedup,
-            "schedule": one.named.plain(origin=False),
+            "schedule": one.named.plain(origin=False), **one.training,
         }
         for one in finalists
     }  # fmt: skip
     ladder = sorted((one.named for one in calibrated), key=lambda named: named.layer_speedup or 0.0)
     # Of twins, one hypothesis.
     hypotheses = [named.plain(origin=False) for named in {named.plan: named for named in ladder}.values()]
-    if prepared.calibration.delta and len(hypotheses) > 1:
+    # Hypotheses differ in their schedule alone.
+    if prepared.calibration.delta and len(hypotheses) > 1 and not any(one.training for one in calibrated):
         nodes["calibrated"] = {"name": "skipdecode", "_target_": target, "calibrate": {"schedule": hypotheses}}
     cases = expand(nodes, prepared.config["seeds"], prepared.probe(), prepared.calibration.delta)
     series = {one.named.name: one.series for one in finalists}
-    return [replace(case, series=series.get(case.entry.setting, case.series)) for case in cases]
+    # What a setting is trained with stands behind its plan's name.
+    by_case = [next((name for name in series if f"{case.entry.setting} ".startswith(f"{name} ")), "") for case in cases]
+    return [replace(case, series=series.get(name, case.series)) for case, name in zip(cases, by_case, strict=True)]

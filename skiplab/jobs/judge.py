@@ -1,7 +1,8 @@
 """What a schedule is worth at a search's fidelity."""
 
+import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, final
 
@@ -29,13 +30,13 @@ _BATCH = 64
 
 @final
 class Judge:
-    """Judges plans on the validation split. A plan judged before is not judged again."""
+    """Judges plans on the validation split. A plan judged before, trained alike, is not judged again."""
 
     def __init__(self, prepared: Prepared, models: Models, spec: SearchSpec) -> None:
         self._prepared = prepared
         self._models = models
         self._spec = spec
-        self._known: dict[NestedPlan, dict[str, float]] = {}
+        self._known: dict[tuple[NestedPlan, str], dict[str, float]] = {}
 
     @property
     def lengths(self) -> list[int]:
@@ -69,15 +70,19 @@ class Judge:
         depth = plan.mean_depth(self.reach)
         return {"layer_speedup": self.num_layers / depth, "mean_depth": depth}
 
-    def figures(self, plan: NestedPlan, report: Report | None = None) -> dict[str, float]:
+    def figures(
+        self, plan: NestedPlan, training: Mapping[str, Any] | None = None, report: Report | None = None
+    ) -> dict[str, float]:
         """All figures that the search needs.
 
         Args:
+            training: of a short fine-tuning, SkipDecode's keywords beside the schedule.
             report: takes step and validation loss during a short fine-tuning, and may raise to end it.
         """
-        if plan not in self._known:
-            self._known[plan] = self._judged(plan, report)
-        return self._known[plan]
+        key = (plan, json.dumps(training or {}, sort_keys=True))
+        if key not in self._known:
+            self._known[key] = self._judged(plan, training or {}, report)
+        return self._known[key]
 
     def loss_from(self, weights: str, plan: NestedPlan) -> float:
         """Validation loss under a plan with the weights of `base` or `once_for_all`, without training."""
@@ -91,10 +96,11 @@ class Judge:
         )
         return Continuations(self._weights("once_for_all"), self._batches(pairs)).loss
 
-    def _judged(self, plan: NestedPlan, report: Report | None) -> dict[str, float]:
+    def _judged(self, plan: NestedPlan, training: Mapping[str, Any], report: Report | None) -> dict[str, float]:
         found = self.planned(plan)
         if self._spec.fidelity == "fine_tune":
-            backbone = tune(self._prepared, self._models, self._spec, plan, report or (lambda step, loss: None))
+            report = report or (lambda step, loss: None)
+            backbone = tune(self._prepared, self._models, self._spec, plan, training, report)
             found["loss"] = Continuations(backbone, self._batches(self._prepared.data.valid_pairs)).loss(plan)
         else:
             backbone = self._weights(self._spec.fidelity)

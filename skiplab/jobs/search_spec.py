@@ -101,6 +101,11 @@ class SearchSpec:
                 f"objective, since Optuna prunes no others; got fidelity={self.fidelity} and "
                 f"{len(self.objectives)} objectives"
             )
+        if self.space.training and (self.fidelity != "fine_tune" or "guarantee" in self.select):
+            raise ValueError(
+                "search.space.training needs search.fidelity=fine_tune, whose training it sets, and a selection by "
+                f"speedup or quality; got fidelity={self.fidelity} and select={dict(self.select)}"
+            )
         if self.pruner is not None and "loss" not in self.objectives:
             raise ValueError(f"search.pruner={self.pruner} watches the loss; make it the objective")
         if len(self.select) != 1 or not self.select.keys() <= {"speedup", "quality", "guarantee"}:

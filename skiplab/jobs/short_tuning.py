@@ -1,8 +1,8 @@
 """A short fine-tuning under one plan, watched on its way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -32,8 +32,18 @@ class _Watched(Callback):
             self._report(trainer.global_step, float(trainer.callback_metrics["valid_loss"]))
 
 
-def tune(prepared: Prepared, models: Models, spec: SearchSpec, plan: NestedPlan, report: Report) -> Backbone:
+def tune(
+    prepared: Prepared,
+    models: Models,
+    spec: SearchSpec,
+    plan: NestedPlan,
+    training: Mapping[str, Any],
+    report: Report,
+) -> Backbone:
     """The base after `spec.tune_steps` steps under a plan, with `spec.tune_reports` looks at the validation loss.
+
+    Args:
+        training: SkipDecode's keywords beside the schedule.
 
     Raises:
         Exception: whatever `report` raises ends it.
@@ -41,9 +51,8 @@ def tune(prepared: Prepared, models: Models, spec: SearchSpec, plan: NestedPlan,
     L.seed_everything(prepared.config["seeds"][0], verbose=False)
     backbone = prepared.new_backbone()
     backbone.model.load_state_dict(models.base.model.state_dict())
-    optimization = prepared.trainer.optimization
-    setup = Setup(backbone, models.lengths, optimization)
-    module = SkipDecode(setup, schedule=NamedPlan(name="trial", plan=plan).plain())
+    setup = Setup(backbone, models.lengths, prepared.trainer.optimization, teacher=models.base)
+    module = SkipDecode(setup, schedule=NamedPlan(name="trial", plan=plan).plain(), **training)
     steps = max(1, -(-len(prepared.data.train_pairs) // prepared.data.batch_size))
     trainer = replace(prepared.trainer, max_epochs=-(-spec.tune_steps // steps)).trainer(
         max_steps=spec.tune_steps, val_check_interval=max(1, min(spec.tune_steps, steps) // spec.tune_reports),

@@ -20,10 +20,10 @@ from skiplab.jobs.judge import Judge
 from skiplab.jobs.search_spec import SearchSpec, violation
 from skiplab.nested import NestedPlan
 from skiplab.plan_svg import plan_svg
-from skiplab.search_space import InfeasibleScheduleError, plan_of
+from skiplab.search_space import InfeasibleScheduleError, plan_of, training_of
 from skiplab.study import RUN, WORKER
 
-STEPS, DUPLICATE, ERROR, FIGURES = "steps_by_layer", "duplicate_of", "error", "figures"
+STEPS, TRAINING, DUPLICATE, ERROR, FIGURES = "steps_by_layer", "training", "duplicate_of", "error", "figures"
 INTERRUPTED = 130
 # All trials, duplicates and infeasible ones included, per schedule that is judged.
 _MOST = 10
@@ -58,7 +58,7 @@ class Objective:
         status, figures, note = "KILLED", {}, ""
         try:
             plan = self._feasible(trial, params)
-            figures = self._figures(trial, plan)
+            figures = self._figures(trial, plan, training_of(params))
             self._constrain(trial, figures)
             status, note = "FINISHED", _note(plan, figures, trial.user_attrs.get(DUPLICATE))
             return tuple(figures[metric] for metric in self._spec.objectives)
@@ -103,15 +103,17 @@ class Objective:
             self._picture(trial, plan, planned["layer_speedup"])
         return plan
 
-    def _figures(self, trial: Trial, plan: NestedPlan) -> dict[str, float]:
+    def _figures(self, trial: Trial, plan: NestedPlan, training: dict[str, Any]) -> dict[str, float]:
         with self._timed("optuna"):
-            twin = _twin(trial.study, plan)
+            if training:
+                trial.set_user_attr(TRAINING, training)
+            twin = _twin(trial.study, plan, training)
         if twin is not None:
             trial.set_user_attr(DUPLICATE, twin.number)
             figures = dict(twin.user_attrs[FIGURES])
         else:
             with self._timed("judging"):
-                figures = self._judge.figures(plan, _report(trial) if self._spec.pruner else None)
+                figures = self._judge.figures(plan, training, _report(trial) if self._spec.pruner else None)
         for metric in self._spec.objectives:
             if not math.isfinite(figures[metric]):
                 raise ValueError(f"{metric} is {figures[metric]}")
@@ -167,11 +169,12 @@ def save_note(study_or_trial: Study | Trial, text: str) -> None:
     optuna_dashboard.save_note(study_or_trial, text)
 
 
-def _twin(study: Study, plan: NestedPlan) -> FrozenTrial | None:
-    """The first trial of the same plan that has its figures."""
-    steps = list(plan.steps_L)
+def _twin(study: Study, plan: NestedPlan, training: Mapping[str, Any]) -> FrozenTrial | None:
+    """The first trial of the same plan and training that has its figures."""
+    sought = list(plan.steps_L), training
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if trial.user_attrs.get(STEPS) == steps and FIGURES in trial.user_attrs:
+        attrs = trial.user_attrs
+        if FIGURES in attrs and (attrs.get(STEPS), attrs.get(TRAINING, {})) == sought:
             return trial
     return None
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import optuna
@@ -51,11 +52,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("search")
     real, asked = Judge.figures, []
 
-    def figures(self: Judge, plan: NestedPlan, report: object = None) -> dict[str, float]:
+    def figures(self: Judge, plan: NestedPlan, *rest: Any) -> dict[str, float]:
         asked.append(plan)
         if len(asked) == 3:
             raise RuntimeError("not this one today")
-        return real(self, plan)
+        return real(self, plan, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Judge, "figures", figures)
@@ -175,6 +176,7 @@ def test_a_single_objective_is_pruned_under_a_constraint(tmp_path: Path) -> None
         NO_SPEED, "search.fidelity=fine_tune", "search.pruner=median", "search.tune_steps=4", "search.tune_reports=2",
         "+search.constraints.layer_speedup.at_least=1.5", "search.baselines=[]",
         "search.sampler=random", "search.trials=9", "trainer.batch_size=4",
+        "+search.space.training={learning_rate:[1e-3,1e-2],distill:[0.1,1]}",
     )  # fmt: skip
     assert search(small(tmp_path, *overrides), tmp_path / "run") is True
     found = trials(tmp_path)
@@ -189,7 +191,8 @@ def test_a_single_objective_is_pruned_under_a_constraint(tmp_path: Path) -> None
     assert all(trial.state == TrialState.PRUNED and not trial.intermediate_values for trial in slow)
     best = min(whole, key=lambda trial: trial.values[0])
     settings = [row["setting"] for row in json.loads((tmp_path / "run" / "results.json").read_text())["rows"]]
-    assert f"searched #{best.number}" in settings
+    rate, weight = best.params["learning_rate"], best.params["distill"]
+    assert f"searched #{best.number} distilled {weight:g}*logits lr {rate:.3g}" in settings
 
 
 def test_quality_and_speed_can_be_decoded_and_timed(tmp_path: Path) -> None:
@@ -297,6 +300,7 @@ def alive(pid: int) -> bool:
         (["+search.constraints.blue.at_least=1"], "constraints.blue is no figure"),
         (["+search.constraints.loss.below=1"], "constraints.loss takes at_least: X or at_most: X"),
         (["search.pruner=median"], "needs fidelity=fine_tune, whose training it cuts short, and one objective"),
+        (["+search.space.training={distill:[0,1]}"], "training needs search.fidelity=fine_tune, whose training"),
         (["search.pruner=asha"], "unknown search.pruner 'asha'; choose one of median, hyperband"),
         (["search.sampler=cma"], "unknown search.sampler 'cma'; choose one of tpe, nsga2, gp, random"),
         (["search.fidelity=half"], "unknown search.fidelity 'half'"),
