@@ -34,6 +34,10 @@ class Batch(NamedTuple):
         """Generation steps after the first token."""
         return self.target_BG.shape[1] - 1
 
+    def chunk(self, parts: int) -> "list[Batch]":
+        """The rows in at most so many parts of like size, each with all columns."""
+        return [Batch(*pieces) for pieces in zip(*(tensor.chunk(parts) for tensor in self), strict=True)]
+
 
 class Part(NamedTuple):
     """What one rank takes of a step's batch at a time.

@@ -12,6 +12,7 @@ from skiplab.batch import IGNORE, Batch, collate
 from skiplab.data.module import Item, TextData
 from skiplab.evaluate import Generation
 from skiplab.forward import layer_states, start
+from skiplab.parts import Halving
 from skiplab.policy import AdaptivePolicy
 
 Consistency = Literal["risk", "textual", "exact"]
@@ -58,15 +59,16 @@ def unmoved(
     Args:
         full: the backbone's own outputs on the items at full depth.
     """
-    found: list[bool] = []
-    for first in range(0, len(items), batch_size):
-        members = slice(first, first + batch_size)
-        batch = collate([item.prompt_ids for item in items[members]], full.tokens[members], data.pad_id)
+    rows = list(zip(items, full.tokens, strict=True))
+
+    def stay(members: Sequence[tuple[Item, list[int]]]) -> list[bool]:
+        batch = collate([item.prompt_ids for item, _ in members], [tokens for _, tokens in members], data.pad_id)
         batch = Batch(*(tensor.to(backbone.device) for tensor in batch))
         below_BTD, _ = start(backbone, batch.input_BT, batch.prompt_mask_BP)
         states = [below_BTD, *layer_states(backbone, batch.input_BT, batch.prompt_mask_BP)]
-        found += (~_exited_rows(backbone, policy, batch, states)).tolist()
-    return found
+        return (~_exited_rows(backbone, policy, batch, states)).tolist()
+
+    return [one for _, found in Halving(batch_size, "checking exits of")(rows, stay) for one in found]
 
 
 def _exited_rows(backbone: Backbone, policy: AdaptivePolicy, batch: Batch, states: Sequence[Tensor]) -> Tensor:

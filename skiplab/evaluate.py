@@ -17,6 +17,7 @@ from skiplab.bertscore import BERTScore
 from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
 from skiplab.forward import planned_logits
+from skiplab.parts import Halving
 from skiplab.policy import ExitPolicy, RowwisePolicy
 from skiplab.prepack import prepack
 
@@ -29,11 +30,13 @@ class Generation:
         texts: outputs as text.
         tokens: outputs as ids, end-of-sequence included.
         depths: layers run per output token.
+        decode_batch_size: rows decoded at a time, where memory held fewer than were asked for.
     """
 
     texts: list[str]
     tokens: list[list[int]]
     depths: list[list[int]]
+    decode_batch_size: int | None = None
 
     @property
     def mean_depth(self) -> float:
@@ -60,10 +63,14 @@ def generate(
     batch_size: int,
     progress: Progress = iter,
 ) -> Generation:
-    """Decode all items in batches of like prompt length, shared by the ranks, with weights packed for them on a CPU."""
-    backbone = prepack(backbone, rows=min(batch_size, len(items)))
+    """Decode all items in batches of like prompt length, shared by the ranks, with weights packed for them on a CPU.
 
-    def decoded(batch: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    Where memory does not hold a batch it goes on with smaller ones, and warns.
+    """
+    backbone = prepack(backbone, rows=min(batch_size, len(items)))
+    halving = Halving(batch_size, "decoding")
+
+    def rows(batch: Sequence[int]) -> list[tuple[list[int], list[int]]]:
         result = decode(
             backbone,
             policy,
@@ -72,15 +79,18 @@ def generate(
             eos_id=data.eos_id,
             pad_id=data.pad_id,
         )
-        rows = zip(result.sequences(), result.depth_BT.tolist(), strict=True)
-        return [(row, depth[: len(row)]) for row, depth in rows]
+        found = zip(result.sequences(), result.depth_BT.tolist(), strict=True)
+        return [(row, depth[: len(row)]) for row, depth in found]
+
+    def decoded(batch: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+        return [row for _, found in halving(batch, rows) for row in found]
 
     order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     found = dict(zip(order, chain.from_iterable(ranks.share(batches, decoded, progress)), strict=True))
     tokens = [found[index][0] for index in range(len(items))]
     depths = [found[index][1] for index in range(len(items))]
-    return Generation(data.encoding.texts(tokens), tokens, depths)
+    return Generation(data.encoding.texts(tokens), tokens, depths, _fewer(halving, batch_size))
 
 
 def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int) -> Generation:
@@ -90,8 +100,9 @@ def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, ba
     config = GenerationConfig(
         max_new_tokens=data.max_new_tokens, do_sample=False, eos_token_id=data.eos_id, pad_token_id=data.pad_id
     )
+    halving = Halving(batch_size, "in generate with")
 
-    def decoded(batch: Sequence[Item]) -> list[list[int]]:
+    def generated(batch: Sequence[Item]) -> list[list[int]]:
         ids_BP, mask_BP = left_pad([item.prompt_ids for item in batch], data.pad_id)
         out_BT = backbone.model.generate(  # type: ignore[operator]
             ids_BP.to(backbone.device), attention_mask=mask_BP.long().to(backbone.device), generation_config=config
@@ -99,9 +110,19 @@ def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, ba
         rows = out_BT[:, ids_BP.shape[1] :].tolist()
         return [row[: row.index(data.eos_id) + 1] if data.eos_id in row else row for row in rows]
 
+    def decoded(batch: Sequence[Item]) -> list[list[int]]:
+        return [row for _, found in halving(batch, generated) for row in found]
+
     batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
     tokens = list(chain.from_iterable(ranks.share(batches, decoded)))
-    return Generation(data.encoding.texts(tokens), tokens, [[backbone.num_layers] * len(row) for row in tokens])
+    depths = [[backbone.num_layers] * len(row) for row in tokens]
+    return Generation(data.encoding.texts(tokens), tokens, depths, _fewer(halving, batch_size))
+
+
+def _fewer(halving: Halving, asked: int) -> int | None:
+    """Rows at a time on the rank that had room for the fewest; None where all had room for what was asked."""
+    rows = min(ranks.share(range(ranks.world_size()), lambda _: halving.rows))
+    return rows if rows < asked else None
 
 
 def quality(

@@ -1,21 +1,72 @@
 """Files that a reader, or a crash, finds whole."""
 
+import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, whose name holds the old content or the new, never a part.
+
+    Raises:
+        DiskFullError: there is no room for it; the old content stays.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+class DiskFullError(OSError):
+    """There is no room to write to."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what libraries raise on a full disk into a `DiskFullError` that names the path."""
+    try:
+        yield
+    except Exception as error:
+        if not disk_full(error) or isinstance(error, DiskFullError):
+            raise
+        raise DiskFullError(
+            f"no room left to write {path}: make room on its disk, then the same command goes on from what is finished"
+        ) from error
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is a lack of room on a disk or within a quota or limit of size."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if isinstance(error, DiskFullError) or any(words in str(error) for words in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+# What libraries written in other languages leave of the system's error.
+_FULL = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that its name holds the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Write a text file, whole."""
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def save_json(path: Path, content: Any) -> None:

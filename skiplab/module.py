@@ -1,7 +1,8 @@
 """The abstract LightningModules: how a method trains, and the policy that it decodes with."""
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 from skiplab.backbone import Backbone
 from skiplab.batch import Batch, Part
+from skiplab.parts import free, loss_in_parts, out_of_memory
 from skiplab.policy import ExitPolicy
 
 
@@ -62,11 +64,16 @@ class TrainedModule(L.LightningModule, ABC):
 
     Args:
         prefix: of the names of its training curves.
+
+    Attributes:
+        parts: a training batch goes through the model in so many; doubled where memory does not hold it.
     """
 
     def __init__(self, optimization: Optimization, *, prefix: str = "") -> None:
         super().__init__()
         self.optimization = optimization
+        self.parts = 1
+        self._rows = 0
         self._prefix = prefix
         self._step_losses: list[Tensor] = []
         self._valid_losses: list[Tensor] = []
@@ -84,7 +91,7 @@ class TrainedModule(L.LightningModule, ABC):
         """The training loss of a batch, a scalar."""
 
     def training_step(self, part: Part, batch_idx: int) -> Tensor:
-        loss = part.weight * self.loss(part.batch)
+        loss = part.weight * loss_in_parts(self.loss, part.batch, self.parts)
         self._step_losses.append(loss.detach())
         return loss
 
@@ -116,6 +123,41 @@ class TrainedModule(L.LightningModule, ABC):
             fully_shard(self, mesh=mesh)
             for step in ("training_step", "validation_step"):
                 register_fsdp_forward_method(self, step)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        # The closure is forward and backward pass, and sets gradients to zero between the two.
+        optimizer.step(closure=lambda: self._in_memory(optimizer_closure))
+
+    def _in_memory(self, closure: Callable[[], Any]) -> Any:
+        """The closure's result; in twice as many parts, for good, where memory does not hold a batch."""
+        while True:
+            try:
+                return closure()
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or not self._can_part():
+                    raise
+            free()
+            self._step_losses.clear()
+            self.parts *= 2
+            warnings.warn(
+                f"out of memory in training step {self.global_step}; from here on a batch goes through the model in "
+                f"{self.parts} parts, which gives the same steps in more time",
+                stacklevel=2,
+            )
+
+    def _can_part(self) -> bool:
+        # Gradients of batches before, or other processes that take part in a step, would not bear a second attempt.
+        alone = self.trainer.world_size == 1 and self.trainer.accumulate_grad_batches == 1
+        return alone and self.parts < self._rows
+
+    def on_train_batch_start(self, batch: Part, batch_idx: int) -> None:
+        self._rows = len(batch.batch.input_BT)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["parts"] = self.parts
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.parts = checkpoint["parts"]
 
     def configure_optimizers(self) -> Any:
         options = self.optimization

@@ -63,6 +63,9 @@ VOCABULARY: dict[str, str] = {
     "train_speedup_quartiles": "its first and third quartile",
     "parameters": "weights of the backbone",
     "batch_size": "rows per batch in the timing",
+    "decode_batch_size": "rows decoded at a time, where memory held fewer than were asked for",
+    "train_batch_part": "largest share of a training batch that went through the model at a time, where memory did not "
+    "hold the whole: 0.5 is half the batch",
     "dtype": "number format of the weights",
     "bleu": "corpus BLEU, sacrebleu, 0 to 100",
     "bleu_signature": "sacrebleu's signature of how BLEU was computed",

@@ -71,6 +71,7 @@ def _run_job(cfg: DictConfig) -> int | str | None:
     """Exit code or error message of the job. What all ranks failed of, the first alone has to say."""
     from skiplab import ranks
     from skiplab.backbones.checkpoint import CheckpointError
+    from skiplab.files import DiskFullError, disk_full
     from skiplab.jobs.prepare import ConfigurationError
     from skiplab.quiet import quiet
     from skiplab.training import NonFiniteLossError
@@ -80,8 +81,12 @@ def _run_job(cfg: DictConfig) -> int | str | None:
     job: Any = getattr(import_module(module), name)
     try:
         code = 0 if job(cfg, Path(HydraConfig.get().runtime.output_dir)) else 1
-    except (ConfigurationError, CheckpointError, NonFiniteLossError) as error:
+    except (ConfigurationError, CheckpointError, NonFiniteLossError, DiskFullError) as error:
         code = f"error: {error}"
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        code = f"error: {error}: make room, then the same command goes on from what is finished"
     except KeyboardInterrupt:
         if ranks.is_first():
             print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)

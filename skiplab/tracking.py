@@ -1,29 +1,78 @@
 """MLflow: one parent run per experiment, one child per method and setting. The only `mlflow` import.
 
 Of a job's ranks the first one alone has runs, and writes.
+
+A store that is lost on the way ends the tracking, not the work: it is told of once, and what follows is not tracked.
+The jobs' run folders hold what they need to write it later.
 """
 
+import json
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+from sqlalchemy.exc import SQLAlchemyError
 
 from skiplab import served
 from skiplab.ranks import first_only, is_first
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from lightning.pytorch.loggers import MLFlowLogger
+
+F = TypeVar("F", bound=Callable[..., Any])
+# MLflow's own would have a run stand still for minutes. Those of the user's environment stay.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_lost: list[str] = []
+
+
+def lost() -> str | None:
+    """Why nothing more is tracked; None as long as the store is there."""
+    return _lost[0] if _lost else None
+
+
+def _unless_lost(otherwise: Any) -> Callable[[F], F]:
+    """Make a function do nothing and return `otherwise` once the store is lost."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if _lost:
+                return otherwise
+            try:
+                return function(*args, **kwargs)
+            except (MlflowException, OSError) as error:
+                if not _is_away(error):
+                    raise
+                _lose(error)
+                return otherwise
+
+        return guarded  # type: ignore[return-value]
+
+    return decorate
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether an error is the store's, and not a call's that no store would take."""
+    if isinstance(error, MlflowException):
+        return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+    return not isinstance(error, FileNotFoundError)
+
+
+def _lose(error: Exception) -> None:
+    _lost.append(f"the tracking store {mlflow.get_tracking_uri()} is lost: {str(error).splitlines()[0]:.300}")
+    message = f"{_lost[0]}; the work goes on without it, and the same command started again writes what is missing"
+    warnings.warn(message, stacklevel=3)
 
 
 def connect(uri: str, experiment: str) -> None:
@@ -35,10 +84,15 @@ def connect(uri: str, experiment: str) -> None:
         ValueError: the store cannot be used.
     """
     location = None
+    _lost.clear()
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     try:
         if uri.startswith("sqlite:///"):
             path = Path(uri.removeprefix("sqlite:///")).absolute()
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _make_store(path)
             uri, location = f"sqlite:///{path}", (path.parent / "mlartifacts").as_uri()
         mlflow.set_tracking_uri(uri)
         if mlflow.get_experiment_by_name(experiment) is None:
@@ -50,13 +104,30 @@ def connect(uri: str, experiment: str) -> None:
                 store.execute("PRAGMA journal_mode=WAL")
         # The UI otherwise guesses between its two layouts.
         mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
-    except (MlflowException, OSError) as error:
+    except (MlflowException, OSError, SQLAlchemyError) as error:
         raise ValueError(f"cannot use the tracking store {uri}: {error}") from error
+
+
+def _make_store(path: Path) -> None:
+    """A sqlite store, there whole or not at all: MLflow would not open one that a kill left half made."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        left.unlink()
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    mlflow.MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+    try:
+        os.link(made, path)
+    except OSError:
+        # Another process was first, or the file system has no links.
+        if not path.exists():
+            made.rename(path)
+    made.unlink(missing_ok=True)
 
 
 @contextmanager
 def run(name: str, *, run_id: str | None = None, nested: bool = False, tags: Mapping[str, Any] = {}) -> Iterator[str]:
-    """An active run; yields its id. It ends FINISHED, KILLED when interrupted, FAILED when anything raises.
+    """An active run; yields its id, empty if there is none since the store is lost.
+
+    It ends FINISHED, KILLED when interrupted, FAILED when anything raises.
 
     Args:
         run_id: a run to go on with, if the store has it.
@@ -65,43 +136,57 @@ def run(name: str, *, run_id: str | None = None, nested: bool = False, tags: Map
     if not is_first():
         yield ""
         return
-    options: dict[str, Any] = {"run_name": name, "nested": nested, "tags": {k: str(v) for k, v in tags.items()}}
+    tags = {key: str(value) for key, value in tags.items()}
+    run_id = _start(run_id, run_name=name, nested=nested, tags=tags) or run_id or ""
     try:
-        active = mlflow.start_run(run_id=run_id, **options)
-    except MlflowException:
-        # The store or the experiment is another one by now, or the run was deleted.
-        active = mlflow.start_run(**options)
-    try:
-        yield active.info.run_id
+        yield run_id
     except (KeyboardInterrupt, SystemExit):
-        mlflow.end_run("KILLED")
+        _end("KILLED")
         raise
     except BaseException:
-        mlflow.end_run("FAILED")
+        _end("FAILED")
         raise
-    mlflow.end_run("FINISHED")
+    _end("FINISHED")
 
 
-def exists(run_id: str | None) -> bool:
-    """Whether the active run's experiment has a run, not deleted."""
+@_unless_lost("")
+def _start(run_id: str | None, **options: Any) -> str:
+    try:
+        return mlflow.start_run(run_id=run_id, **options).info.run_id
+    except MlflowException as error:
+        if run_id is None or _is_away(error):
+            raise
+        # The store or the experiment is another one by now, or the run was deleted.
+        return mlflow.start_run(**options).info.run_id
+
+
+def _end(status: str) -> None:
+    if not _lost:
+        _unless_lost(None)(mlflow.end_run)(status)
+    else:
+        # MLflow would try once more as Python ends. Should the store be back, the run is none that has everything.
+        with suppress(MlflowException, OSError):
+            mlflow.end_run("KILLED")
+
+
+@_unless_lost(True)
+def complete(run_id: str | None) -> bool:
+    """Whether the active run's experiment has a run that finished, not deleted."""
     active = mlflow.active_run()
     if run_id is None or active is None:
         return False
     try:
         info = mlflow.get_run(run_id).info
-    except MlflowException:
+    except MlflowException as error:
+        if _is_away(error):
+            raise
         return False
-    return info.lifecycle_stage == "active" and info.experiment_id == active.info.experiment_id
-
-
-def lightning_logger(run_id: str) -> "MLFlowLogger":
-    """A Lightning logger that writes training curves to a run."""
-    from lightning.pytorch.loggers import MLFlowLogger
-
-    return MLFlowLogger(run_id=run_id, tracking_uri=mlflow.get_tracking_uri())
+    mine = info.lifecycle_stage == "active" and info.experiment_id == active.info.experiment_id
+    return mine and info.status == "FINISHED"
 
 
 @first_only
+@_unless_lost(None)
 def log_params(params: Mapping[str, Any]) -> None:
     """Parameters of the active run; those that it already has stay."""
     active = mlflow.active_run()
@@ -111,6 +196,7 @@ def log_params(params: Mapping[str, Any]) -> None:
 
 
 @first_only
+@_unless_lost(None)
 def log_figures(row: Mapping[str, Any], *, group: str = "", run_id: str | None = None) -> None:
     """Numbers of a result row as metrics; a pair, such as an interval, as two in the group `spread`.
 
@@ -130,6 +216,7 @@ def log_figures(row: Mapping[str, Any], *, group: str = "", run_id: str | None =
 
 
 @first_only
+@_unless_lost(None)
 def log_series(name: str, values: Sequence[float], *, first_step: int = 0, run_id: str | None = None) -> None:
     """A metric by generation step."""
     target = run_id or mlflow.active_run().info.run_id  # type: ignore[union-attr]
@@ -138,6 +225,7 @@ def log_series(name: str, values: Sequence[float], *, first_step: int = 0, run_i
 
 
 @first_only
+@_unless_lost(None)
 def log_dataset(split: "Dataset", name: str, context: str) -> None:
     """Record a split as an input of the active run."""
     dataset = mlflow.data.from_huggingface(split, name=name)  # type: ignore[attr-defined]
@@ -145,24 +233,45 @@ def log_dataset(split: "Dataset", name: str, context: str) -> None:
 
 
 @first_only
+@_unless_lost(None)
 def log_table(columns: Mapping[str, Sequence[Any]], path: str) -> None:
     """A table as an artifact of the active run, which the UI can show side by side for several runs."""
-    mlflow.log_table(dict(columns), path)
+    # As `mlflow.log_table` does, which would add to the rows of an earlier attempt.
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    mlflow.log_dict({"columns": list(columns), "data": rows}, path)
+    active = mlflow.active_run()
+    assert active is not None
+    tags = mlflow.get_run(active.info.run_id).data.tags
+    tables = json.loads(tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+    if (entry := {"path": path, "type": "table"}) not in tables:
+        mlflow.set_tag(MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
 
 
 @first_only
+@_unless_lost(None)
+def log_points(run_id: str, points: Sequence[tuple[str, float, int, int]]) -> None:
+    """Points of curves as metrics of a run: name, value, milliseconds since 1970 and step."""
+    client = mlflow.MlflowClient()
+    for first in range(0, len(points), 1000):
+        client.log_batch(run_id, metrics=[Metric(*point) for point in points[first : first + 1000]])
+
+
+@first_only
+@_unless_lost(None)
 def set_note(markdown: str) -> None:
     """The text at the head of the active run's page."""
     mlflow.set_tag("mlflow.note.content", markdown)
 
 
 @first_only
+@_unless_lost(None)
 def log_file(path: Path, folder: str | None = None) -> None:
     """A file as an artifact of the active run."""
     mlflow.log_artifact(os.fspath(path), folder)
 
 
 @first_only
+@_unless_lost(None)
 def register_method(folder: Path, name: str, *, tags: Mapping[str, Any] = {}) -> None:
     """A folder of `save_method` as a model of the active run, and as a new version of a registered model.
 
@@ -192,11 +301,13 @@ def register_method(folder: Path, name: str, *, tags: Mapping[str, Any] = {}) ->
 
 
 @first_only
+@_unless_lost(None)
 def log_text(text: str, path: str, run_id: str | None = None) -> None:
     """A text as an artifact."""
     mlflow.log_text(text, path, run_id=run_id)
 
 
+@_unless_lost("")
 def new_run(name: str, parent: str, tags: Mapping[str, Any] = {}) -> str:
     """A run below a parent, which does not become the active one; its id."""
     client = mlflow.MlflowClient()
@@ -209,6 +320,7 @@ def _experiment_of(run_id: str) -> str:
     return mlflow.MlflowClient().get_run(run_id).info.experiment_id
 
 
+@_unless_lost(None)
 def finish_run(
     run_id: str, status: str, *, params: Mapping[str, Any] = {}, figures: Mapping[str, float] = {}, note: str = ""
 ) -> None:
@@ -227,6 +339,7 @@ def finish_run(
     client.set_terminated(run_id, status)
 
 
+@_unless_lost(None)
 def end_lost_run(run_id: str) -> None:
     """End a run whose process died, if the store has it."""
     with suppress(MlflowException):

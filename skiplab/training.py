@@ -1,6 +1,5 @@
 """Train a module with Lightning's Trainer, from where an earlier run of it was cut off."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal, final, get_args
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from skiplab import ranks
+from skiplab.checkpoints import Checkpoints, latest
 from skiplab.data.module import TextData
+from skiplab.files import save_json
 from skiplab.module import ExitModule, Optimization, TrainedModule
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 StrategyName = Literal["auto", "ddp", "fsdp"]
 # How a training is spread, which changes its results by rounding alone.
 SPREAD = ("devices", "num_nodes", "strategy", "accumulate")
+
+
+# Beside the weights, where memory did not hold a batch: the share of it that went through the model at a time.
+BATCH_PART = "batch_part.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,9 +209,19 @@ def _layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[N
 
 
 def train(
-    module: TrainedModule, data: TextData, spec: TrainerSpec, *, seed: int, folder: Path, logger: "Logger | None"
+    module: TrainedModule,
+    data: TextData,
+    spec: TrainerSpec,
+    *,
+    seed: int,
+    folder: Path,
+    logger: "Logger | None",
+    checkpoint_every: float = 60.0,
 ) -> dict[str, float]:
-    """Train in place; continue from the folder's checkpoint if an earlier run left one.
+    """Train in place; go on from the folder's checkpoint, with the same losses, if an earlier run left one.
+
+    Args:
+        checkpoint_every: seconds, as `Checkpoints` takes them.
 
     Returns:
         The last logged metrics.
@@ -224,14 +239,13 @@ def train(
         callbacks=[
             StopOnNonFiniteLoss(),
             RichProgressBar(leave=False),
-            ModelCheckpoint(dirpath=folder, filename="epoch", save_last=True, save_top_k=1, every_n_epochs=1),
+            Checkpoints(folder, checkpoint_every),
         ],
     )
-    last = folder / "last.ckpt"
-    checkpoint = os.fspath(last) if ranks.on_first(last.exists) else None
+    start = ranks.on_first(partial(latest, folder))
     try:
         with _layers_for_training(module, spec):
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit:
         # Lightning turns Ctrl-C into an exit.
         if trainer.interrupted:
@@ -240,5 +254,7 @@ def train(
     finally:
         # The data outlive the training; its weights must not.
         data.trainer = None
+    if module.parts > 1:
+        save_json(folder / BATCH_PART, 1 / module.parts)
     module.eval()
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from skiplab import ranks
 from skiplab.backbone import Backbone
 from skiplab.backbones.adapters import adapt
+from skiplab.files import writing
 
 
 def saved(folder: Path) -> bool:
@@ -30,36 +31,55 @@ def load_backbone(folder: Path) -> Backbone:
     return adapt(model.train())
 
 
-def load_or_train(model: nn.Module, folder: Path, train: Callable[[Path], None]) -> bool:
+def load_or_train(
+    model: nn.Module,
+    folder: Path,
+    train: Callable[[Path], None],
+    complete: Callable[[Path], object] = lambda folder: None,
+) -> None:
     """Give a model the folder's weights; if there are none, train them and keep them there.
 
     One job at a time trains for a folder; others wait and load.
 
     Args:
         train: trains the model in place, and may leave it sharded over the ranks; its argument is a folder for
-            checkpoints, removed in the end.
+            checkpoints, removed in the end but for JSON files, which are kept beside the weights.
+        complete: adds files to the folder, which comes into being whole.
 
-    Returns:
-        Whether it trained.
+    Raises:
+        DiskFullError: there is no room for the weights; the last checkpoint stays.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")) if ranks.is_first() else nullcontext():
-        return _load_or_train(model, folder, train)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")) if ranks.is_first() else nullcontext():
+            _load_or_train(model, folder, train, complete)
 
 
-def _load_or_train(model: nn.Module, folder: Path, train: Callable[[Path], None]) -> bool:
+def _load_or_train(
+    model: nn.Module, folder: Path, train: Callable[[Path], None], complete: Callable[[Path], object]
+) -> None:
     weights = folder / "model.safetensors"
     if ranks.on_first(weights.exists):
         load_model(model, weights)
         model.eval()
-        return False
+        return
     checkpoints = folder.with_name(f"{folder.name}.training")
     train(checkpoints)
     model.eval()
     state = _gathered(model)
-    ranks.on_first(lambda: _save(model, folder, state))
-    ranks.on_first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
-    return True
+
+    def save() -> None:
+        with _whole_folder(folder) as partial:
+            if isinstance(model, PreTrainedModel):
+                model.save_pretrained(partial, state_dict=state, max_shard_size="1TB")
+            else:
+                save_model(model, os.fspath(partial / weights.name))
+            for file in checkpoints.glob("*.json*"):
+                shutil.copy(file, partial)
+            complete(partial)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+    ranks.on_first(save)
 
 
 @torch.no_grad()
@@ -77,13 +97,16 @@ def _gathered(model: nn.Module) -> dict[str, Any] | None:
     return {name: gathered[id(weight)] for name, weight in names.items()}
 
 
-def _save(model: nn.Module, folder: Path, state: dict[str, Any] | None) -> None:
-    """Write weights and configuration so that the folder is there whole or not at all."""
-    part = folder.with_name(f"{folder.name}.{os.getpid()}")
-    if isinstance(model, PreTrainedModel):
-        model.save_pretrained(part, state_dict=state, max_shard_size="1TB")
-    else:
-        part.mkdir()
-        save_model(model, os.fspath(part / "model.safetensors"))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which then takes the name; what killed processes left half filled goes."""
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -98,8 +98,8 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_says_so_in_its_store(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
-    process = start(tmp_path, *COMPARE, "trainer.max_epochs=200")
-    wait_for(folder, "weights/*.training/last.ckpt", process)
+    process = start(tmp_path, *COMPARE, "trainer.max_epochs=200", "checkpoint_every=0")
+    wait_for(folder, "weights/*.training/step-*.ckpt", process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 from skiplab.batch import Batch, Part
 from skiplab.data.encoding import Encoding, Template
 from skiplab.data.pairs import Pairs, digest, encode
-from skiplab.data.parts import BatchParts, LengthGrouped, PartOf, Parts, StepParts, collate_pairs
+from skiplab.data.parts import BatchParts, LengthGrouped, PartOf, Parts, StepParts, TrainingLoader, collate_pairs
 from skiplab.data.source import Source
 from skiplab.files import fingerprint
 
@@ -150,7 +150,7 @@ class TextData(L.LightningDataModule):
         """This rank's parts of the training batches, which are shuffled by torch's seed of the moment."""
         lengths = self.train_pairs.lengths
         order = LengthGrouped(lengths, self.batch_size, torch.initial_seed())
-        return self._loader(self.train_pairs, StepParts(order, lengths, self.batch_size, *self._place))
+        return TrainingLoader(self.train_pairs, StepParts(order, lengths, self.batch_size, *self._place), self.pad_id)
 
     def val_dataloader(self) -> DataLoader[Part]:
         """This rank's validation batches."""
@@ -172,7 +172,12 @@ class TextData(L.LightningDataModule):
 
     def _loader(self, pairs: Pairs, sampler: Sampler[PartOf]) -> DataLoader[Part]:
         # The sampler makes up the batches.
-        return DataLoader(Parts(pairs, self.pad_id), batch_size=None, sampler=sampler)  # type: ignore[arg-type]
+        return DataLoader(
+            Parts(pairs, self.pad_id),
+            batch_size=None,
+            sampler=sampler,
+            generator=torch.Generator(),  # type: ignore[arg-type]
+        )
 
     def _pairs(self, split: str) -> Pairs:
         key = fingerprint(rows=self._digests[split], **self.encoding.identity)

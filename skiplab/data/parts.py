@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, final
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from skiplab.batch import Batch, Part, collate
 from skiplab.data.pairs import Pair, Pairs
@@ -82,6 +82,11 @@ class StepParts(Sampler[PartOf]):
         self._ranks = ranks
         self._rank = rank
         self._accumulate = accumulate
+        self._first = 0
+
+    def start_at(self, part: int) -> None:
+        """The next pass, and no other, begins at its part of this number."""
+        self._first = part
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
@@ -91,6 +96,10 @@ class StepParts(Sampler[PartOf]):
         return -(-len(self._order) // self._batch_size) * self._accumulate
 
     def __iter__(self) -> Iterator[PartOf]:
+        first, self._first = self._first, 0
+        yield from itertools.islice(self._parts(), first, None)
+
+    def _parts(self) -> Iterator[PartOf]:
         parts = self._ranks * self._accumulate
         for batch in _batched(self._order, self._batch_size):
             for turn in range(self._accumulate):
@@ -130,6 +139,37 @@ class Parts(Dataset[Part]):
 
     def __getitem__(self, index: PartOf) -> Part:
         return Part(collate_pairs(self._pairs.__getitems__(index.indices), self._pad_id), index.weight)
+
+
+@final
+class TrainingLoader(DataLoader[Part]):
+    """A loader over `StepParts` whose state is its place in the pass under way; Lightning keeps it in checkpoints.
+
+    It takes nothing from torch's generator, so that a training that goes on draws what it would have drawn.
+    """
+
+    def __init__(self, pairs: Pairs, sampler: StepParts, pad_id: int) -> None:
+        super().__init__(
+            Parts(pairs, pad_id),
+            batch_size=None,
+            sampler=sampler,
+            generator=torch.Generator(),  # type: ignore[arg-type]
+        )
+        self._steps = sampler
+        self._first = self._served = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self._served}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._first = state_dict["batches"]
+
+    def __iter__(self) -> Iterator[Part]:  # type: ignore[override]
+        self._served, self._first = self._first, 0
+        self._steps.start_at(self._served)
+        for part in super().__iter__():
+            self._served += 1
+            yield part
 
 
 def collate_pairs(pairs: Sequence[Pair], pad_id: int) -> Batch:

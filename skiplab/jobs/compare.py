@@ -18,6 +18,7 @@ from skiplab.calibration import Verdict
 from skiplab.data.module import Item
 from skiplab.environment import environment, git_revision
 from skiplab.evaluate import Generation, generate, generate_hf, perplexity, quality
+from skiplab.files import DiskFullError, writing
 from skiplab.jobs import publish
 from skiplab.jobs.calibrate import Calibrator, track_verdict
 from skiplab.jobs.cases import Case, Entry, rivals
@@ -66,7 +67,7 @@ def open_folder(prepared: Prepared, run_dir: Path, *, free: Sequence[str] = ()) 
         ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
     """
     comparable = json.loads(json.dumps(prepared.config))
-    for key in ("tracking", "cache_dir", *(f"trainer.{name}" for name in SPREAD), *free):
+    for key in ("tracking", "cache_dir", "checkpoint_every", *(f"trainer.{name}" for name in SPREAD), *free):
         *path, last = key.split(".")
         node = comparable
         for name in path:
@@ -125,6 +126,7 @@ class Comparison:
                 self._console.print(note, soft_wrap=True, highlight=False)
             self._console.print("base")
             _ = self._models.lengths
+            ranks.on_first(self._track_base_again)
             for number, entry in enumerate(self._cases, start=1):
                 self._attempt(entry, f"[{number}/{len(self._cases)}]")
                 ranks.on_first(self._write)
@@ -139,6 +141,10 @@ class Comparison:
         print_table(rows, summary, self._console)
         if published:
             self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
+        if why := tracking.lost():
+            self._console.print(
+                f"[red]not tracked[/]: {why}; the same command writes it", soft_wrap=True, highlight=False
+            )
         for entry, error in self._errors.items():
             self._console.print(f"[red]failed[/] {entry.label}: {error}", soft_wrap=True, highlight=False)
         return not self._errors
@@ -152,13 +158,19 @@ class Comparison:
             return
         self._console.print(f"{counter} {entry.label}")
         try:
-            with self._tracked(entry.key, self._run_name(entry), nested=True) as run_id:
+            with (
+                writing(self._folder.path),
+                self._tracked(entry.key, self._run_name(entry), nested=True) as run_id,
+            ):
                 try:
                     record = self._make_record(entry, run_id)
                 except Exception:
                     tracking.log_text(traceback.format_exc(), "error.txt")
                     raise
                 self._folder.save(f"settings/{entry.key}", record)
+        except DiskFullError:
+            # The others would train for nothing.
+            raise
         except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
             ranks.meet()
             self._errors[entry] = f"{type(error).__name__}: {error}"
@@ -186,12 +198,15 @@ class Comparison:
             row |= _given("target_speedup", decoder.module and decoder.module.target_speedup)
             row |= _given("threshold", getattr(policy, "threshold", None))
             row |= _given("perplexity", perplexity(backbone, policy, self._models.test_batches))
+            if place is not None:
+                row |= _given("train_batch_part", self._models.batch_part(case.candidates[place], entry.seed))
             trained = decoder.module is not None and decoder.module.recipe is not None
             # An oracle runs every layer to choose in hindsight: its clock would say nothing.
             timed = not isinstance(policy, HindsightPolicy)
             if verdict is not None:
                 row |= self._calibration_figures(case, verdict, decoder.module, outputs)
         figures, by_item = quality(outputs, self._items, self._data, full or outputs, self._prepared.bertscore)
+        row |= _given("decode_batch_size", outputs.decode_batch_size)
         row |= {
             "mean_depth": outputs.mean_depth,
             "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
@@ -324,18 +339,29 @@ class Comparison:
         """The MLflow run of a piece of work; an earlier attempt's run goes on."""
         known = self._folder.load("mlflow") or {}
         with tracking.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
-            self._folder.save("mlflow", known | {key: run_id})
+            if run_id:
+                self._folder.save("mlflow", known | {key: run_id})
             yield run_id
 
     def _run_name(self, entry: Entry) -> str:
         return f"{entry.label} seed {entry.seed}" if len(self._config["seeds"]) > 1 else entry.label
 
     def _track_again(self, entry: Entry, record: dict[str, Any]) -> None:
-        """Give a finished setting a run in a store that has none of it."""
-        if not tracking.exists((self._folder.load("mlflow") or {}).get(entry.key)):
-            with self._tracked(entry.key, self._run_name(entry), nested=True):
-                outputs = Generation(**record["outputs"])
+        """Give a finished setting a run in a store that has none, or not all, of it."""
+        if not tracking.complete((self._folder.load("mlflow") or {}).get(entry.key)):
+            with self._tracked(entry.key, self._run_name(entry), nested=True) as run_id:
+                outputs, case, place = Generation(**record["outputs"]), self._cases[entry], record["candidate"]
+                candidate = None if case is None or place is None else case.candidates[place]
+                tracking.log_params({**vars(entry), **(candidate.params if candidate else {})})
                 publish.track_outputs(record["row"], outputs, self._full_outputs, self._items)
+                if candidate is not None:
+                    tracking.log_points(run_id, self._models.curves(candidate, entry.seed))
+
+    def _track_base_again(self) -> None:
+        known = (self._folder.load("mlflow") or {}).get("base")
+        if known and not tracking.complete(known):
+            with self._tracked("base", "base", nested=True) as run_id:
+                tracking.log_points(run_id, self._models.base_curves)
 
     # Shared parts.
 

@@ -11,9 +11,10 @@ import lightning as L
 from safetensors.torch import load_model
 from torch import nn
 
-from skiplab import ranks, tracking
+from skiplab import ranks
 from skiplab.backbone import Backbone
 from skiplab.batch import Batch
+from skiplab.curves import Curves, Point, points
 from skiplab.evaluate import generate
 from skiplab.files import fingerprint, load_json, save_json
 from skiplab.full import Full
@@ -21,7 +22,7 @@ from skiplab.jobs.cases import Candidate
 from skiplab.jobs.prepare import Prepared
 from skiplab.module import ExitModule, Setup, TrainedModule
 from skiplab.policy import FullDepth
-from skiplab.training import TrainerSpec, train
+from skiplab.training import BATCH_PART, TrainerSpec, train
 from skiplab.weights import load_backbone, load_or_train, saved
 
 
@@ -54,8 +55,7 @@ class Models:
                 module = Full(Setup(backbone, [], prepared.base_trainer.optimization))
                 self._train(module, prepared.base_trainer, seed, checkpoints, run_id)
 
-        if load_or_train(backbone.model, self._base_dir, train_base):
-            ranks.on_first(lambda: _keep_tokenizer(prepared, self._base_dir))
+        load_or_train(backbone.model, self._base_dir, train_base, complete=prepared.data.tokenizer.save_pretrained)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -114,6 +114,23 @@ class Models:
         gc.collect()
         return load_backbone(folder).eval().to(self._prepared.device)
 
+    def curves(self, candidate: Candidate, seed: int) -> list[Point]:
+        """Training curves of a candidate's weights and probes."""
+        module = candidate.build(self._setup(self.base))
+        recipes = [
+            {"recipe": module.recipe},
+            *({"recipe": module.recipe, "probe": one.recipe} for one in module.probes),
+        ]
+        return [point for one in recipes for point in points(self._run_dir / "weights" / self._key(seed, **one))]
+
+    def batch_part(self, candidate: Candidate, seed: int) -> float | None:
+        """The share of a batch that went through the model at a time in a candidate's training; None is the whole."""
+        return load_json((self.weights_dir(candidate, seed) or self._base_dir) / BATCH_PART)
+
+    @property
+    def base_curves(self) -> list[Point]:
+        return points(self._base_dir)
+
     def _key(self, seed: int, **recipes: Any) -> str:
         trainer = self._prepared.trainer.recipe
         return fingerprint(base=self._prepared.base_key, trainer=trainer, seed=seed, **recipes)
@@ -141,9 +158,12 @@ class Models:
     def _train(
         self, module: TrainedModule, spec: TrainerSpec, seed: int, checkpoints: Path, run_id: str | None
     ) -> None:
-        logger = tracking.lightning_logger(run_id) if run_id and ranks.is_first() else None
-        train(module, self._prepared.data, spec, seed=seed, folder=checkpoints, logger=logger)
-
-
-def _keep_tokenizer(prepared: Prepared, folder: Path) -> None:
-    prepared.data.tokenizer.save_pretrained(folder)
+        train(
+            module,
+            self._prepared.data,
+            spec,
+            seed=seed,
+            folder=checkpoints,
+            logger=Curves(checkpoints, run_id),
+            checkpoint_every=self._prepared.config["checkpoint_every"],
+        )

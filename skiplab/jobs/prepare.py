@@ -241,5 +241,7 @@ def _check_benchmark(config: dict[str, Any]) -> None:
             f"benchmark.layers_at is a batch size of at least 1, on a CPU; got {layers_at} with "
             f"accelerator={config['trainer']['accelerator']}"
         )
+    if config["checkpoint_every"] < 0:
+        raise ValueError(f"checkpoint_every must be at least 0 seconds, got {config['checkpoint_every']}")
     if config["threads"] < 1:
         raise ValueError(f"threads must be at least 1, got {config['threads']}")

@@ -16,6 +16,7 @@ _TOP: dict[str, Any] = {
     "limit": int | None,
     "threads": int,
     "cache_dir": str,
+    "checkpoint_every": float,
     "max_new_tokens": int,
     "decode_batch_size": int,
     "save_models": bool,

@@ -1,0 +1,128 @@
+"""A small `compare_calm` as its command, in a forked process of its own, with a fault set where a test wants it."""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run
+
+from skiplab.results import VOCABULARY
+from skiplab.run import main
+from tests.faults.processes import in_child
+
+# What a run imports on its way, so that no child spends its time on it.
+for _name in (
+    "skiplab.jobs.compare",
+    "mlflow.data.huggingface_dataset",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+):
+    import_module(_name)
+
+SMALL = (
+    "experiment=compare_calm",
+    "backbone.num_layers=4",
+    "backbone.hidden_size=16",
+    "backbone.num_heads=2",
+    "backbone.dropout=0.1",
+    "data.train_size=64",
+    "data.valid_size=16",
+    "data.test_size=16",
+    "max_new_tokens=48",
+    "trainer.batch_size=16",
+    "base.max_epochs=1",
+    # So little that outputs stay long.
+    "base.learning_rate=1e-5",
+    "trainer.learning_rate=1e-4",
+    "checkpoint_every=0",
+    "speedups=[2]",
+    "methods.full.sweep.fine_tune=[false]",
+    "~methods.multi_layer",
+    "~methods.calm",
+    "~methods.skipdecode_calibrated",
+    "methods.calm_calibrated.sweep.measure=[softmax]",
+    "methods.calm_calibrated.calibrate.threshold=[1.0,0.5]",
+    "calibration.delta=[0.3]",
+    "calibration.epsilon=0.9",
+    "benchmark.rounds=2",
+    "benchmark.batch_sizes=[4]",
+    "benchmark.warmup=0",
+    "benchmark.prompts=4",
+)
+_TIMED = ("_ms", "_per_s", "decode_speedup", "ms_per_token", "ms_per_step", "peak_memory_bytes")
+
+
+def command(home: Path, *overrides: str, fault: Callable[[], object] = lambda: None) -> int:
+    """`python -m skiplab.run` in a folder; its exit code, or less than 0 the signal that ended it.
+
+    Args:
+        fault: is called in the process before it begins.
+    """
+
+    def work() -> None:
+        os.chdir(home)
+        os.environ["SKIPLAB_CACHE"] = str(home / "cache")
+        os.environ["COLUMNS"] = "100"
+        # As they are outside of pytest, which makes them errors and keeps them to itself.
+        warnings.resetwarnings()
+        warnings.showwarning = lambda message, *_: sys.stderr.write(f"warning: {message}\n")
+        fault()
+        sys.argv = ["skiplab", *SMALL, *overrides]
+        try:
+            main()
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                sys.stdout.write(f"{end.code}\n")
+            os._exit(end.code if isinstance(end.code, int) else 1)
+
+    home.mkdir(parents=True, exist_ok=True)
+    return in_child(work, home / "output.txt")
+
+
+def output(home: Path) -> str:
+    return (home / "output.txt").read_text()
+
+
+def run_dir(home: Path) -> Path:
+    return home / "outputs" / "compare_calm"
+
+
+def results(home: Path, folder: Path | None = None) -> dict[str, Any]:
+    """`results.json`, of the run folder, without timing and environment, which may differ between two runs."""
+    found = json.loads(((folder or run_dir(home)) / "results.json").read_text())
+    del found["environment"]
+    for part in ("rows", "summary"):
+        found[part] = [_without_times(row) for row in found.get(part, ())]
+    return found
+
+
+def check_whole(folder: Path) -> None:
+    """Whatever JSON stands in a folder can be read."""
+    for path in folder.rglob("*.json"):
+        json.loads(path.read_text())
+
+
+def tracked(uri: str) -> list[Run]:
+    """The runs in a store."""
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("compare_calm")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def statuses(uri: str) -> list[tuple[str, str]]:
+    return sorted((str(run.info.run_name), run.info.status) for run in tracked(uri))
+
+
+def _without_times(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not any(word in key for word in _TIMED)}
+
+
+assert {"decode_tokens_per_s", "prefill_ms", "decode_speedup"} <= VOCABULARY.keys()

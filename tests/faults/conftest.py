@@ -1,0 +1,15 @@
+"""What the faults' tests share: the comparison that nothing disturbs."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.comparisons import command, output, results
+
+
+@pytest.fixture(scope="package")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("undisturbed")
+    assert command(home) == 0, output(home)
+    assert all("error" not in row for row in results(home)["rows"])
+    return home

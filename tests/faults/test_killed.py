@@ -1,0 +1,110 @@
+"""`kill -9` of a comparison at any moment, and the same command again."""
+
+import os
+import random
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import mlflow
+import pytest
+
+from skiplab import batch_run, benchmark
+from skiplab.module import TrainedModule
+from tests.faults.comparisons import check_whole, command, output, results, statuses
+from tests.faults.processes import KILLED, kill_self, kills_at
+
+
+def at_call(owner: Any, name: str, count: int, *, after: bool = False) -> Callable[[], None]:
+    """Dies at a call, of this number, of a function."""
+    return lambda: setattr(owner, name, kills_at(count, getattr(owner, name), after=after))
+
+
+def at_file(pattern: str, *, after: bool = False) -> Callable[[], None]:
+    """Dies before, or after, a new file or folder takes its name."""
+
+    def fault() -> None:
+        for name in ("replace", "rename"):
+            setattr(Path, name, dying(getattr(Path, name)))
+
+    def dying(function: Callable) -> Callable:
+        def moved(self: Path, target: Path) -> Path:
+            meant = Path(target).match(pattern)
+            if meant and not after:
+                kill_self()
+            found = function(self, target)
+            if meant:
+                kill_self()
+            return found
+
+        return moved
+
+    return fault
+
+
+# In the order in which a run comes to them: each is met once the work before it is done.
+MOMENTS = {
+    "first artifact of the run": at_call(mlflow, "log_params", 1, after=True),
+    "base: third step": at_call(TrainedModule, "training_step", 3),
+    "base: a checkpoint": at_file("step-3.ckpt"),
+    "base: validation": at_call(TrainedModule, "validation_step", 1),
+    "base: its weights after": at_file("cache/base-*", after=True),
+    "decoding of lengths": at_call(batch_run.EagerRun, "advance", 7),
+    "lengths before": at_file("lengths.json"),
+    "full: table to MLflow": at_call(mlflow, "log_dict", 1, after=True),
+    "full: record before": at_file("settings/full-1x-seed-0.json"),
+    "full: record after": at_file("settings/full-1x-seed-0.json", after=True),
+    "results before": at_file("results.json"),
+    "rows as csv": at_file("results.csv"),
+    "skipdecode: last step": at_call(TrainedModule, "training_step", 4, after=True),
+    "skipdecode: weights before": at_file("weights/*"),
+    "skipdecode: end of its run": at_call(mlflow, "end_run", 1),
+    "calibration: decoding": at_call(batch_run.EagerRun, "advance", 5),
+    "calibration: a hypothesis": at_file("calibration/calm*.json", after=True),
+    "timing: second round": at_call(benchmark, "_run", 4),
+    "timing: after": at_file("timing.json", after=True),
+    "report": at_file("report.html"),
+    "a plot": at_call(matplotlib.figure.Figure, "savefig", 2),
+    "artifacts to MLflow": at_call(mlflow, "log_artifact", 3),
+    "end of all": at_call(mlflow, "end_run", 1),
+}
+
+
+def test_killed_at_every_moment_in_turn_a_run_reaches_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
+    for moment, fault in MOMENTS.items():
+        assert command(tmp_path, fault=fault) == KILLED, f"{moment}: {output(tmp_path)[-3000:]}"
+        check_whole(tmp_path)
+    assert command(tmp_path) == 0, output(tmp_path)
+    assert results(tmp_path) == results(undisturbed)
+    assert "timing: finished before" in output(tmp_path)
+    assert statuses(f"sqlite:///{tmp_path}/mlflow.db") == statuses(f"sqlite:///{undisturbed}/mlflow.db")
+
+
+@pytest.mark.parametrize("moment", ["skipdecode: last step"])
+def test_killed_once_it_reaches_the_same_results(undisturbed: Path, tmp_path: Path, moment: str) -> None:
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+    assert command(tmp_path, fault=MOMENTS[moment]) == KILLED
+    assert command(tmp_path) == 0, output(tmp_path)
+    assert results(tmp_path) == results(undisturbed)
+
+
+def test_killed_at_random_it_reaches_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(2):
+        delay = rng.uniform(0.2, 2.5)
+        if command(tmp_path, fault=partial(die_in, delay)) == KILLED:
+            kills += 1
+        check_whole(tmp_path)
+    assert command(tmp_path) == 0, output(tmp_path)
+    assert kills
+    assert results(tmp_path) == results(undisturbed)
+
+
+def die_in(seconds: float) -> None:
+    threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()

@@ -1,0 +1,143 @@
+"""An MLflow server that is killed in the midst of a comparison."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import alembic.op
+import mlflow
+import pytest
+
+from skiplab import tracking
+from skiplab.module import TrainedModule
+from tests.faults.comparisons import command, output, results, statuses, tracked
+from tests.faults.processes import KILLED, in_child, kills_at
+
+
+@contextmanager
+def server(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """`mlflow server` on loopback over a sqlite store."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{home}/server.db", "--artifacts-destination", str(home / "artifacts"),
+    ]  # fmt: skip
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (home / "server.txt").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield process
+    finally:
+        kill(process.pid)
+        process.wait()
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(address)
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undisturbed: Path, tmp_path: Path) -> None:
+    port = free_port()
+    uri = f"http://127.0.0.1:{port}"
+
+    with server(tmp_path, port) as process:
+
+        def dies_in_training() -> None:
+            step, calls = TrainedModule.training_step, []
+
+            def counted(*args):
+                calls.append(args)
+                # In the second training, which is SkipDecode's.
+                if len(calls) == 6:
+                    kill(process.pid)
+                return step(*args)
+
+            TrainedModule.training_step = counted  # type: ignore[method-assign]
+
+        began = time.monotonic()
+        assert command(tmp_path, f"tracking.uri={uri}", fault=dies_in_training) == 0, output(tmp_path)
+        seconds = time.monotonic() - began
+    told = "".join(output(tmp_path).split())
+    for words in (f"the tracking store {uri} is lost", "the same command started again writes what is", "not tracked"):
+        assert words.replace(" ", "") in told
+    assert results(tmp_path) == results(undisturbed)
+    assert seconds < 120
+
+    with server(tmp_path, port):
+        assert command(tmp_path, f"tracking.uri={uri}") == 0, output(tmp_path)
+        assert "[2/4] skipdecode 2x: finished before" in output(tmp_path)
+        assert statuses(uri) == statuses(f"sqlite:///{undisturbed}/mlflow.db")
+        there = {run.info.run_name: run for run in tracked(uri)}
+        expected = {run.info.run_name: run for run in tracked(f"sqlite:///{undisturbed}/mlflow.db")}
+        for name, run in expected.items():
+            assert run.data.metrics.keys() <= there[name].data.metrics.keys()
+            assert name == "base" or run.data.params.keys() <= there[name].data.params.keys()
+        client = mlflow.MlflowClient(uri)
+        curve = client.get_metric_history(there["skipdecode 2x"].info.run_id, "train_loss")
+        assert sorted({point.step for point in curve}) == [3]
+    assert results(tmp_path) == results(undisturbed)
+
+
+def test_a_call_that_no_store_would_take_is_an_error_as_ever(tmp_path: Path) -> None:
+    tracking.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
+    with pytest.raises(mlflow.MlflowException, match="Names may only contain"), tracking.run("work"):
+        tracking.log_figures({"no name?": 1.0})
+    assert tracking.lost() is None
+
+
+def test_a_sqlite_store_that_was_killed_in_its_making_is_made_again(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def killed() -> None:
+        # In the midst of some forty changes to its tables.
+        alembic.op.create_table = kills_at(5, alembic.op.create_table)
+        tracking.connect(uri, "test")
+
+    assert in_child(killed) == KILLED
+    tracking.connect(uri, "test")
+    with tracking.run("work") as run_id:
+        tracking.log_figures({"bleu": 1.0})
+    assert mlflow.get_run(run_id).data.metrics == {"bleu": 1}
+    assert not list(tmp_path.glob(".mlflow.db*"))
+
+
+def test_a_full_sqlite_store_is_lost_and_the_work_goes_on(tmp_path: Path) -> None:
+    def work() -> None:
+        tracking.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
+        with tracking.run("work"):
+            size = (tmp_path / "mlflow.db-wal").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+            figures = {f"figure{number}": 1.0 for number in range(900)}
+            with pytest.warns(UserWarning, match="the tracking store .* is lost: .*the same command started again"):
+                tracking.log_figures(figures)
+            assert tracking.lost()
+            tracking.set_note("is not tracked, and no error")
+
+    assert in_child(work, tmp_path / "output.txt") == 0, (tmp_path / "output.txt").read_text()
