@@ -104,7 +104,7 @@ def curve(
     module.on_validation_end = after_validation  # type: ignore[method-assign]
 
     def trained(checkpoints: Path) -> None:
-        train(module, data(), spec, seed=1, folder=checkpoints, logger=None)
+        train(module, data(), spec, seed=1, folder=checkpoints, logger=None, checkpoint_every=0)
 
     load_or_train(model.model, folder / "weights", trained)
     return found

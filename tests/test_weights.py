@@ -42,9 +42,9 @@ def test_weights_are_trained_once(tmp_path: Path) -> None:
 
     first, second = tiny_backbone(seed=1).model, tiny_backbone(seed=2).model
     assert not saved(folder)
-    assert load_or_train(first, folder, train)
+    load_or_train(first, folder, train)
     assert saved(folder)
-    assert not load_or_train(second, folder, train)
+    load_or_train(second, folder, train)
     assert len(trained) == 1
     assert not trained[0].exists()
     for one, other in zip(first.parameters(), second.parameters(), strict=True):

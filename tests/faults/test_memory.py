@@ -117,7 +117,7 @@ def test_training_goes_on_with_half_the_batch_at_a_time_to_the_same_weights(tmp_
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_a_loss_in_parts_is_that_of_the_whole_with_its_gradients(parts: int) -> None:
     module = Full(Setup(new_backbone().train(), [20], SPEC.optimization))
-    batch = next(iter(DATA.val_dataloader()))
+    batch = DATA.batches("valid")[0]
     found = []
     for count in (1, parts):
         module.zero_grad()
