@@ -76,9 +76,11 @@ def test_every_seed_is_a_version(folder: Path) -> None:
 def served(store: str, port: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}/latest"]
     command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port), "--workers", "1"]
+    # MLflow starts uvicorn by its name, which an environment that is not activated does not find.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
         command,
-        env={**os.environ, "MLFLOW_TRACKING_URI": store},
+        env={**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path},
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -339,8 +339,7 @@ class Comparison:
         """The MLflow run of a piece of work; an earlier attempt's run goes on."""
         known = self._folder.load("mlflow") or {}
         with tracking.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
-            if run_id:
-                self._folder.save("mlflow", known | {key: run_id})
+            self._folder.save("mlflow", known | ({key: run_id} if run_id else {}))
             yield run_id
 
     def _run_name(self, entry: Entry) -> str:
