@@ -12,7 +12,7 @@ from skiplab.batch import IGNORE, Batch, collate
 from skiplab.data.module import Item, TextData
 from skiplab.evaluate import Generation
 from skiplab.forward import layer_states, start
-from skiplab.parts import Halving
+from skiplab.out_of_memory import Halving
 from skiplab.policy import AdaptivePolicy
 
 Consistency = Literal["risk", "textual", "exact"]

@@ -17,7 +17,7 @@ from skiplab.bertscore import BERTScore
 from skiplab.data.module import Item, TextData
 from skiplab.decode import decode
 from skiplab.forward import planned_logits
-from skiplab.parts import Halving
+from skiplab.out_of_memory import Halving
 from skiplab.policy import ExitPolicy, RowwisePolicy
 from skiplab.prepack import prepack
 

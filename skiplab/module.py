@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 from skiplab.backbone import Backbone
 from skiplab.batch import Batch, Part
-from skiplab.parts import free, loss_in_parts, out_of_memory
+from skiplab.out_of_memory import free, loss_in_parts, out_of_memory
 from skiplab.policy import ExitPolicy
 
 

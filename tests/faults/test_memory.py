@@ -16,7 +16,7 @@ from skiplab.data.restaurants import Restaurants
 from skiplab.evaluate import generate, generate_hf
 from skiplab.full import Full
 from skiplab.module import Setup
-from skiplab.parts import Halving, loss_in_parts, out_of_memory
+from skiplab.out_of_memory import Halving, loss_in_parts, out_of_memory
 from skiplab.policy import FullDepth
 from skiplab.training import BATCH_PART, TrainerSpec, train
 from tests.faults.processes import in_child
