@@ -215,11 +215,15 @@ def interleave(
     rounds: int,
     device: torch.device,
     warmup: int = 1,
+    count_memory: bool = False,
     progress: Progress = iter,
 ) -> tuple[dict[str, Timing], dict[str, Exception]]:
-    """Time all systems in turns. The first warm-up round counts memory.
+    """Time all systems in turns.
 
     A system that raises is dropped, and the others go on.
+
+    Args:
+        count_memory: whether the first warm-up round, slower for that, counts memory too.
 
     Returns:
         Timings, and errors of the systems that raised, by name.
@@ -233,7 +237,7 @@ def interleave(
             if name in errors:
                 continue
             try:
-                if number == 0 and warmup:
+                if count_memory and number == 0 and warmup:
                     with peak_memory(device) as peak:
                         run, results[name] = _run(system, workload, device)
                     peaks[name] = peak()

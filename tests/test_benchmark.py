@@ -62,6 +62,15 @@ def test_figures_by_hand() -> None:
     assert quartiles([1, 2, 3, 4, 5]) == [2, 4]
 
 
+def test_memory_is_counted_where_asked_for_and_holds_keys_and_values() -> None:
+    systems = {"full": engine_system(tiny_backbone(), FullDepth(6))}
+    counted, _ = interleave(systems, WORKLOAD, rounds=2, device=CPU, count_memory=True)
+    row = counted["full"].row(None)
+    assert row["peak_memory_bytes"] > row["kv_bytes"]
+    plain, _ = interleave(systems, WORKLOAD, rounds=2, device=CPU)
+    assert "peak_memory_bytes" not in plain["full"].row(None)
+
+
 def test_a_batchs_step_counts_its_deepest_row() -> None:
     backbone = tiny_backbone()
     schedule = ExitSchedule(num_layers=6, max_exit=4, min_exit=2, horizon=3)

@@ -147,6 +147,7 @@ class Throughput:
             rounds=options["rounds"],
             warmup=options["warmup"],
             device=self._device,
+            count_memory=True,
             progress=lambda work: track(list(work), console=self._console, transient=True),
         )
         found: dict[str, dict[str, Any]] = {}
