@@ -4,6 +4,7 @@ Shapes: B rows, T positions, Q query positions, S key positions, D hidden size, 
 K head size or reduced vocabulary, V vocabulary.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -113,3 +114,8 @@ class Backbone(nn.Module, ABC):
         return KVCache(
             slots_L, rows=rows, heads=self.kv_heads, head_size=self.head_size, dtype=self.dtype, device=self.device
         )
+
+
+def cache_keyword(layer: nn.Module) -> str:
+    """What a decoder layer of transformers calls its cache: `past_key_values`, from 5.24 on `cache`."""
+    return "cache" if "cache" in inspect.signature(layer.forward).parameters else "past_key_values"

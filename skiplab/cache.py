@@ -42,7 +42,7 @@ class KVStore(ABC):
         """Set the column at which each layer's next `update` writes."""
 
     @abstractmethod
-    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store the new columns of a layer; return what it attends to, the new columns included."""
 
 
@@ -64,7 +64,7 @@ class KVCache(KVStore):
         """Set the rows that the next `update` calls bring, by index; None is all rows, in order."""
         self._selected = rows
 
-    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As `KVStore.update`: a layer's filled prefix, a view, or a copy where rows are selected."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         if keys.shape[2] == 0:
@@ -116,7 +116,7 @@ class StaticKVCache(KVStore):
     def seek(self, start: int) -> None:
         self.column_1.fill_(start)
 
-    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As `KVStore.update`. Without a bucket the columns are a prompt's: they begin at the first."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         if keys.shape[2] == 0:

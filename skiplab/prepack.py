@@ -35,9 +35,7 @@ def prepack(backbone: Backbone, *, rows: int) -> Backbone:
             return linear
         if linear.weight.dtype == torch.float32 and rows == 1:
             return TransposedLinear(linear)
-        if linear.weight.dtype in (torch.float32, torch.bfloat16) and _has("mkldnn", "_linear_pointwise"):
-            return PackedLinear(linear, rows)
-        return linear
+        return PackedLinear(linear, rows) if _packs(linear.weight.dtype) else linear
 
     return _replace_linear(backbone, stored)
 
@@ -45,7 +43,7 @@ def prepack(backbone: Backbone, *, rows: int) -> Backbone:
 def quantize(backbone: Backbone, *, rows: int) -> Backbone:
     """A copy whose linear layers multiply 8-bit integers, for decoding about `rows` rows at a time on a CPU.
 
-    Weights are rounded symmetrically per output feature, states per row as they come.
+    Weights are rounded symmetrically per output feature, to `integer_levels`, states per row as they come.
 
     Raises:
         ValueError: as `check_integers`.
@@ -64,6 +62,12 @@ def check_integers(device: torch.device) -> None:
         raise ValueError(f"int8 decoding runs on a CPU, got device {device}; choose bfloat16 there")
     if not _has("onednn", "qlinear_pointwise"):
         raise ValueError(f"int8 decoding needs oneDNN's integer products, which torch {torch.__version__} lacks here")
+
+
+def integer_levels() -> int:
+    """Largest size of a weight as an integer: 127, or 63 on an x86 CPU without VNNI, whose products are added pair by
+    pair in 16 bits and would be cut off there (oneDNN's developer guide, "Nuances of int8 computations")."""
+    return 127 if torch.cpu._is_vnni_supported() else 63
 
 
 class StoredLinear(nn.Module, ABC):
@@ -135,7 +139,7 @@ class Int8Linear(StoredLinear):
         super().__init__(linear)
         weight_OI = linear.weight.detach().float()
         self._dtype = linear.weight.dtype
-        self._scale_O = weight_OI.abs().amax(1).clamp_(min=_TINY) / 127
+        self._scale_O = weight_OI.abs().amax(1).clamp_(min=_TINY) / integer_levels()
         self._weight_OI = (weight_OI / self._scale_O[:, None]).round_().to(torch.int8)
         self._packed = torch.ops.onednn.qlinear_prepack(self._weight_OI, [rows, self.in_features])
         self._zero_O = torch.zeros(self.out_features, dtype=torch.int64)
@@ -167,6 +171,13 @@ def _replace_linear(backbone: Backbone, stored: Callable[[nn.Linear], nn.Module]
             if isinstance(child, nn.Linear):
                 setattr(module, name, stored(child))
     return twin.eval()
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    if dtype == torch.bfloat16:
+        # On an x86 CPU it takes AVX-512 at the least.
+        return _has("mkldnn", "_linear_pointwise") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 and _has("mkldnn", "_linear_pointwise")
 
 
 def _has(namespace: str, operator: str) -> bool:

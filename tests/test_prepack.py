@@ -10,7 +10,16 @@ from skiplab import prepack as module
 from skiplab.backbone import Backbone
 from skiplab.decode import decode
 from skiplab.policy import ExitPolicy, FullDepth, Scheduled
-from skiplab.prepack import Int8Linear, PackedLinear, StoredLinear, TransposedLinear, check_integers, prepack, quantize
+from skiplab.prepack import (
+    Int8Linear,
+    PackedLinear,
+    StoredLinear,
+    TransposedLinear,
+    check_integers,
+    integer_levels,
+    prepack,
+    quantize,
+)
 from skiplab.schedule import ExitSchedule
 from tests.tiny import EOS, LAYOUTS, PAD, CoordinateExit, prompts, tiny_backbone
 
@@ -55,7 +64,7 @@ def test_the_product_and_the_weight_are_the_same(stored, rows: int, bias: bool) 
 def test_integers_round_weights_by_feature_and_states_by_row(bias: bool) -> None:
     plain = linear(bias)
     other = Int8Linear(plain, rows=4)
-    step_O = plain.weight.abs().amax(1) / 127
+    step_O = plain.weight.abs().amax(1) / integer_levels()
     assert ((other.weight - plain.weight).abs() <= 0.501 * step_O[:, None]).all()
     x = torch.randn(5, 24) * torch.tensor([1e-3, 1.0, 10.0, 1e3, 0.0])[:, None]
     for row in range(5):
@@ -63,6 +72,15 @@ def test_integers_round_weights_by_feature_and_states_by_row(bias: bool) -> None
         rounded = (x[row] * 127 / x[row].abs().max().clamp(min=1e-30)).round() * x[row].abs().max() / 127
         expected = rounded @ other.weight.T + (0 if plain.bias is None else plain.bias)
         torch.testing.assert_close(other(x)[row], expected, atol=1e-5 * float(x[row].abs().max()) + 1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("features", [24, 768])
+@torch.inference_mode()
+def test_the_largest_integers_do_not_overflow(features: int) -> None:
+    plain = nn.Linear(features, 40, bias=False)
+    plain.weight.fill_(1.0)
+    x = torch.ones(4, features)
+    torch.testing.assert_close(Int8Linear(plain, rows=4)(x), plain(x))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -80,10 +98,10 @@ def test_prepacked_decoding_gives_the_reference_paths_tokens(policy: ExitPolicy,
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_bfloat16_is_packed_and_gives_its_own_reference_paths_logits(layout: str) -> None:
+def test_bfloat16_is_packed_where_the_cpu_can_and_gives_its_own_reference_paths_logits(layout: str) -> None:
     backbone = tiny_backbone(layout).to(torch.bfloat16)
     fast = prepack(backbone, rows=4)
-    assert kinds(fast) == {PackedLinear}
+    assert kinds(fast) == {PackedLinear if torch.ops.mkldnn._is_mkldnn_bf16_supported() else nn.Linear}
     h_BTD = torch.randn(4, 1, backbone.hidden_size).to(torch.bfloat16)
     with torch.inference_mode():
         torch.testing.assert_close(fast.head(h_BTD), backbone.head(h_BTD), atol=0.1, rtol=0.05)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from skiplab.backbone import Backbone, Context, Rotary
+from skiplab.backbone import Backbone, Context, Rotary, cache_keyword
 
 # Whose angles depend on a position alone, and not on how long the sequence is.
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -36,6 +36,7 @@ class LlamaBackbone(Backbone):
         self.kv_heads = config.num_key_value_heads
         self.head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._decoder: Any = model.model
+        self._cache_keyword = cache_keyword(self._decoder.layers[0])
 
     def embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
         return self._decoder.embed_tokens(ids_BT)
@@ -47,8 +48,8 @@ class LlamaBackbone(Backbone):
         return self._decoder.layers[index](
             h_BTD,
             attention_mask=context.mask_B1QS,
-            past_key_values=context.cache,
             position_embeddings=context.rotary,
+            **{self._cache_keyword: context.cache},
         )
 
     def project_kv(self, index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import OPTForCausalLM
 
-from skiplab.backbone import Backbone, Context, Rotary
+from skiplab.backbone import Backbone, Context, Rotary, cache_keyword
 
 
 @final
@@ -28,6 +28,7 @@ class OPTBackbone(Backbone):
         self.kv_heads = config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self._decoder = model.model.decoder
+        self._cache_keyword = cache_keyword(self._decoder.layers[0])
 
     def embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
         decoder = self._decoder
@@ -40,7 +41,8 @@ class OPTBackbone(Backbone):
         return None
 
     def layer(self, index: int, h_BTD: Tensor, context: Context) -> Tensor:
-        return self._decoder.layers[index](h_BTD, attention_mask=context.mask_B1QS, past_key_values=context.cache)
+        cache = {self._cache_keyword: context.cache}
+        return self._decoder.layers[index](h_BTD, attention_mask=context.mask_B1QS, **cache)
 
     def project_kv(self, index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
         layer: Any = self._decoder.layers[index]
