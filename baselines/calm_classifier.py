@@ -8,13 +8,13 @@ Shapes: E exit layers, N tokens, D hidden size.
 
 from collections.abc import Sequence
 from typing import Any, Literal, final, get_args
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.confidence import generated_states
-from skiplab.backbone import Backbone
 from skiplab.batch import Batch
 from skiplab.module import Setup, TrainedModule
 from skiplab.policy import Head
@@ -69,7 +69,8 @@ class ExitClassifier(TrainedModule):
             )
         self._kind: ClassifierLoss = kind
         self._exit_layers = exit_layers
-        self._backbone: tuple[Backbone] = (setup.backbone,)
+        # So that a policy which keeps the classifier does not keep the model.
+        self._backbone = ref(setup.backbone)
         self.linear = nn.Linear(setup.backbone.hidden_size, 1)
         # So that it does not hang on what random numbers were drawn before.
         nn.init.zeros_(self.linear.weight)
@@ -81,7 +82,8 @@ class ExitClassifier(TrainedModule):
         return {"loss": "exit_classifier", "kind": self._kind, "exit_layers": list(self._exit_layers)}
 
     def loss(self, batch: Batch) -> Tensor:
-        (backbone,) = self._backbone
+        backbone = self._backbone()
+        assert backbone is not None, "the classifier is trained while its model is there"
         with torch.no_grad():
             states = generated_states(backbone, batch)
             top_N = backbone.head(states[-1]).argmax(-1)

@@ -216,6 +216,7 @@ def interleave(
     device: torch.device,
     warmup: int = 1,
     count_memory: bool = False,
+    before: Callable[[str], None] = lambda name: None,
     progress: Progress = iter,
 ) -> tuple[dict[str, Timing], dict[str, Exception]]:
     """Time all systems in turns.
@@ -223,6 +224,7 @@ def interleave(
     A system that raises is dropped, and the others go on.
 
     Args:
+        before: called with a system's name before each of its turns, outside the clock.
         count_memory: whether the first warm-up round, slower for that, counts memory too.
 
     Returns:
@@ -237,6 +239,7 @@ def interleave(
             if name in errors:
                 continue
             try:
+                before(name)
                 if count_memory and number == 0 and warmup:
                     with peak_memory(device) as peak:
                         run, results[name] = _run(system, workload, device)

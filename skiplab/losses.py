@@ -31,12 +31,12 @@ def divergence(logits_BGV: Tensor, teacher_BGV: Tensor, target_BG: Tensor, *, te
     """
     real = target_BG != IGNORE
     student_NV = (logits_BGV[real] / temperature).log_softmax(-1)
-    teacher_NV = (teacher_BGV[real] / temperature).log_softmax(-1)
+    teacher_NV = (teacher_BGV[real].to(student_NV.dtype) / temperature).log_softmax(-1)
     return F.kl_div(student_NV, teacher_NV, reduction="batchmean", log_target=True) * temperature**2
 
 
 def state_distance(h_BGD: Tensor, teacher_BGD: Tensor, target_BG: Tensor) -> Tensor:
     """Squared distance of generated tokens' states from the teacher's, relative to the teacher's mean square."""
     real = target_BG != IGNORE
-    teacher_ND = teacher_BGD[real]
+    teacher_ND = teacher_BGD[real].to(h_BGD.dtype)
     return F.mse_loss(h_BGD[real], teacher_ND) / teacher_ND.square().mean()

@@ -70,14 +70,40 @@ def integer_levels() -> int:
     return 127 if torch.cpu._is_vnni_supported() else 63
 
 
-class StoredLinear(nn.Module, ABC):
-    """A linear layer for inference that keeps its weight in a layout of its own."""
+def repack(backbone: Backbone) -> None:
+    """Bring a copy of `prepack` or `quantize` up to its original's weights, after these were overwritten in place."""
+    for module in backbone.modules():
+        if isinstance(module, StoredLinear):
+            module.store()
 
-    def __init__(self, linear: nn.Linear) -> None:
+
+class StoredLinear(nn.Module, ABC):
+    """A linear layer for inference that keeps its weight in a layout of its own.
+
+    Args:
+        linear: the original, whose bias it shares.
+        rows: of the products to come, about.
+    """
+
+    def __init__(self, linear: nn.Linear, rows: int = 1) -> None:
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.bias = linear.bias
+        self.rows = rows
+        # In a tuple, so that its weight is not this module's.
+        self._original = (linear,)
+        self.store()
+
+    def store(self) -> None:
+        """Take the original's present weight."""
+        (linear,) = self._original
+        with torch.no_grad():
+            self._store(linear.weight)
+
+    @abstractmethod
+    def _store(self, weight_OI: Tensor) -> None:
+        """Keep a weight."""
 
     @property
     @abstractmethod
@@ -98,9 +124,8 @@ class StoredLinear(nn.Module, ABC):
 class TransposedLinear(StoredLinear):
     """The weight as (I, O): for one row, the product reads it in order."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear)
-        self._weight_IO = linear.weight.detach().t().contiguous()
+    def _store(self, weight_OI: Tensor) -> None:
+        self._weight_IO = weight_OI.t().contiguous()
 
     @property
     def weight(self) -> Tensor:
@@ -116,9 +141,8 @@ class TransposedLinear(StoredLinear):
 class PackedLinear(StoredLinear):
     """The weight in oneDNN's blocks, put in order once instead of at every call."""
 
-    def __init__(self, linear: nn.Linear, rows: int) -> None:
-        super().__init__(linear)
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+    def _store(self, weight_OI: Tensor) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), self.rows)
 
     @property
     def weight(self) -> Tensor:
@@ -136,16 +160,18 @@ class Int8Linear(StoredLinear):
     """
 
     def __init__(self, linear: nn.Linear, rows: int) -> None:
-        super().__init__(linear)
-        weight_OI = linear.weight.detach().float()
-        self._dtype = linear.weight.dtype
-        self._scale_O = weight_OI.abs().amax(1).clamp_(min=_TINY) / integer_levels()
-        self._weight_OI = (weight_OI / self._scale_O[:, None]).round_().to(torch.int8)
-        self._packed = torch.ops.onednn.qlinear_prepack(self._weight_OI, [rows, self.in_features])
+        super().__init__(linear, rows)
         self._zero_O = torch.zeros(self.out_features, dtype=torch.int64)
         self._one = torch.ones(())
         # States go as unsigned integers around 128, the faster product; cutting off behind a half rounds.
         self._middle, self._middle_and_half_I = torch.tensor(128), torch.full((self.in_features,), 128.5)
+
+    def _store(self, weight_OI: Tensor) -> None:
+        self._dtype = weight_OI.dtype
+        weight_OI = weight_OI.float()
+        self._scale_O = weight_OI.abs().amax(1).clamp_(min=_TINY) / integer_levels()
+        self._weight_OI = (weight_OI / self._scale_O[:, None]).round_().to(torch.int8)
+        self._packed = torch.ops.onednn.qlinear_prepack(self._weight_OI, [self.rows, self.in_features])
 
     @property
     def weight(self) -> Tensor:

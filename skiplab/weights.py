@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -29,6 +30,27 @@ def load_backbone(folder: Path) -> Backbone:
     """The view over a model that `save_pretrained` wrote, its weights held once, ready to be trained."""
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     return adapt(model.train())
+
+
+@torch.no_grad()
+def overwrite(model: PreTrainedModel, folder: Path) -> None:
+    """Give a model the weights of a folder that holds one like it, in place and one at a time.
+
+    Raises:
+        ValueError: the folder's model is another.
+    """
+    own = model.state_dict(keep_vars=True)
+    lacking = {weight.data_ptr() for weight in own.values()}
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            weight = file.get_tensor(name)
+            if name not in own or own[name].shape != weight.shape:
+                raise ValueError(f"{folder} holds weights of another model: {name} of shape {tuple(weight.shape)}")
+            own[name].copy_(weight)
+            lacking.discard(own[name].data_ptr())
+    if lacking:
+        missing = sorted(name for name, weight in own.items() if weight.data_ptr() in lacking)
+        raise ValueError(f"{folder} holds weights of another model: it lacks {', '.join(missing)}")
 
 
 def load_or_train(

@@ -19,6 +19,7 @@ from skiplab.prepack import (
     integer_levels,
     prepack,
     quantize,
+    repack,
 )
 from skiplab.schedule import ExitSchedule
 from tests.tiny import EOS, LAYOUTS, PAD, CoordinateExit, prompts, tiny_backbone
@@ -142,3 +143,16 @@ def test_small_weights_and_missing_operators_leave_layers_as_they_are(monkeypatc
 def test_integers_are_refused_off_the_cpu() -> None:
     with pytest.raises(ValueError, match="int8 decoding runs on a CPU, got device cuda; choose bfloat16 there"):
         check_integers(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("stored", [prepack, quantize], ids=["prepacked", "integers"])
+@torch.inference_mode()
+def test_a_copy_is_brought_up_to_its_overwritten_original(stored) -> None:
+    backbone, other = tiny_backbone(), tiny_backbone(seed=1)
+    copied = stored(backbone, rows=4)
+    backbone.load_state_dict(other.state_dict())
+    repack(copied)
+    anew = stored(other, rows=4)
+    rows = prompts(4)
+    both = (decode(one, FullDepth(6), rows, max_new_tokens=9, eos_id=EOS, pad_id=PAD) for one in (copied, anew))
+    assert len({str(result.tokens_BT.tolist()) for result in both}) == 1

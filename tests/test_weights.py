@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from skiplab.backbones.shapes import OPTSpec
-from skiplab.weights import load_backbone, load_or_train, saved
-from tests.tiny import BOS, EOS, PAD, tiny_backbone
+from skiplab.weights import load_backbone, load_or_train, overwrite, saved
+from tests.tiny import BOS, EOS, LAYOUTS, PAD, tiny_backbone
 
 STATUS, MARKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -49,3 +49,23 @@ def test_weights_are_trained_once(tmp_path: Path) -> None:
     assert not trained[0].exists()
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_are_overwritten_in_place(layout: str, tmp_path: Path) -> None:
+    model, other = tiny_backbone(layout).model, tiny_backbone(layout, seed=1).model
+    other.save_pretrained(tmp_path)
+    places = [weight.data_ptr() for weight in model.parameters()]
+    overwrite(model, tmp_path)
+    assert places == [weight.data_ptr() for weight in model.parameters()]
+    for one, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, theirs)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    shapes = [OPTSpec(num_layers=layers, hidden_size=8, num_heads=2, max_positions=8) for layers in (1, 2)]
+    small, large = (shape.build(vocab_size=9, pad_id=PAD, bos_id=BOS, eos_id=EOS).model for shape in shapes)
+    for model, folder, message in ((small, "large", "layers.1.*of shape"), (large, "small", "lacks .*layers.1")):
+        (small if folder == "small" else large).save_pretrained(tmp_path / folder)
+        with pytest.raises(ValueError, match=f"weights of another model: .*{message}"):
+            overwrite(model, tmp_path / folder)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 from skiplab import ranks, tracking
 from skiplab.backbone import Backbone
@@ -29,7 +30,7 @@ class Calibrator:
         self._models = models
         self._folder = folder
         self._progress = progress
-        self._full: dict[tuple[int, bool], Generation] = {}
+        self._full: WeakKeyDictionary[Backbone, dict[bool, Generation]] = WeakKeyDictionary()
         self._all_moved: set[tuple[str, int]] = set()
 
     @property
@@ -47,9 +48,9 @@ class Calibrator:
         chosen = None if verdict.chosen is None else case.candidates[verdict.chosen]
         params = None if chosen is None else chosen.params
         kept = stored(verdict, case.delta, self.spec, len(self._items), params)
-        folder = self._folder.path / "calibration"
-        if chosen is not None:
-            folder = self._models.weights_dir(chosen, case.entry.seed) or folder
+        folder = self._models.base_folder if chosen is None else self._models.folder(chosen, case.entry.seed)
+        if folder == self._models.base_folder:
+            folder = self._folder.path / "calibration"
         ranks.on_first(lambda: save_json(folder / f"calibration-{case.entry.key}.json", kept))
         return verdict
 
@@ -105,10 +106,10 @@ class Calibrator:
         return Generation(texts, tokens, depths)
 
     def _full_depth(self, backbone: Backbone, items: list[Item]) -> Generation:
-        key = (id(backbone), items is self._items)
-        if key not in self._full:
-            self._full[key] = self._generate(backbone, FullDepth(backbone.num_layers), items)
-        return self._full[key]
+        by_split = self._full.setdefault(backbone, {})
+        if (valid := items is self._items) not in by_split:
+            by_split[valid] = self._generate(backbone, FullDepth(backbone.num_layers), items)
+        return by_split[valid]
 
     def _generate(
         self, backbone: Backbone, policy: ExitPolicy, items: Sequence[Item], batch_size: int | None = None

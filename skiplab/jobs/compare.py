@@ -5,35 +5,29 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from skiplab import plots, ranks, report, tracking
-from skiplab.calibration import Verdict
-from skiplab.data.module import Item
+from skiplab import ranks, tracking
 from skiplab.environment import environment, git_revision
-from skiplab.evaluate import Generation, generate, generate_hf, perplexity, quality
+from skiplab.evaluate import Generation
 from skiplab.files import DiskFullError, writing
 from skiplab.jobs import publish
-from skiplab.jobs.calibrate import Calibrator, track_verdict
 from skiplab.jobs.cases import Case, Entry, rivals
-from skiplab.jobs.decoders import Decoder, Decoders
+from skiplab.jobs.decoders import Decoders
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
+from skiplab.jobs.settings import Settings
 from skiplab.jobs.timing import Timekeeper
-from skiplab.metrics import mean_interval
-from skiplab.module import ExitModule
-from skiplab.policy import HindsightPolicy
-from skiplab.results import Row, check_row, write_results
+from skiplab.results import Row, write_results
 from skiplab.run_folder import RunFolder
-from skiplab.saved import save_method
 from skiplab.summary import summarise
-from skiplab.tables import Table, notes, one_line, print_table, tables
+from skiplab.tables import Table, one_line, print_table
 from skiplab.training import SPREAD
 
 if TYPE_CHECKING:
@@ -111,11 +105,11 @@ class Comparison:
         self._folder = folder
         self._console = console
         self._models = Models(prepared, folder.path, lambda: self._tracked("base", "base", nested=True))
-        self._calibrator = Calibrator(prepared, self._models, folder, self._progress)
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in prepared.cases}
         if self._config["benchmark"]["batch_sizes"]:
             self._cases[Entry("hf_generate", "full depth", self._config["seeds"][0])] = None
         self._decoders = Decoders(self._models, own=prepared.calibration.reference == "own")
+        self._settings = Settings(prepared, self._models, self._decoders, folder, self._progress)
         self._errors: dict[Entry, str] = {}
 
     def run(self) -> bool:
@@ -149,8 +143,6 @@ class Comparison:
             self._console.print(f"[red]failed[/] {entry.label}: {error}", soft_wrap=True, highlight=False)
         return not self._errors
 
-    # One setting: train, decode, score.
-
     def _attempt(self, entry: Entry, counter: str) -> None:
         if (finished := self._record(entry)) is not None:
             self._console.print(f"{counter} {entry.label}: finished before")
@@ -163,7 +155,8 @@ class Comparison:
                 self._tracked(entry.key, self._run_name(entry), nested=True) as run_id,
             ):
                 try:
-                    record = self._make_record(entry, run_id)
+                    full = None if entry == self._full_entry else self._full_outputs
+                    record = self._settings.make(entry, self._cases[entry], full, run_id)
                 except Exception:
                     tracking.log_text(traceback.format_exc(), "error.txt")
                     raise
@@ -177,96 +170,6 @@ class Comparison:
             self._console.print(f"    [red]failed[/]: {self._errors[entry]}", soft_wrap=True, highlight=False)
         else:
             self._console.print(f"    {one_line(record['row'])}", highlight=False, soft_wrap=True)
-
-    def _make_record(self, entry: Entry, run_id: str) -> dict[str, Any]:
-        case = self._cases[entry]
-        full = None if entry == self._full_entry else self._full_outputs
-        row: Row = {"method": entry.method, "setting": entry.setting, "seed": entry.seed}
-        batch_size = self._config["decode_batch_size"]
-        place, trained, timed, decoder = None, False, True, None
-        if case is None:
-            tracking.log_params(row)
-            outputs = generate_hf(self._models.base, self._data, self._items, batch_size=batch_size)
-        else:
-            place, verdict = self._chosen(case, run_id)
-            tracking.log_params({**row, **({} if place is None else case.candidates[place].params)})
-            decoder = self._decoders.get(case, place, run_id)
-            backbone, policy = decoder.backbone, decoder.policy
-            outputs = generate(
-                backbone, policy, self._data, self._items, batch_size=batch_size, progress=self._progress
-            )
-            row |= _given("target_speedup", decoder.module and decoder.module.target_speedup)
-            row |= _given("threshold", getattr(policy, "threshold", None))
-            row |= _given("perplexity", perplexity(backbone, policy, self._models.test_batches))
-            if place is not None:
-                row |= _given("train_batch_part", self._models.batch_part(case.candidates[place], entry.seed))
-            trained = decoder.module is not None and decoder.module.recipe is not None
-            # An oracle runs every layer to choose in hindsight: its clock would say nothing.
-            timed = not isinstance(policy, HindsightPolicy)
-            if verdict is not None:
-                row |= self._calibration_figures(case, verdict, decoder.module, outputs)
-        figures, by_item = quality(outputs, self._items, self._data, full or outputs, self._prepared.bertscore)
-        row |= _given("decode_batch_size", outputs.decode_batch_size)
-        row |= {
-            "mean_depth": outputs.mean_depth,
-            "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
-            "dtype": str(self._models.base.dtype).removeprefix("torch."),
-            **figures,
-        }
-        check_row(row)
-        if self._config["save_models"] and decoder is not None and decoder.module is not None:
-            assert case is not None
-            params = case.candidates[place or 0].params
-            ranks.on_first(partial(self._save_model, entry, decoder, params, row))
-        publish.track_outputs(row, outputs, full or outputs, self._items)
-        return {
-            "series": entry.method if case is None else case.series,
-            "candidate": place,
-            "trained": trained,
-            "timed": timed,
-            "row": row,
-            "outputs": vars(outputs),
-            "depth_by_step": outputs.depth_by_step(),
-            "by_item": by_item,
-        }
-
-    def _save_model(self, entry: Entry, decoder: Decoder, params: dict[str, Any], row: Row) -> None:
-        """The setting as a folder that `skiplab.saved.load_method` reads, and registered to be served."""
-        assert decoder.module is not None
-        folder = self._folder.path / "models" / entry.key
-        save_method(
-            folder,
-            decoder.module,
-            decoder.policy,
-            self._data.encoding,
-            params=params,
-            max_new_tokens=self._data.max_new_tokens,
-            facts={"task": self._data.source.name, **row},
-        )
-        name = f"{self._config['tracking']['experiment']}-{entry.name}"
-        tracking.register_method(folder, name, tags={"seed": entry.seed})
-
-    def _chosen(self, case: Case, run_id: str | None) -> tuple[int | None, Verdict | None]:
-        """Place of the candidate that a case decodes with, None for full depth; and the calibration that chose it."""
-        if case.delta is None:
-            return 0, None
-        verdict = self._calibrator.choose(case, run_id)
-        track_verdict(verdict)
-        return verdict.chosen, verdict
-
-    def _calibration_figures(self, case: Case, verdict: Verdict, module: ExitModule | None, outputs: Generation) -> Row:
-        figures: Row = {"delta": case.delta, "epsilon": self._prepared.calibration.epsilon}
-        if module is None or verdict.chosen is None:
-            return {**figures, "calibrated": "full depth"}
-        losses = self._calibrator.losses(module, outputs, self._items)
-        interval = mean_interval(losses)
-        return {
-            **figures,
-            "calibrated": module.setting,
-            "calibration_loss": verdict.tested[verdict.chosen].loss,
-            "test_loss": sum(losses) / len(losses),
-            **_given("test_loss_ci95", interval and list(interval)),
-        }
 
     def _time(self) -> None:
         """Speed, of the first seed's settings."""
@@ -309,23 +212,11 @@ class Comparison:
         """The report, and everything to MLflow."""
         records = {entry.key: record for entry in self._cases if (record := self._record(entry))}
         timing = self._folder.load("timing") or {}
-        config = OmegaConf.to_yaml(OmegaConf.create(self._config))
-        figures = plots.figures(plots.curves(summary, records, timing))
-        more_tables, more_figures = self._supplement.make(records)
-        if layers := self._folder.load("layers"):
-            figures["ms_by_layer"] = plots.layer_figure(layers)
-        page = report.Page(
-            title=self._config["tracking"]["experiment"],
-            description="; ".join(filter(None, [self._config["description"], *self._prepared.notes])),
-            task=self._data.source.name,
-            rows=rows,
-            tables=[*tables(rows, summary), *more_tables],
-            figures={**figures, **more_figures},
-            samples=report.samples(self._items, list(records.values()), count=5),
-            environment=self._environment,
-            config=config,
-            notes=notes(rows),
-        )
+        tables, figures = self._supplement.make(records)
+        page = publish.page(
+            self._prepared, rows, summary, list(records.values()), tables=tables, environment=self._environment,
+            figures={**publish.figures(records, summary, timing, self._folder.load("layers")), **figures},
+        )  # fmt: skip
         publish.publish(self._folder.path, page)
         tracked = self._folder.load("mlflow") or {}
         for key, parts in timing.items():
@@ -352,7 +243,7 @@ class Comparison:
                 outputs, case, place = Generation(**record["outputs"]), self._cases[entry], record["candidate"]
                 candidate = None if case is None or place is None else case.candidates[place]
                 tracking.log_params({**vars(entry), **(candidate.params if candidate else {})})
-                publish.track_outputs(record["row"], outputs, self._full_outputs, self._items)
+                publish.track_outputs(record["row"], outputs, self._full_outputs, self._data.items("test"))
                 if candidate is not None:
                     tracking.log_points(run_id, self._models.curves(candidate, entry.seed))
 
@@ -376,10 +267,6 @@ class Comparison:
         return Generation(**record["outputs"])
 
     @cached_property
-    def _items(self) -> list[Item]:
-        return self._data.items("test")
-
-    @cached_property
     def _environment(self) -> dict[str, Any]:
         """The environment that the run began in, with those that it went on in where they differ."""
         known = self._folder.load("environments") or []
@@ -395,7 +282,3 @@ class Comparison:
 
     def _progress(self, work: Any) -> Any:
         return track(list(work), console=self._console, transient=True)
-
-
-def _given(key: str, value: Any) -> dict[str, Any]:
-    return {} if value is None else {key: value}

@@ -1,6 +1,7 @@
 """What decodes a setting: weights and policy."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from skiplab.backbone import Backbone
@@ -8,6 +9,14 @@ from skiplab.jobs.cases import Case, Entry
 from skiplab.jobs.models import Models
 from skiplab.module import ExitModule
 from skiplab.policy import ExitPolicy, FullDepth
+
+
+@dataclass(frozen=True)
+class WeightsAndPolicy:
+    """A setting's policy, and the folder of its weights."""
+
+    weights: Path
+    policy: ExitPolicy
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,7 @@ class Decoder:
 
 @final
 class Decoders:
-    """Makes each setting's decoder once.
+    """Makes the settings' decoders, and keeps of each what takes time to find but no memory to speak of.
 
     Args:
         own: whether full depth is that of a method's own weights, or else the base's.
@@ -30,22 +39,30 @@ class Decoders:
     def __init__(self, models: Models, *, own: bool) -> None:
         self._models = models
         self._own = own
-        self._made: dict[Entry, Decoder] = {}
+        self._known: dict[Entry, WeightsAndPolicy] = {}
 
-    def get(self, case: Case, place: int | None, run_id: str | None = None) -> Decoder:
+    def make(self, case: Case, place: int | None, run_id: str | None = None) -> Decoder:
         """The decoder of a case's candidate at a place, trained if need be; None is full depth.
 
         Args:
             run_id: MLflow run for the training curves; None keeps none.
         """
-        if case.entry not in self._made:
-            self._made[case.entry] = self._make(case, place, run_id)
-        return self._made[case.entry]
-
-    def _make(self, case: Case, place: int | None, run_id: str | None) -> Decoder:
+        candidate, seed = case.candidates[place or 0], case.entry.seed
         if place is None and not self._own:
-            return Decoder(self._models.base, FullDepth(self._models.base.num_layers), None)
-        module = self._models.module(case.candidates[place or 0], case.entry.seed, run_id)
-        if place is None:
-            return Decoder(module.backbone, FullDepth(module.backbone.num_layers), None)
-        return Decoder(module.backbone, module.exit_policy(self._models.valid_batches), module)
+            decoder = Decoder(self._models.base, FullDepth(self._models.base.num_layers), None)
+            weights = self._models.base_folder
+        else:
+            module = self._models.module(candidate, seed, run_id)
+            weights = self._models.folder(candidate, seed)
+            if place is None:
+                decoder = Decoder(module.backbone, FullDepth(module.backbone.num_layers), None)
+            else:
+                decoder = Decoder(module.backbone, module.exit_policy(self._models.valid_batches), module)
+        self._known[case.entry] = WeightsAndPolicy(weights, decoder.policy)
+        return decoder
+
+    def weights_and_policy(self, case: Case, place: int | None) -> WeightsAndPolicy:
+        """What `make` made a decoder from, or would."""
+        if case.entry not in self._known:
+            self.make(case, place)
+        return self._known[case.entry]

@@ -1,4 +1,7 @@
-"""The shared base and the methods' trained modules: from disk where they are there, else trained."""
+"""The shared base and the methods' trained modules: from disk where they are there, else trained.
+
+In memory are the base and one other model at a time.
+"""
 
 import gc
 from collections.abc import Callable
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 import lightning as L
+import torch
 from safetensors.torch import load_model
 from torch import nn
 
@@ -36,14 +40,14 @@ class Models:
         self._base_run = base_run
         self._run_dir = run_dir
         self._base_dir = Path(prepared.config["cache_dir"]) / f"base-{prepared.base_key}"
-        self._backbones: dict[str, Backbone] = {}
+        self._at_hand: tuple[Path, Backbone] | None = None
 
     @cached_property
     def base(self) -> Backbone:
         """The backbone trained at full depth, for all methods to start from."""
         if not saved(self._base_dir):
             self._train_base()
-        return self._loaded(self._base_dir)
+        return self.load(self._base_dir)
 
     def _train_base(self) -> None:
         prepared, seed = self._prepared, self._prepared.config["base"]["seed"]
@@ -60,7 +64,8 @@ class Models:
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens per output of the base on the validation prompts: what schedules are solved for."""
-        stored = self._base_dir / "lengths.json"
+        decoded_in = self._prepared.config["decode_dtype"]
+        stored = self._base_dir / ("lengths.json" if decoded_in is None else f"lengths-{decoded_in}.json")
         if (lengths := ranks.on_first(lambda: load_json(stored))) is None:
             data, policy = self._prepared.data, FullDepth(self.base.num_layers)
             batch_size = self._prepared.config["decode_batch_size"]
@@ -85,10 +90,8 @@ class Models:
         """
         module = candidate.build(self._setup(self.base))
         if (recipe := module.recipe) is not None:
-            key = self._key(seed, recipe=recipe)
-            if key not in self._backbones:
-                self._backbones[key] = self._trained(candidate, seed, self._run_dir / "weights" / key, run_id)
-            module = candidate.build(self._setup(self._backbones[key]))
+            backbone = self._trained(candidate, seed, self.folder(candidate, seed), run_id)
+            module = candidate.build(self._setup(backbone))
         for probe in module.probes:
             folder = self._run_dir / "weights" / self._key(seed, recipe=recipe, probe=probe.recipe)
             # Small, and its loss need be no mean over tokens: one rank trains it.
@@ -96,23 +99,38 @@ class Models:
             probe.to(self._prepared.device)
         return module.eval()
 
-    def weights_dir(self, candidate: Candidate, seed: int) -> Path | None:
-        """The folder of the weights that a candidate's module decodes with; None if these are the base's."""
+    def folder(self, candidate: Candidate, seed: int) -> Path:
+        """Where the weights are that a candidate's module decodes with; the base's if it has no training."""
         recipe = candidate.build(self._setup(self.base)).recipe
-        return None if recipe is None else self._run_dir / "weights" / self._key(seed, recipe=recipe)
+        return self._base_dir if recipe is None else self._run_dir / "weights" / self._key(seed, recipe=recipe)
 
-    def _trained(self, candidate: Candidate, seed: int, folder: Path, run_id: str | None) -> Backbone:
-        if not saved(folder):
-            backbone = load_backbone(self._base_dir)
-            self._fit(candidate.build(self._setup(backbone)), backbone.model, folder, seed, run_id)
-            del backbone
-        return self._loaded(folder)
+    @property
+    def base_folder(self) -> Path:
+        return self._base_dir
 
-    def _loaded(self, folder: Path) -> Backbone:
-        """A folder's weights, on the device; those that were trained for it are let go before."""
+    def load(self, folder: Path) -> Backbone:
+        """A folder's weights, on the device and in the number format that settings decode in."""
         # Lightning's trainer and module hold each other.
         gc.collect()
-        return load_backbone(folder).eval().to(self._prepared.device)
+        dtype = self._prepared.config["decode_dtype"]
+        return load_backbone(folder).eval().to(self._prepared.device, getattr(torch, dtype) if dtype else None)
+
+    def let_go(self) -> None:
+        """Free the memory of all models; what is asked for later is read again."""
+        self._at_hand = None
+        self.__dict__.pop("base", None)
+        gc.collect()
+
+    def _trained(self, candidate: Candidate, seed: int, folder: Path, run_id: str | None) -> Backbone:
+        if self._at_hand is None or self._at_hand[0] != folder:
+            # Room for the next one.
+            self._at_hand = None
+            if not saved(folder):
+                backbone = load_backbone(self._base_dir)
+                self._fit(candidate.build(self._setup(backbone)), backbone.model, folder, seed, run_id)
+                del backbone
+            self._at_hand = folder, self.load(folder)
+        return self._at_hand[1]
 
     def curves(self, candidate: Candidate, seed: int) -> list[Point]:
         """Training curves of a candidate's weights and probes."""
@@ -125,7 +143,7 @@ class Models:
 
     def batch_part(self, candidate: Candidate, seed: int) -> float | None:
         """The share of a batch that went through the model at a time in a candidate's training; None is the whole."""
-        return load_json((self.weights_dir(candidate, seed) or self._base_dir) / BATCH_PART)
+        return load_json(self.folder(candidate, seed) / BATCH_PART)
 
     @property
     def base_curves(self) -> list[Point]:

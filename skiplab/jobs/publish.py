@@ -2,14 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from skiplab import report, tracking
+from omegaconf import OmegaConf
+
+from skiplab import plots, report, tracking
 from skiplab.data.module import Item, TextData
 from skiplab.evaluate import Generation
 from skiplab.files import write_text
+from skiplab.jobs.prepare import Prepared
 from skiplab.results import Row
-from skiplab.tables import markdown
+from skiplab.tables import Table, markdown, notes
+from skiplab.tables import tables as comparison_tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DESCRIBED = ("backbone", "trainer", "base", "speedups", "seeds", "limit", "benchmark")
 
@@ -42,6 +49,53 @@ def track_timing(run_id: str | None, part: Mapping[str, Any]) -> None:
     group = f"batch{part['row']['batch_size']}/"
     tracking.log_figures(part["row"], group=group, run_id=run_id)
     tracking.log_series(f"{group}step_ms", part["step_ms"], first_step=1, run_id=run_id)
+
+
+def figures(
+    records: Mapping[str, Mapping[str, Any]],
+    summary: Sequence[Row],
+    timing: Mapping[str, Any],
+    layers: Mapping[str, Any] | None,
+) -> "dict[str, Figure]":
+    """A comparison's plots.
+
+    Args:
+        records: finished settings by key.
+        layers: where the time of decode steps goes, layer by layer, by setting's label.
+    """
+    found = plots.figures(plots.curves(summary, records, timing))
+    return {**found, "ms_by_layer": plots.layer_figure(layers)} if layers else found
+
+
+def page(
+    prepared: Prepared,
+    rows: Sequence[Row],
+    summary: Sequence[Row],
+    records: Sequence[Mapping[str, Any]],
+    *,
+    tables: Sequence[Table],
+    figures: "Mapping[str, Figure]",
+    environment: Mapping[str, Any],
+) -> report.Page:
+    """A comparison's report.
+
+    Args:
+        records: of finished settings.
+        tables: shown behind the comparison's own.
+    """
+    config, data = prepared.config, prepared.data
+    return report.Page(
+        title=config["tracking"]["experiment"],
+        description="; ".join(filter(None, [config["description"], *prepared.notes])),
+        task=data.source.name,
+        rows=rows,
+        tables=[*comparison_tables(rows, summary), *tables],
+        figures=figures,
+        samples=report.samples(data.items("test"), records, count=5),
+        environment=environment,
+        config=OmegaConf.to_yaml(OmegaConf.create(config)),
+        notes=notes(rows),
+    )
 
 
 def publish(folder: Path, page: report.Page) -> None:

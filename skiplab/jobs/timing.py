@@ -2,21 +2,25 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 import torch
 from rich.console import Console
 from rich.progress import track
 
+from skiplab.backbone import Backbone
 from skiplab.benchmark import Progress, System, Workload, engine_system, hf_generate_system, interleave
 from skiplab.data.module import Item
 from skiplab.jobs.cases import Case, Entry
-from skiplab.jobs.decoders import Decoder, Decoders
+from skiplab.jobs.decoders import Decoders, WeightsAndPolicy
 from skiplab.jobs.models import Models
 from skiplab.jobs.prepare import Prepared
 from skiplab.layer_times import layer_times
-from skiplab.prepack import prepack
+from skiplab.policy import FullDepth
+from skiplab.prepack import prepack, repack
 from skiplab.run_folder import RunFolder
+from skiplab.weights import overwrite
 
 Timed = dict[str, list[dict[str, Any]]]
 
@@ -58,62 +62,70 @@ class Timekeeper:
         if not in_turns:
             self._console.print("timing: finished before")
         errors: dict[Entry, Exception] = {}
-        decoders = self._made(cases, places, errors) if in_turns or layers_at else {}
-        if in_turns:
-            self._console.print(f"timing {len(decoders)} systems in turns")
-            workloads = [self._workload(lengths, size) for size in sizes]
-            self._in_turns(decoders, next(iter(cases)), workloads, errors)
-        if layers_at:
-            self._by_layer(decoders, self._workload(lengths, layers_at), errors)
+        timed = self._timed(cases, places, errors) if in_turns or layers_at else {}
+        if timed:
+            self._models.let_go()
+            worn = Worn(self._models, next(iter(timed.values())).weights)
+            if in_turns:
+                self._console.print(f"timing {len(timed)} systems in turns")
+                self._in_turns(worn, timed, next(iter(cases)), [self._workload(lengths, n) for n in sizes], errors)
+            if layers_at:
+                self._by_layer(worn, timed, self._workload(lengths, layers_at), errors)
         return {entry: f"timing: {type(error).__name__}: {error}" for entry, error in errors.items()}
 
-    def _made(
+    def _timed(
         self,
         cases: Mapping[Entry, Case | None],
         places: Mapping[Entry, int | None],
         errors: dict[Entry, Exception],
-    ) -> dict[Entry, Decoder | None]:
-        made: dict[Entry, Decoder | None] = {}
+    ) -> dict[Entry, WeightsAndPolicy]:
+        """What is timed, those with the same weights one after the other."""
+        made: dict[Entry, WeightsAndPolicy] = {}
         for entry, case in cases.items():
             try:
-                made[entry] = None if case is None else self._decoders.get(case, places[entry])
+                base = WeightsAndPolicy(self._models.base_folder, FullDepth(self._models.base.num_layers))
+                made[entry] = base if case is None else self._decoders.weights_and_policy(case, places[entry])
             except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
                 errors[entry] = error
-        return made
+        order = list(dict.fromkeys(one.weights for one in made.values()))
+        return dict(sorted(made.items(), key=lambda item: order.index(item[1].weights)))
 
     def _in_turns(
         self,
-        decoders: Mapping[Entry, Decoder | None],
+        worn: "Worn",
+        timed: Mapping[Entry, WeightsAndPolicy],
         full: Entry,
         workloads: Sequence[Workload],
         errors: dict[Entry, Exception],
     ) -> None:
+        def system(entry: Entry) -> Callable[[Workload], System]:
+            if entry.method == "hf_generate":
+                return lambda workload: hf_generate_system(worn.backbone)
+            policy = timed[entry].policy
+            return lambda workload: engine_system(worn.packed(workload.batch_size), policy, workload)
+
+        weights = {entry.key: one.weights for entry, one in timed.items()}
         found, failed = time_systems(
-            {entry.key: self._system(decoder) for entry, decoder in decoders.items()},
+            {entry.key: system(entry) for entry in timed},
             workloads,
             baseline=full.key,
             options=self._options,
             device=self._device,
+            before=lambda name: worn.wear(weights[name]),
             progress=lambda work: track(list(work), console=self._console, transient=True),
         )
-        errors |= {entry: failed[entry.key] for entry in decoders if entry.key in failed}
+        errors |= {entry: failed[entry.key] for entry in timed if entry.key in failed}
         self._folder.save("timing", found)
 
-    def _system(self, decoder: Decoder | None) -> Callable[[Workload], System]:
-        if decoder is None:
-            return lambda workload: hf_generate_system(self._models.base)
-        return lambda workload: engine_system(
-            prepack(decoder.backbone, rows=workload.batch_size), decoder.policy, workload
-        )
-
     def _by_layer(
-        self, decoders: Mapping[Entry, Decoder | None], workload: Workload, errors: dict[Entry, Exception]
+        self, worn: "Worn", timed: Mapping[Entry, WeightsAndPolicy], workload: Workload, errors: dict[Entry, Exception]
     ) -> None:
         found = {}
-        for entry, decoder in decoders.items():
-            if decoder is not None and entry not in errors:
+        for entry, one in timed.items():
+            if entry.method != "hf_generate" and entry not in errors:
                 try:
-                    found[entry.label] = layer_times(decoder.backbone, decoder.policy, workload)
+                    worn.wear(one.weights)
+                    found[entry.label] = layer_times(worn.backbone, one.policy, workload)
                 except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
                     errors[entry] = error
         self._folder.save("layers", found)
@@ -128,6 +140,36 @@ class Timekeeper:
         )
 
 
+@final
+class Worn:
+    """One backbone that takes on the weights of one folder after another, so that memory holds one model, however
+    many are timed.
+
+    Attributes:
+        backbone: it.
+    """
+
+    def __init__(self, models: Models, folder: Path) -> None:
+        self.backbone = models.load(folder)
+        self._folder = folder
+        self._packed: tuple[int, Backbone] | None = None
+
+    def packed(self, rows: int) -> Backbone:
+        """It, made ready to decode so many rows."""
+        if self._packed is None or self._packed[0] != rows:
+            self._packed = rows, prepack(self.backbone, rows=rows)
+        return self._packed[1]
+
+    def wear(self, folder: Path) -> None:
+        """Take on a folder's weights."""
+        if folder == self._folder:
+            return
+        overwrite(self.backbone.model, folder)
+        if self._packed is not None:
+            repack(self._packed[1])
+        self._folder = folder
+
+
 def time_systems(
     systems: Mapping[str, Callable[[Workload], System]],
     workloads: Sequence[Workload],
@@ -135,6 +177,7 @@ def time_systems(
     baseline: str,
     options: Mapping[str, Any],
     device: torch.device,
+    before: Callable[[str], None] = lambda name: None,
     progress: Progress,
 ) -> tuple[Timed, dict[str, Exception]]:
     """Each system's result `row` and `step_ms` for each workload, and the errors of those that raised, by name.
@@ -143,14 +186,16 @@ def time_systems(
         systems: what makes each system for a workload.
         baseline: the system that speedups are against.
         options: the configuration's `benchmark`.
+        before: as for `interleave`.
     """
     found: Timed = {name: [] for name in systems}
     failed: dict[str, Exception] = {}
     for workload in workloads:
         ready = {name: make(workload) for name, make in systems.items()}
         timings, errors = interleave(
-            ready, workload, rounds=options["rounds"], warmup=options["warmup"], device=device, progress=progress
-        )
+            ready, workload, rounds=options["rounds"], warmup=options["warmup"], device=device, before=before,
+            progress=progress,
+        )  # fmt: skip
         for name, timed in timings.items():
             found[name].append({"row": timed.row(timings.get(baseline)), "step_ms": timed.step_ms()})
         failed |= errors

@@ -7,6 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_class
 
+from skiplab.backbones.checkpoint import DType
 from skiplab.calibration import CalibrationSpec
 from skiplab.data.encoding import Template
 
@@ -19,6 +20,7 @@ _TOP: dict[str, Any] = {
     "checkpoint_every": float,
     "max_new_tokens": int,
     "decode_batch_size": int,
+    "decode_dtype": DType | None,
     "save_models": bool,
     "bertscore": str | None,
 }

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from mlflow.entities import Run
 from transformers import OPTForCausalLM
 
 from skiplab.jobs.compare import compare
-from skiplab.jobs.prepare import ConfigurationError
+from skiplab.jobs.prepare import ConfigurationError, prepare
+from skiplab.saved import load_method
 from tests.jobs.small import small_config
 
 QUALITY = ("bleu", "rouge_l", "slot_accuracy", "agreement")
@@ -198,6 +200,7 @@ def test_a_failure_in_timing_is_met_again_by_the_next_run(tmp_path: Path, monkey
         "method=skipdecode",
         "method.sweep.speedup=[2]",
         "methods.full.sweep.fine_tune=[false]",
+        "benchmark.batch_sizes=[4]",
         "benchmark.layers_at=4",
     )
 
@@ -232,10 +235,30 @@ def test_a_figure_that_is_no_number_fails_its_setting_alone(tmp_path: Path, monk
         tmp_path, "method=skipdecode", "method.sweep.speedup=[2]", "methods.full.sweep.fine_tune=[false]"
     )
     figures = iter([3.0, float("inf")])
-    monkeypatch.setattr("skiplab.jobs.compare.perplexity", lambda *_: next(figures))
+    monkeypatch.setattr("skiplab.jobs.settings.perplexity", lambda *_: next(figures))
     assert compare(config, tmp_path / "run") is False
     assert {row["method"]: row.get("error") for row in rows(tmp_path)} == {
         "full": None,
         "skipdecode": "ValueError: 'perplexity' is inf; leave out what was not measured",
         "hf_generate": None,
     }
+
+
+def test_settings_decode_in_the_number_format_asked_for(tmp_path: Path) -> None:
+    config = small_config(
+        tmp_path,
+        "method=skipdecode",
+        "method.sweep.speedup=[2]",
+        "method.distill={logits:1.0,states:1.0}",
+        "methods.full.sweep.fine_tune=[false]",
+        "benchmark.batch_sizes=[4]",
+        "decode_dtype=bfloat16",
+        "save_models=true",
+    )
+    assert compare(config, tmp_path / "run") is True
+    assert {row["dtype"] for row in rows(tmp_path)} == {"bfloat16"}
+    method = load_method(tmp_path / "run" / "models" / "skipdecode-2x-distilled-logits+states-seed-0")
+    assert method.backbone.dtype == torch.bfloat16
+    record = json.loads((tmp_path / "run/settings/skipdecode-2x-distilled-logits+states-seed-0.json").read_text())
+    prompts = [item.prompt for item in prepare(config).data.items("test")]
+    assert method.generate(prompts) == record["outputs"]["texts"]
