@@ -65,7 +65,7 @@ class Timekeeper:
         timed = self._timed(cases, places, errors) if in_turns or layers_at else {}
         if timed:
             self._models.let_go()
-            worn = Worn(self._models, next(iter(timed.values())).weights)
+            worn = Worn(self._models.load, next(iter(timed.values())).weights)
             if in_turns:
                 self._console.print(f"timing {len(timed)} systems in turns")
                 self._in_turns(worn, timed, next(iter(cases)), [self._workload(lengths, n) for n in sizes], errors)
@@ -143,14 +143,15 @@ class Timekeeper:
 @final
 class Worn:
     """One backbone that takes on the weights of one folder after another, so that memory holds one model, however
-    many are timed.
+    many are timed, and what was recorded on it stays valid.
 
-    Attributes:
-        backbone: it.
+    Args:
+        load: makes a backbone with a folder's weights.
+        folder: the first one's.
     """
 
-    def __init__(self, models: Models, folder: Path) -> None:
-        self.backbone = models.load(folder)
+    def __init__(self, load: Callable[[Path], Backbone], folder: Path) -> None:
+        self.backbone = load(folder)
         self._folder = folder
         self._packed: tuple[int, Backbone] | None = None
 

@@ -1,5 +1,6 @@
 """Children that die of a real SIGKILL, forked from one warm process."""
 
+import gc
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ def in_child(work: Callable[[], object], output: Path | None = None) -> int:
 
 def _work_and_exit(work: Callable[[], object], output: Path | None) -> NoReturn:
     code = 1
+    # Garbage of the parent's may wait for threads that the child does not have.
+    gc.freeze()
     try:
         if output is not None:
             target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
