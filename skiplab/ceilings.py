@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skiplab.formats import NumberFormat
 
-# A product in a format that the machine has no instructions for takes seconds: then fewer rounds will do.
+# Seconds. A product in a format that the machine has no instructions for takes as long: then fewer rounds will do.
 _ENOUGH = 2.0
 
 
@@ -35,7 +35,7 @@ def measure_matrix_speed(device: torch.device, number_format: NumberFormat, *, r
 
 def _seconds(work: Callable[[], Tensor], device: torch.device, rounds: int) -> float:
     times: list[float] = []
-    while len(times) < 2 + rounds and sum(times) < _ENOUGH:
+    while len(times) < 2 + rounds and sum(times[1:]) < _ENOUGH:
         _wait(device)
         start = time.perf_counter()
         work()

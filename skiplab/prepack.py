@@ -7,6 +7,7 @@ Shapes: N rows of the product, I and O input and output features.
 """
 
 import copy
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import final
@@ -65,9 +66,9 @@ def check_integers(device: torch.device) -> None:
 
 
 def integer_levels() -> int:
-    """Largest size of a weight as an integer: 127, or 63 on an x86 CPU without VNNI, whose products are added pair by
-    pair in 16 bits and would be cut off there (oneDNN's developer guide, "Nuances of int8 computations")."""
-    return 127 if torch.cpu._is_vnni_supported() else 63
+    """Largest size of a weight as an integer: 127, or 63 on an x86 CPU without AVX-512 VNNI, whose products are added
+    pair by pair in 16 bits and would be cut off there (oneDNN's developer guide, "Nuances of int8 computations")."""
+    return 127 if torch.cpu._is_vnni_supported() or platform.machine() not in ("x86_64", "AMD64") else 63
 
 
 def repack(backbone: Backbone) -> None:

@@ -26,9 +26,15 @@ def saved(folder: Path) -> bool:
     return ranks.on_first(lambda: any(folder.glob("*.safetensors")))
 
 
-def load_backbone(folder: Path) -> Backbone:
-    """The view over a model that `save_pretrained` wrote, its weights held once, ready to be trained."""
-    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+def load_backbone(folder: Path, dtype: torch.dtype | None = None) -> Backbone:
+    """The view over a model that `save_pretrained` wrote, its weights held once, ready to be trained.
+
+    Args:
+        dtype: number format of the weights; None is the folder's. What positions are rotated by stays float32.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
+    )
     return adapt(model.train())
 
 

@@ -70,7 +70,9 @@ class LlamaBackbone(Backbone):
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
         weight_KD = self.model.lm_head.weight[ids_K].detach()
-        return lambda h_BTD: F.linear(self._decoder.norm(h_BTD), weight_KD)
+        # Not to hold the whole model.
+        norm = self._decoder.norm
+        return lambda h_BTD: F.linear(norm(h_BTD), weight_KD)
 
     def layer_weights(self, index: int) -> Iterable[Tensor]:
         return self._decoder.layers[index].parameters()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import OPTForCausalLM
 
 from skiplab.backbone import Backbone, Context, Rotary, cache_keyword
@@ -53,11 +53,14 @@ class OPTBackbone(Backbone):
         return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
 
     def head(self, h_BTD: Tensor) -> Tensor:
-        return self.model.lm_head(self._output(h_BTD))
+        decoder = self._decoder
+        return self.model.lm_head(_output(h_BTD, decoder.final_layer_norm, decoder.project_out))
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
         weight_KD = self.model.lm_head.weight[ids_K].detach()
-        return lambda h_BTD: F.linear(self._output(h_BTD), weight_KD)
+        # Not to hold the whole model.
+        norm, project_out = self._decoder.final_layer_norm, self._decoder.project_out
+        return lambda h_BTD: F.linear(_output(h_BTD, norm, project_out), weight_KD)
 
     def layer_weights(self, index: int) -> Iterable[Tensor]:
         return self._decoder.layers[index].parameters()
@@ -67,11 +70,9 @@ class OPTBackbone(Backbone):
         parts = (decoder.final_layer_norm, decoder.project_out, self.model.lm_head)
         return [weight for part in parts if part is not None for weight in part.parameters()]
 
-    def _output(self, h_BTD: Tensor) -> Tensor:
-        """What the language-model head takes."""
-        decoder = self._decoder
-        if decoder.final_layer_norm is not None:
-            h_BTD = decoder.final_layer_norm(h_BTD)
-        if decoder.project_out is not None:
-            h_BTD = decoder.project_out(h_BTD)
-        return h_BTD
+
+def _output(h_BTD: Tensor, norm: nn.Module | None, project_out: nn.Module | None) -> Tensor:
+    """What the language-model head takes."""
+    if norm is not None:
+        h_BTD = norm(h_BTD)
+    return h_BTD if project_out is None else project_out(h_BTD)

@@ -119,7 +119,8 @@ class Comparison:
             for note in self._prepared.notes:
                 self._console.print(note, soft_wrap=True, highlight=False)
             self._console.print("base")
-            _ = self._models.lengths
+            # By all ranks together, so that none meets them alone later.
+            _ = self._models.base, self._models.lengths
             ranks.on_first(self._track_base_again)
             for number, entry in enumerate(self._cases, start=1):
                 self._attempt(entry, f"[{number}/{len(self._cases)}]")

@@ -1,6 +1,6 @@
 """The shared base and the methods' trained modules: from disk where they are there, else trained.
 
-In memory are the base and one other model at a time.
+Of these models the base and one other are in memory at a time.
 """
 
 import gc
@@ -32,7 +32,10 @@ from skiplab.weights import load_backbone, load_or_train, saved
 
 @final
 class Models:
-    """Makes each model once. Bases are shared between runs through the cache, methods' weights are the run's own."""
+    """Trains each model once, and reads it as often as need be.
+
+    Bases are shared between runs through the cache, methods' weights are the run's own.
+    """
 
     def __init__(self, prepared: Prepared, run_dir: Path, base_run: Callable[[], AbstractContextManager[str]]) -> None:
         """`base_run` opens the MLflow run for the base's training."""
@@ -113,7 +116,7 @@ class Models:
         # Lightning's trainer and module hold each other.
         gc.collect()
         dtype = self._prepared.config["decode_dtype"]
-        return load_backbone(folder).eval().to(self._prepared.device, getattr(torch, dtype) if dtype else None)
+        return load_backbone(folder, getattr(torch, dtype) if dtype else None).eval().to(self._prepared.device)
 
     def let_go(self) -> None:
         """Free the memory of all models; what is asked for later is read again."""
@@ -123,8 +126,9 @@ class Models:
 
     def _trained(self, candidate: Candidate, seed: int, folder: Path, run_id: str | None) -> Backbone:
         if self._at_hand is None or self._at_hand[0] != folder:
-            # Room for the next one.
+            # Room for the next one; of a training that failed, module and trainer hold each other.
             self._at_hand = None
+            gc.collect()
             if not saved(folder):
                 backbone = load_backbone(self._base_dir)
                 self._fit(candidate.build(self._setup(backbone)), backbone.model, folder, seed, run_id)

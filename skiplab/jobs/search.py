@@ -56,6 +56,11 @@ def checked_spec(prepared: Prepared) -> SearchSpec:
         ConfigurationError: anything in it cannot work.
     """
     with configuring():
+        if prepared.config["decode_dtype"] is not None:
+            raise ValueError(
+                f"a search judges schedules in the weights' own number format, got decode_dtype="
+                f"{prepared.config['decode_dtype']}; search with null, and compare what it found with another"
+            )
         if not isinstance(prepared.config["workers"], int) or prepared.config["workers"] < 1:
             raise ValueError(f"workers must be an integer of at least 1, got {prepared.config['workers']!r}")
         spec: SearchSpec = instantiate(prepared.config["search"], _convert_="all")

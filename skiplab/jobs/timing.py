@@ -83,10 +83,14 @@ class Timekeeper:
         made: dict[Entry, WeightsAndPolicy] = {}
         for entry, case in cases.items():
             try:
-                base = WeightsAndPolicy(self._models.base_folder, FullDepth(self._models.base.num_layers))
-                made[entry] = base if case is None else self._decoders.weights_and_policy(case, places[entry])
+                if case is None:
+                    full = FullDepth(self._models.base.num_layers)
+                    made[entry] = WeightsAndPolicy(self._models.base_folder, full)
+                else:
+                    made[entry] = self._decoders.weights_and_policy(case, places[entry])
             except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
-                errors[entry] = error
+                # Its frames hold a model.
+                errors[entry] = error.with_traceback(None)
         order = list(dict.fromkeys(one.weights for one in made.values()))
         return dict(sorted(made.items(), key=lambda item: order.index(item[1].weights)))
 
@@ -152,12 +156,13 @@ class Worn:
 
     def __init__(self, load: Callable[[Path], Backbone], folder: Path) -> None:
         self.backbone = load(folder)
-        self._folder = folder
+        self._folder: Path | None = folder
         self._packed: tuple[int, Backbone] | None = None
 
     def packed(self, rows: int) -> Backbone:
         """It, made ready to decode so many rows."""
         if self._packed is None or self._packed[0] != rows:
+            self._packed = None
             self._packed = rows, prepack(self.backbone, rows=rows)
         return self._packed[1]
 
@@ -165,6 +170,8 @@ class Worn:
         """Take on a folder's weights."""
         if folder == self._folder:
             return
+        # Should it fail midway, these are no folder's weights.
+        self._folder = None
         overwrite(self.backbone.model, folder)
         if self._packed is not None:
             repack(self._packed[1])
@@ -200,6 +207,8 @@ def time_systems(
         for name, timed in timings.items():
             found[name].append({"row": timed.row(timings.get(baseline)), "step_ms": timed.step_ms()})
         failed |= errors
+        # What was packed or recorded for this workload.
+        del ready
     return {name: parts for name, parts in found.items() if parts}, failed
 
 

@@ -244,9 +244,12 @@ def test_a_figure_that_is_no_number_fails_its_setting_alone(tmp_path: Path, monk
     }
 
 
-def test_settings_decode_in_the_number_format_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backbone", ["opt_tiny", "llama_tiny"])
+def test_settings_decode_in_the_number_format_asked_for(backbone: str, tmp_path: Path) -> None:
     config = small_config(
         tmp_path,
+        f"backbone={backbone}",
+        *(["backbone.num_kv_heads=1"] if backbone == "llama_tiny" else []),
         "method=skipdecode",
         "method.sweep.speedup=[2]",
         "method.distill={logits:1.0,states:1.0}",
