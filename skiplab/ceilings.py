@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skiplab.formats import NumberFormat
+from skiplab.prepack import Int8Linear
 
 # Seconds. A product in a format that the machine has no instructions for takes as long: then fewer rounds will do.
 _ENOUGH = 2.0
@@ -23,16 +24,19 @@ def measure_bandwidth(device: torch.device, *, rounds: int = 7) -> float:
 
 def measure_matrix_speed(device: torch.device, number_format: NumberFormat, *, rounds: int = 7) -> float:
     """Operations per second of a large square matrix product, two per multiplication and addition; median over
-    rounds."""
+    rounds. Of integers it is that of the layer that decodes with them, rounding of states included."""
     edge = 8192 if device.type == "cuda" else 2048
     square = torch.randn(edge, edge, device=device)
     if number_format.integers:
-        whole = square.mul_(32).to(torch.int8)
-        return 2 * edge**3 / _seconds(lambda: torch.ops.aten._int_mm(whole, whole), device, rounds)
+        # torch's own product of integer matrices is a plain loop on some CPUs.
+        linear = nn.Linear(edge, edge, bias=False)
+        product = Int8Linear(linear, rows=edge).product
+        return 2 * edge**3 / _seconds(lambda: product(square), device, rounds)
     real = square.to(number_format.states)
     return 2 * edge**3 / _seconds(lambda: real @ real, device, rounds)
 
 
+@torch.inference_mode()
 def _seconds(work: Callable[[], Tensor], device: torch.device, rounds: int) -> float:
     times: list[float] = []
     while len(times) < 2 + rounds and sum(times[1:]) < _ENOUGH:
