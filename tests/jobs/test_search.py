@@ -308,6 +308,7 @@ def alive(pid: int) -> bool:
         (["+search.select.luck=1"], "search.select takes one of"),
         (["search.select.speedup=null", "search.select.guarantee=0.5"], "guarantee=0.5 must be one of"),
         (["workers=0"], "workers must be an integer of at least 1, got 0"),
+        (["decode_dtype=bfloat16"], "judges schedules in the weights' own number format, got decode_dtype=bfloat16"),
         ([NO_SPEED, "+search.objectives.decode_speedup=maximize"], "benchmark.batch_sizes, and there is none"),
         (["+search.sampeler=tpe"], "sampeler"),
     ],
