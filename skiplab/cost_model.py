@@ -1,8 +1,10 @@
 """Predict decode time at a shape, batch and schedule that were not measured, from ones that were.
 
-A step takes `per_step + depth * per_layer + max(bytes / bandwidth, operations / flops)` seconds: launch
-and loop overhead, and the roofline at the speeds that decoding really reaches. The four constants are
-fitted to measured settings; they hold for one machine, number format and engine.
+A step of several rows takes `per_step + depth * per_layer + bytes / bandwidth + operations / flops` seconds: launch
+and loop overhead, and reading and multiplying, which one core does in turns. Of one row the products are by a vector,
+another layout and another speed: `per_step + depth * per_layer + bytes / row_bandwidth`. The constants are fitted to
+measured settings, none faster than the machine's ceilings, or overheads would stand for bytes and say nothing about
+another shape. They hold for one machine, number format and engine.
 """
 
 import math
@@ -11,7 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from skiplab.cost import Footprint, Step, step_bytes, step_flops
+from skiplab.cost import Ceilings, Footprint, Step, step_bytes, step_flops
+
+_CONSTANTS = 5
+# How far a ceiling may be off, since it is measured too.
+_SLACK = 1.1
 
 
 @dataclass(frozen=True)
@@ -26,25 +32,33 @@ class Observation:
 @final
 @dataclass(frozen=True)
 class CostModel:
-    """The fitted constants, in seconds, bytes per second and operations per second."""
+    """The fitted constants, in seconds, bytes per second and operations per second.
+
+    Attributes:
+        bandwidth, flops: of steps of several rows.
+        row_bandwidth: of steps of one row.
+    """
 
     per_step: float
     per_layer: float
     bandwidth: float
     flops: float
+    row_bandwidth: float
 
     def seconds(self, steps: Sequence[Step], size: Footprint) -> float:
         """Predicted time of decode steps."""
-        return sum(
-            self.per_step
-            + step.depth * self.per_layer
-            + max(step_bytes(step, size) / self.bandwidth, step_flops(step, size) / self.flops)
-            for step in steps
-        )
+        return sum(self.per_step + step.depth * self.per_layer + self._products(step, size) for step in steps)
+
+    def _products(self, step: Step, size: Footprint) -> float:
+        if step.rows == 1:
+            return step_bytes(step, size) / self.row_bandwidth
+        return step_bytes(step, size) / self.bandwidth + step_flops(step, size) / self.flops
 
 
-def fit(observations: Sequence[Observation]) -> CostModel:
+def fit(observations: Sequence[Observation], ceilings: Ceilings) -> CostModel:
     """The constants with the least squared relative errors.
+
+    Where no setting has one row, or none several, the constants of these are the ceilings'.
 
     Raises:
         ValueError: fewer observations than constants.
@@ -52,9 +66,9 @@ def fit(observations: Sequence[Observation]) -> CostModel:
     import numpy as np
     from scipy.optimize import least_squares
 
-    if len(observations) < 4:
+    if len(observations) < _CONSTANTS:
         raise ValueError(
-            f"a cost model has four constants and takes as many measured settings, got {len(observations)}"
+            f"a cost model has {_CONSTANTS} constants and takes as many measured settings, got {len(observations)}"
         )
 
     def model(logs: Sequence[float]) -> CostModel:
@@ -64,13 +78,15 @@ def fit(observations: Sequence[Observation]) -> CostModel:
         fitted = model(logs)
         return [math.log(fitted.seconds(one.steps, one.size) / one.seconds) for one in observations]
 
-    # Where one term alone explains the slowest setting, each is of the right order.
-    slowest = max(observations, key=lambda one: one.seconds)
-    moved = sum(step_bytes(step, slowest.size) for step in slowest.steps)
-    done = sum(step_flops(step, slowest.size) for step in slowest.steps)
-    start = [1e-5, 1e-6, moved / slowest.seconds, done / slowest.seconds]
-    starts = [[*start[:2], start[2] * a, start[3] * b] for a in (1, 3) for b in (1, 3, 10)]
-    found = [least_squares(errors, np.log(guess), max_nfev=400) for guess in starts]
+    bandwidth, flops = ceilings.bandwidth, ceilings.flops
+    highest = np.log([1.0, 1.0, *(_SLACK * speed for speed in (bandwidth, flops, bandwidth))])
+    starts = [
+        np.log([overhead, overhead / 10, bandwidth * share, flops * share, bandwidth * share])
+        for overhead in (1e-5, 1e-3)
+        for share in (1.0, 0.3, 0.1)
+    ]
+    lowest = np.log([1e-12, 1e-12, *(1e-4 * speed for speed in (bandwidth, flops, bandwidth))])
+    found = [least_squares(errors, start, bounds=(lowest, highest), max_nfev=400) for start in starts]
     return model(min(found, key=lambda result: result.cost).x)
 
 

@@ -4,10 +4,11 @@ import random
 
 import pytest
 
-from skiplab.cost import Footprint, steps_of
+from skiplab.cost import Ceilings, Footprint, steps_of
 from skiplab.cost_model import CostModel, Observation, fit, median_error, relative_errors
 
-TRUE = CostModel(per_step=2e-4, per_layer=5e-5, bandwidth=1e10, flops=5e10)
+TRUE = CostModel(per_step=2e-4, per_layer=5e-5, bandwidth=1e10, flops=5e10, row_bandwidth=1.5e10)
+CEILINGS = Ceilings(bandwidth=1.5e10, flops=1e11)
 
 
 def shape(width: int, layers: int) -> Footprint:
@@ -23,25 +24,33 @@ def observed(depth: float, rows: int, size: Footprint, noise: float = 0.0, seed:
     return Observation(steps, size, TRUE.seconds(steps, size) * (1 + random.Random(seed).uniform(-noise, noise)))
 
 
-def test_a_step_is_overhead_and_the_longer_of_reading_and_multiplying() -> None:
+def test_a_step_is_overhead_and_reading_and_multiplying() -> None:
     size = Footprint(
         num_layers=2, layer_bytes=100, head_bytes=100, layer_weights=5, head_weights=5, kv_bytes=0, kv_width=0
     )
-    model = CostModel(per_step=1.0, per_layer=0.5, bandwidth=100.0, flops=10.0)
-    # Two layers and the head: 300 bytes in 3 s; 15 weights twice per row: 3 s for a row, 12 s for four.
-    assert model.seconds(steps_of([2], rows=1, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 3)
-    assert model.seconds(steps_of([2], rows=4, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 12)
+    model = CostModel(per_step=1.0, per_layer=0.5, bandwidth=100.0, flops=10.0, row_bandwidth=150.0)
+    # Two layers and the head: 300 bytes in 3 s, by a vector in 2 s; 15 weights twice per row: 12 s for four.
+    assert model.seconds(steps_of([2], rows=1, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 2)
+    assert model.seconds(steps_of([2], rows=4, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 3 + 12)
 
 
 def test_settings_that_were_left_out_are_predicted() -> None:
     size, other = shape(512, 12), shape(1024, 24)
     measured = [observed(depth, rows, size, 0.02, seed) for seed, depth in enumerate((12, 6, 2)) for rows in (1, 32)]
-    model = fit(measured)
+    model = fit(measured, CEILINGS)
     held_out = [observed(4, 8, size), observed(12, 16, size), observed(8, 1, other), observed(24, 64, other)]
     assert median_error(model, held_out) < 0.05
     assert max(abs(error) for error in relative_errors(model, held_out)) < 0.15
 
 
+def test_no_constant_is_faster_than_the_machine() -> None:
+    # At one shape, a layer's bytes and a layer's overhead are told apart by the ceilings alone.
+    size = shape(512, 12)
+    slow = Ceilings(bandwidth=1e9, flops=1e9)
+    model = fit([observed(depth, rows, size) for depth in (12, 6, 2) for rows in (1, 32)], slow)
+    assert max(model.bandwidth, model.row_bandwidth, model.flops) <= 1.1e9 * (1 + 1e-9)
+
+
 def test_too_few_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="takes as many measured settings, got 3"):
-        fit([observed(depth, 1, shape(512, 12)) for depth in (2, 6, 12)])
+        fit([observed(depth, 1, shape(512, 12)) for depth in (2, 6, 12)], CEILINGS)

@@ -34,12 +34,13 @@ def capacity(cfg: DictConfig, run_dir: Path) -> bool:
     models = load_json(Path(options["run"]) / "cost_model.json")
     measured = load_json(Path(options["run"]) / "results.json")
     if not models or measured is None or options["dtype"] not in models:
+        others = f", but for {', '.join(models)} (capacity.dtype=)" if models and measured else ""
         raise ConfigurationError(
             f"capacity predicts from a finished throughput run: {options['run']} holds no cost model for "
-            f"{options['dtype']}; run experiment=throughput and give its folder as capacity.run=DIR"
+            f"{options['dtype']}{others}; run experiment=throughput and give its folder as capacity.run=DIR"
         )
-    model = CostModel(**models[options["dtype"]]["constants"])
     with configuring():
+        model = CostModel(**models[options["dtype"]]["constants"])
         rows = [row for name in options["shapes"] for row in _shape_rows(name, config, model)]
         RunFolder(run_dir).bind(config)
         tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])

@@ -125,7 +125,7 @@ class Throughput:
             entrants = self._entrants()
             parts = [self._batch(size, entrants, ceilings) for size in self._spec.batch_sizes]
             rows = [timed["row"] for part in parts for timed in part.values()]
-            models = self._cost_models(entrants, parts)
+            models = self._cost_models(entrants, parts, ceilings)
             machine = {dtype: vars(found) for dtype, found in ceilings.items()}
             described = {**environment(0), "ceilings": machine, "cost_model": models}
             write_results(self._folder.path, job="throughput", experiment=name, environment=described, rows=rows)
@@ -173,7 +173,10 @@ class Throughput:
         return row
 
     def _cost_models(
-        self, entrants: Mapping[str, Entrant], parts: Sequence[Mapping[str, dict[str, Any]]]
+        self,
+        entrants: Mapping[str, Entrant],
+        parts: Sequence[Mapping[str, dict[str, Any]]],
+        ceilings: Mapping[str, Ceilings],
     ) -> dict[str, Any]:
         """By number format, a model fitted to some settings and its errors on those held out; kept for `capacity`."""
         found: dict[str, Any] = {}
@@ -191,8 +194,8 @@ class Throughput:
                         )
                         observation = self._observation(entrant.policy, entrant.size, row)
                         (held_out if apart else fitted)[f"{name} batch {row['batch_size']}"] = observation
-            if len(fitted) >= 4 and held_out:
-                found[dtype] = _fitted(fitted, held_out)
+            if len(fitted) >= 5 and held_out:
+                found[dtype] = _fitted(fitted, held_out, ceilings[dtype])
         self._folder.save("cost_model", found)
         return {dtype: {key: model[key] for key in ("constants", "median_error")} for dtype, model in found.items()}
 
@@ -315,8 +318,10 @@ class Throughput:
         return self._shape.vocabulary or 50272
 
 
-def _fitted(fitted: Mapping[str, Observation], held_out: Mapping[str, Observation]) -> dict[str, Any]:
-    model = fit(list(fitted.values()))
+def _fitted(
+    fitted: Mapping[str, Observation], held_out: Mapping[str, Observation], ceilings: Ceilings
+) -> dict[str, Any]:
+    model = fit(list(fitted.values()), ceilings)
     errors = relative_errors(model, list(held_out.values()))
     return {
         "constants": vars(model),

@@ -22,7 +22,7 @@ def config(folder: Path, *overrides: str) -> DictConfig:
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
     """What a throughput run leaves, for a machine that moves a terabyte per second and multiplies at no cost."""
-    constants = {"per_step": 0.0, "per_layer": 0.0, "bandwidth": 1e12, "flops": 1e30}
+    constants = {"per_step": 0.0, "per_layer": 0.0, "bandwidth": 1e12, "flops": 1e30, "row_bandwidth": 1e12}
     save_json(tmp_path / "measured/cost_model.json", {"bfloat16": {"constants": constants, "median_error": 0.04}})
     save_json(tmp_path / "measured/results.json", {"environment": {"cpu": "c", "threads": 1, "gpu": None}})
     return tmp_path
