@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from skiplab.formats import NumberFormat
 from skiplab.prepack import Int8Linear
 
-# Seconds. A product in a format that the machine has no instructions for takes as long: then fewer rounds will do.
+# Seconds that a measurement may take, about.
 _ENOUGH = 2.0
 
 
@@ -25,21 +25,32 @@ def measure_bandwidth(device: torch.device, *, rounds: int = 7) -> float:
 def measure_matrix_speed(device: torch.device, number_format: NumberFormat, *, rounds: int = 7) -> float:
     """Operations per second of a large square matrix product, two per multiplication and addition; median over
     rounds. Of integers it is that of the layer that decodes with them, rounding of states included."""
-    edge = 8192 if device.type == "cuda" else 2048
+    large = 8192 if device.type == "cuda" else 2048
+    small = large // 4
+    product = _product(small, device, number_format)
+    # Libraries load at the first call.
+    product()
+    seconds = _seconds(product, device, rounds)
+    if seconds * (large / small) ** 3 > _ENOUGH:
+        # Without instructions for the format.
+        return 2 * small**3 / seconds
+    return 2 * large**3 / _seconds(_product(large, device, number_format), device, rounds)
+
+
+def _product(edge: int, device: torch.device, number_format: NumberFormat) -> Callable[[], Tensor]:
     square = torch.randn(edge, edge, device=device)
     if number_format.integers:
         # torch's own product of integer matrices is a plain loop on some CPUs.
-        linear = nn.Linear(edge, edge, bias=False)
-        product = Int8Linear(linear, rows=edge).product
-        return 2 * edge**3 / _seconds(lambda: product(square), device, rounds)
+        product = Int8Linear(nn.Linear(edge, edge, bias=False), rows=edge).product
+        return lambda: product(square)
     real = square.to(number_format.states)
-    return 2 * edge**3 / _seconds(lambda: real @ real, device, rounds)
+    return lambda: real @ real
 
 
 @torch.inference_mode()
 def _seconds(work: Callable[[], Tensor], device: torch.device, rounds: int) -> float:
     times: list[float] = []
-    while len(times) < 2 + rounds and sum(times[1:]) < _ENOUGH:
+    while len(times) < 2 + rounds and sum(times) < _ENOUGH:
         _wait(device)
         start = time.perf_counter()
         work()
