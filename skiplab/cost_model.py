@@ -10,7 +10,7 @@ another shape. They hold for one machine, number format and engine.
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from skiplab.cost import Ceilings, Footprint, Step, step_bytes, step_flops
@@ -87,7 +87,14 @@ def fit(observations: Sequence[Observation], ceilings: Ceilings) -> CostModel:
     ]
     lowest = np.log([1e-12, 1e-12, *(1e-4 * speed for speed in (bandwidth, flops, bandwidth))])
     found = [least_squares(errors, start, bounds=(lowest, highest), max_nfev=400) for start in starts]
-    return model(min(found, key=lambda result: result.cost).x)
+    fitted = model(min(found, key=lambda result: result.cost).x)
+    alone = {step.rows == 1 for one in observations for step in one.steps}
+    # What no setting tells of.
+    if True not in alone:
+        fitted = replace(fitted, row_bandwidth=bandwidth)
+    if False not in alone:
+        fitted = replace(fitted, bandwidth=bandwidth, flops=flops)
+    return fitted
 
 
 def relative_errors(model: CostModel, observations: Sequence[Observation]) -> list[float]:

@@ -51,6 +51,14 @@ def test_no_constant_is_faster_than_the_machine() -> None:
     assert max(model.bandwidth, model.row_bandwidth, model.flops) <= 1.1e9 * (1 + 1e-9)
 
 
+def test_what_no_setting_tells_of_is_the_ceiling() -> None:
+    size = shape(512, 12)
+    several = fit([observed(depth, rows, size) for depth in (12, 6, 2) for rows in (8, 32)], CEILINGS)
+    assert several.row_bandwidth == CEILINGS.bandwidth
+    one = fit([observed(depth, 1, size) for depth in (12, 8, 6, 4, 2)], CEILINGS)
+    assert (one.bandwidth, one.flops) == (CEILINGS.bandwidth, CEILINGS.flops)
+
+
 def test_too_few_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="takes as many measured settings, got 3"):
         fit([observed(depth, 1, shape(512, 12)) for depth in (2, 6, 12)], CEILINGS)
