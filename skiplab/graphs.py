@@ -175,9 +175,9 @@ class StepGraphs:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(3):
-                self._step(plan, bucket)
-                self._state.set(before)
+            # Libraries take their workspaces at the first call, which no recording may.
+            self._step(plan, bucket)
+            self._state.set(before)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):

@@ -1,9 +1,10 @@
-"""What every method must satisfy on every backbone layout: all files of `experiments/method/` are collected.
+"""What every method must satisfy on every backbone layout and device: all files of `experiments/method/` are collected.
 
 A decoded token must have exactly the logits of a parallel forward in which each layer updates just the
 positions that ran it, while all positions offer it their keys and values.
 """
 
+import itertools
 from importlib.resources import files
 from typing import Any
 
@@ -23,7 +24,7 @@ from skiplab.jobs.cases import Candidate, expand
 from skiplab.module import ExitModule, Optimization, Setup
 from skiplab.policy import ExitPolicy, RowwisePolicy
 from skiplab.schedule import layer_steps
-from tests.tiny import EOS, LAYOUTS, PAD, prompts, tiny_backbone
+from tests.tiny import DEVICES, EOS, LAYOUTS, PAD, prompts, tiny_backbone
 
 STEPS = 14
 LENGTHS = [6, 9, 10, 12, 12, 14]
@@ -44,28 +45,33 @@ def setup(backbone: Backbone) -> Setup:
     return Setup(backbone, LENGTHS, Optimization(learning_rate=1e-3))
 
 
-def some_batch(seed: int = 1) -> Batch:
+def some_batch(seed: int = 1, device: torch.device | None = None) -> Batch:
     targets = [[*target, EOS] for target in prompts(5, seed=seed + 50, longest=STEPS - 1)]
-    return collate(prompts(5, seed=seed), targets, PAD)
+    return on(device, collate(prompts(5, seed=seed), targets, PAD))
+
+
+def on(device: torch.device | None, batch: Batch) -> Batch:
+    return Batch(*(tensor.to(device) for tensor in batch))
 
 
 def train_probes(module: ExitModule, steps: int = 20) -> None:
     """A few steps for each of the module's probes, as a run would train them."""
+    device = module.backbone.device
     for probe in module.probes:
         optimizer = torch.optim.Adam(probe.parameters(), lr=2e-2)
         for step in range(steps):
             optimizer.zero_grad()
-            probe.loss(some_batch(step % 5)).backward()
+            probe.loss(some_batch(step % 5, device)).backward()
             optimizer.step()
         probe.on_train_end()
         probe.eval()
 
 
-@pytest.fixture(params=[(method, layout) for method in METHODS for layout in LAYOUTS], ids="-".join, scope="module")
+@pytest.fixture(params=itertools.product(METHODS, LAYOUTS, DEVICES), ids="-".join, scope="module")
 def modules(request: pytest.FixtureRequest) -> list[ExitModule]:
-    method, layout = request.param
-    backbone = tiny_backbone(layout)
-    built = [candidate.build(setup(backbone)).eval() for candidate in candidates(method, backbone)]
+    method, layout, device = request.param
+    backbone = tiny_backbone(layout).to(device)
+    built = [candidate.build(setup(backbone)).eval().to(device) for candidate in candidates(method, backbone)]
     for module in built:
         train_probes(module)
     return built
@@ -73,7 +79,7 @@ def modules(request: pytest.FixtureRequest) -> list[ExitModule]:
 
 @pytest.fixture(scope="module")
 def policies(modules: list[ExitModule]) -> list[ExitPolicy]:
-    return [module.exit_policy([some_batch()]) for module in modules]
+    return [module.exit_policy([some_batch(device=module.backbone.device)]) for module in modules]
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +103,9 @@ def decode_with_logits(
 @torch.inference_mode()
 def reference_logits(backbone: Backbone, policy: ExitPolicy, prompt: list[int], tokens: list[int], depths: list[int]):
     """Logits of each generated token, from the layers that its step ran, without cache or prefix slicing."""
-    ids_1T = torch.tensor([[*prompt, *tokens[:-1]]])
+    ids_1T = torch.tensor([[*prompt, *tokens[:-1]]], device=backbone.device)
     valid_1T = torch.ones_like(ids_1T, dtype=torch.bool)
-    ran_LT = torch.zeros(backbone.num_layers, ids_1T.shape[1], dtype=torch.bool)
+    ran_LT = torch.zeros(backbone.num_layers, ids_1T.shape[1], dtype=torch.bool, device=backbone.device)
     ran_LT[list(policy.plan(0)), : len(prompt)] = True
     for step, depth in enumerate(depths[1:], start=1):
         ran_LT[list(policy.plan(step)[:depth]), len(prompt) - 1 + step] = True
@@ -179,7 +185,7 @@ def test_step_by_step_equals_prefix_sliced_forward(engine: Backbone, policies: l
             continue
         result, seen = decode_with_logits(engine, policy, rows)
         with torch.inference_mode():
-            logits_BGV = planned_logits(engine, policy, collate(rows, result.sequences(), PAD))
+            logits_BGV = planned_logits(engine, policy, on(engine.device, collate(rows, result.sequences(), PAD)))
         for row in range(len(rows)):
             actual_GV = torch.stack([seen[row, step] for step in range(STEPS)])
             torch.testing.assert_close(actual_GV, logits_BGV[row], atol=1e-4, rtol=1e-4)
@@ -228,15 +234,16 @@ def test_loss_trains_every_parameter_that_decoding_uses(
         if module.recipe is None:
             continue
         module.zero_grad()
-        planned_logits(engine, policy, some_batch()).sum().backward()
+        batch = some_batch(device=engine.device)
+        planned_logits(engine, policy, batch).sum().backward()
         used = with_gradient(module)
         for mode in (True, False):
             module.train(mode).zero_grad()
-            module.loss(some_batch()).backward()
+            module.loss(batch).backward()
             assert used <= with_gradient(module)
         for probe in module.probes:
             probe.zero_grad()
-            probe.loss(some_batch()).backward()
+            probe.loss(batch).backward()
             assert with_gradient(probe) == {name for name, _ in probe.named_parameters()}
 
 
@@ -247,15 +254,17 @@ def test_hyperparameters_are_plain_values(modules: list[ExitModule]) -> None:
         assert "setup" not in module.hparams
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_full_depth_equals_hugging_face_greedy(layout: str) -> None:
-    backbone = tiny_backbone(layout)
+def test_full_depth_equals_hugging_face_greedy(layout: str, device: str) -> None:
+    backbone = tiny_backbone(layout).to(device)
     policy = candidates("full", backbone)[0].build(setup(backbone)).exit_policy([])
     rows = prompts(6, seed=5)
     ids_BP, mask_BP = left_pad(rows, PAD)
     out_BT = backbone.model.generate(  # type: ignore[operator]
-        ids_BP, attention_mask=mask_BP.long(), max_new_tokens=30, do_sample=False, eos_token_id=EOS, pad_token_id=PAD
-    )[:, ids_BP.shape[1] :]
+        ids_BP.to(device), attention_mask=mask_BP.long().to(device), max_new_tokens=30, do_sample=False,
+        eos_token_id=EOS, pad_token_id=PAD,
+    )[:, ids_BP.shape[1] :]  # fmt: skip
     expected = [row[: row.index(EOS) + 1] if EOS in row else row for row in out_BT.tolist()]
     result = decode(backbone, policy, rows, max_new_tokens=30, eos_id=EOS, pad_id=PAD)
     assert result.sequences() == expected

@@ -11,6 +11,7 @@ from skiplab.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, FullDepth, H
 from skiplab.schedule import LayerPlan
 
 VOCABULARY, PAD, BOS, EOS = 48, 0, 1, 2
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 LAYOUTS: dict[str, Shape] = {
     "pre_norm": OPTSpec(num_layers=6, hidden_size=24, num_heads=3, max_positions=64, init_std=0.3),

@@ -84,24 +84,26 @@ class Checkpoint(ABC):
         return tokenizer
 
     def model(self, config: Any) -> PreTrainedModel:
-        """Its weights in a model of this configuration, held once, ready to be trained.
+        """Its weights in a model of this configuration on the CPU, held once, ready to be trained.
 
         Raises:
             CheckpointError: they cannot be had, or are no safetensors.
         """
         name, revision = self.place()
-        return _asked(
-            name,
-            revision,
-            lambda: AutoModelForCausalLM.from_pretrained(
-                name,
-                config=config,
-                revision=revision,
-                dtype=getattr(torch, self.dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-            ).train(),
-        )
+
+        def load() -> PreTrainedModel:
+            # On another default device transformers asks for accelerate.
+            with torch.device("cpu"):
+                return AutoModelForCausalLM.from_pretrained(
+                    name,
+                    config=config,
+                    revision=revision,
+                    dtype=getattr(torch, self.dtype),
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                ).train()
+
+        return _asked(name, revision, load)
 
 
 @final

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
@@ -15,7 +14,7 @@ from skiplab.environment import environment
 from skiplab.files import save_json
 from skiplab.formats import FORMATS
 from skiplab.jobs.prepare import configuring
-from skiplab.jobs.throughput import BOS, EOS, PAD, asked_for
+from skiplab.jobs.throughput import PAD, asked_for, seeded, vocabulary
 from skiplab.policy import FullDepth
 from skiplab.run_folder import RunFolder
 from skiplab.step_profile import step_profile
@@ -33,17 +32,12 @@ def profile(cfg: DictConfig, run_dir: Path) -> bool:
         spec, shape, device = asked_for(config)
         RunFolder(run_dir).bind(config)
         tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
-    vocab_size = shape.vocabulary or 50272
-    torch.manual_seed(0)
-    first = shape.build(vocab_size=vocab_size, pad_id=PAD, bos_id=BOS, eos_id=EOS).eval()
     found: list[dict[str, Any]] = []
     console = Console()
     for dtype in track(spec.dtypes, console=console, transient=True):
-        backbone = shape.build(vocab_size=vocab_size, pad_id=PAD, bos_id=BOS, eos_id=EOS)
-        backbone.load_state_dict(first.state_dict())
-        backbone = backbone.to(device, FORMATS[dtype].states).eval()
+        backbone = seeded(shape, device).to(device, FORMATS[dtype].states)
         for batch_size in spec.batch_sizes:
-            workload = spec.workload(batch_size, vocab_size, PAD)
+            workload = spec.workload(batch_size, vocabulary(shape), PAD)
             for path in ("reference", "fast"):
                 system = _system(backbone, path, dtype, workload)
                 parts = step_profile(system, workload, device)

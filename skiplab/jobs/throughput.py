@@ -78,6 +78,26 @@ def asked_for(config: Mapping[str, Any]) -> tuple[ThroughputSpec, BackboneSpec, 
     return spec, shape, device
 
 
+def vocabulary(shape: BackboneSpec) -> int:
+    """Entries of its token embedding, OPT's where it leaves them to a tokenizer."""
+    return shape.vocabulary or 50272
+
+
+def build(shape: BackboneSpec) -> Backbone:
+    """A backbone for random tokens."""
+    return shape.build(vocab_size=vocabulary(shape), pad_id=PAD, bos_id=BOS, eos_id=EOS)
+
+
+def seeded(shape: BackboneSpec, device: torch.device) -> Backbone:
+    """A backbone whose random weights are the same at every call, and made on the device: billions take seconds there.
+
+    A checkpoint's are wherever it loads them.
+    """
+    torch.manual_seed(0)
+    with device:
+        return build(shape).eval()
+
+
 @dataclass(frozen=True)
 class Entrant:
     """A system that is timed.
@@ -115,7 +135,7 @@ class Throughput:
         self._console = Console()
         self._device = device
         with torch.device("meta"):
-            self._cases = self._expand(self._build())
+            self._cases = self._expand(build(shape))
 
     def run(self) -> bool:
         """All batch sizes, the table, MLflow."""
@@ -139,7 +159,7 @@ class Throughput:
             self._console.print(f"batch {batch_size}: finished before")
             return known
         self._console.print(f"batch {batch_size}: {len(entrants)} systems in turns")
-        workload = self._spec.workload(batch_size, self._vocab_size, PAD)
+        workload = self._spec.workload(batch_size, vocabulary(self._shape), PAD)
         options = self._config["benchmark"]
         timings, errors = interleave(
             {name: entrant.system(workload) for name, entrant in entrants.items()},
@@ -216,26 +236,26 @@ class Throughput:
         return {dtype: Ceilings(**values) for dtype, values in known.items()}
 
     def _entrants(self) -> dict[str, Entrant]:
-        torch.manual_seed(0)
-        first = self._build().eval()
         found: dict[str, Entrant] = {}
         if "ctranslate2" in self._spec.peers:
-            for kind in ("float32", "int8"):
-                row = {"method": "ctranslate2", "setting": "full depth", "seed": 0, "dtype": kind}
-                system = ctranslate2_system(
-                    first, self._folder.path / "ctranslate2", kind, threads=self._config["threads"]
-                )
-                baseline = kind if kind in self._spec.dtypes else "float32"
-                found[f"ctranslate2 {kind}"] = Entrant(row, lambda _, system=system: system, None, None, baseline)
+            found |= self._ctranslate2()
         for dtype in self._spec.dtypes:
-            found |= self._in_format(first, dtype)
+            found |= self._in_format(dtype)
         return found
 
-    def _in_format(self, first: Backbone, dtype: str) -> dict[str, Entrant]:
+    def _ctranslate2(self) -> dict[str, Entrant]:
+        backbone, folder = seeded(self._shape, self._device), self._folder.path / "ctranslate2"
+        found: dict[str, Entrant] = {}
+        for kind in ("float32", "int8"):
+            row = {"method": "ctranslate2", "setting": "full depth", "seed": 0, "dtype": kind}
+            system = ctranslate2_system(backbone, folder, kind, threads=self._config["threads"])
+            baseline = kind if kind in self._spec.dtypes else "float32"
+            found[f"ctranslate2 {kind}"] = Entrant(row, lambda _, system=system: system, None, None, baseline)
+        return found
+
+    def _in_format(self, dtype: str) -> dict[str, Entrant]:
         number_format = FORMATS[dtype]
-        backbone = self._build()
-        backbone.load_state_dict(first.state_dict())
-        backbone = backbone.to(self._device, number_format.states).eval()
+        backbone = seeded(self._shape, self._device).to(self._device, number_format.states)
         size = Footprint.of(backbone, number_format.weight_bytes)
         fast_path = lru_cache(maxsize=1)(lambda rows: number_format.fast_path(backbone, rows))
 
@@ -263,7 +283,7 @@ class Throughput:
 
     def _policy(self, case: Case, backbone: Backbone) -> tuple[ExitPolicy, float | None]:
         """What a case decodes with, and the speedup that it promises."""
-        prompts = self._spec.workload(4, self._vocab_size, PAD).prompts
+        prompts = self._spec.workload(4, vocabulary(self._shape), PAD).prompts
         valid = collate(prompts, [[EOS] * self._spec.new_tokens] * len(prompts), PAD)
         module = case.build(self._setup(backbone)).eval()
         policy = module.exit_policy([type(valid)(*(tensor.to(self._device) for tensor in valid))])
@@ -309,13 +329,6 @@ class Throughput:
 
     def _setup(self, backbone: Backbone) -> Setup:
         return Setup(backbone, [self._spec.new_tokens] * 8, Optimization(learning_rate=1e-3))
-
-    def _build(self) -> Backbone:
-        return self._shape.build(vocab_size=self._vocab_size, pad_id=PAD, bos_id=BOS, eos_id=EOS)
-
-    @property
-    def _vocab_size(self) -> int:
-        return self._shape.vocabulary or 50272
 
 
 def _fitted(
