@@ -10,6 +10,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from skiplab.gpu import has_kernels
+
 
 class KVStore(ABC):
     """Keys and values of all layers. Hugging Face's attention modules call `update`.
@@ -112,6 +114,7 @@ class StaticKVCache(KVStore):
             buffer.zero_()
         self.column_1 = torch.zeros(1, dtype=torch.int64, device=device)
         self.bucket = 0
+        self._kernels = has_kernels(device)
 
     def seek(self, start: int) -> None:
         self.column_1.fill_(start)
@@ -125,6 +128,11 @@ class StaticKVCache(KVStore):
             keys[:, :, : key_BHTK.shape[2]] = key_BHTK
             values[:, :, : key_BHTK.shape[2]] = value_BHTK
             return key_BHTK, value_BHTK
-        keys.index_copy_(2, self.column_1, key_BHTK)
-        values.index_copy_(2, self.column_1, value_BHTK)
+        if self._kernels:
+            from skiplab.gpu_kernels import copy_to_column
+
+            copy_to_column(key_BHTK, value_BHTK, keys, values, self.column_1)
+        else:
+            keys.index_copy_(2, self.column_1, key_BHTK)
+            values.index_copy_(2, self.column_1, value_BHTK)
         return keys[:, :, : self.bucket], values[:, :, : self.bucket]

@@ -1,9 +1,9 @@
 """Decode steps on tensors that never move, which a GPU replays as CUDA graphs.
 
 A planned step over one bucket of key positions is the same sequence of kernels each time: token, position,
-column and mask are tensors that the step itself moves on. It is recorded once and replayed without the
-host's part. A schedule's plans are few and nested, so the recordings are few. On other devices a step runs
-as it would be recorded.
+column and mask are tensors that the step itself moves on. It is recorded once, on kernels for few rows where
+these can be had, and replayed without the host's part. A schedule's plans are few and nested, so the recordings
+are few. On other devices a step runs as it would be recorded.
 
 Shapes: B rows, P prompt columns, T generated tokens, S key positions, L layers, V vocabulary.
 """
@@ -19,6 +19,7 @@ from skiplab.backbone import Backbone, Context
 from skiplab.batch_run import BatchRun, DecodeResult, Prefilled, greedy
 from skiplab.cache import StaticKVCache
 from skiplab.forward import prefix_columns
+from skiplab.gpu_layers import with_kernels
 from skiplab.policy import ExitPolicy, RowwisePolicy
 from skiplab.schedule import LayerPlan, layer_steps
 
@@ -81,6 +82,7 @@ class StepGraphs:
         if isinstance(policy, RowwisePolicy):
             raise ValueError("recorded steps need a policy whose plans hold for all rows alike")
         self.backbone = backbone
+        self._stepping = with_kernels(backbone)
         self.policy = policy
         self.rows = rows
         self.prompt_columns = prompt_columns
@@ -151,7 +153,7 @@ class StepGraphs:
         return self._state
 
     def _step(self, plan: LayerPlan, bucket: int) -> None:
-        state, backbone = self._state, self.backbone
+        state, backbone = self._state, self._stepping
         self.cache.bucket = bucket
         state.mask_B11S.index_fill_(3, state.column_1, 0)
         position_B1 = state.position_B[:, None]

@@ -9,17 +9,19 @@ from torch.profiler import ProfilerActivity, profile
 from skiplab.benchmark import Clock, System, Workload
 
 _KINDS = (
-    ("linear layers", ("linear", "addmm", "::mm", "int_mm")),
-    ("attention", ("attention", "bmm")),
-    ("choice of token", ("aten::max", "argmax")),
+    # On a CPU operators have names, on a GPU the kernels of cuBLAS, cuDNN and torch.
+    ("linear layers", ("linear", "addmm", "::mm", "int_mm", "nvjet", "gemm", "gemv", "splitk", "row_products")),
+    ("attention", ("attention", "bmm", "sdpa", "flash", "fmha")),
+    ("choice of token", ("aten::max", "argmax", "maxops")),
     ("norms", ("norm",)),
-    ("copies", ("copy", "index", "cat", "fill")),
+    ("copies", ("copy", "index", "cat", "fill", "memcpy")),
 )
 
 
 def kind_of(operator: str) -> str:
     """The kind of work that an operator's name stands for."""
-    return next((kind for kind, parts in _KINDS if any(part in operator for part in parts)), "other operators")
+    name = operator.lower()
+    return next((kind for kind, parts in _KINDS if any(part in name for part in parts)), "other operators")
 
 
 def step_profile(system: System, workload: Workload, device: torch.device) -> dict[str, float]:
@@ -36,7 +38,7 @@ def step_profile(system: System, workload: Workload, device: torch.device) -> di
     steps = max(lengths) - 1
     gpu = device.type == "cuda"
     activities = [ProfilerActivity.CUDA] if gpu else [ProfilerActivity.CPU]
-    profiler = profile(activities=activities)
+    profiler = profile(activities=activities, acc_events=True)
     watched = _Watched(device, profiler.start)
     system(prompts, lengths, workload.pad_id, watched)
     profiler.stop()

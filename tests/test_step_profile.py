@@ -20,6 +20,15 @@ from tests.tiny import PAD, prompts, tiny_backbone
         ("aten::max", "choice of token"),
         ("aten::index_copy_", "copies"),
         ("aten::relu", "other operators"),
+        ("nvjet_sm90_tst_64x8_64x16_2x1_v_bz_splitK_bias_TNT", "linear layers"),
+        ("_row_products", "linear layers"),
+        ("cudnn_generated_fort_native_sdpa_sm80_flash_fprop_wmma_f16_knob_3_64x64x64_4x1x1", "attention"),
+        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<c10::BFloat16, float, false>", "norms"),
+        (
+            "void at::native::reduce_kernel<512, 1, ReduceOp<float, MaxOps<float>>>",
+            "choice of token",
+        ),
+        ("_copy_to_column", "copies"),
     ],
 )
 def test_operators_are_sorted_by_name(operator: str, kind: str) -> None:

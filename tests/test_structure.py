@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "schedule": 0, "files": 0, "batch": 0, "ranks": 0, "risk": 0, "significance": 0,
     "nested": 0, "schedule_file": 0, "search_space": 0, "budget_plan": 0, "pareto": 0,
+    "gpu": 0, "gpu_kernels": 0,
     "policy": 1, "losses": 1, "out_of_memory": 1,
     "cache": 2, "backbone": 2, "backbones": 2,
     "prepack": 3, "lm_loss": 3, "forward": 3, "continuation": 3, "deferred": 3, "steps": 3, "batch_run": 3, "graphs": 3,
-    "decode": 3,
+    "decode": 3, "gpu_layers": 3,
     "module": 4, "distillation": 4, "full": 4, "scheduled": 4, "skipdecode": 4, "data": 4, "metrics": 4,
     "once_for_all": 4,
     "evaluate": 5, "bertscore": 5, "consistency": 5, "calibration": 5, "training": 5, "saved": 5, "weights": 5,
