@@ -58,6 +58,7 @@ def train_probes(module: ExitModule, steps: int = 20) -> None:
     """A few steps for each of the module's probes, as a run would train them."""
     device = module.backbone.device
     for probe in module.probes:
+        probe.to(device)
         optimizer = torch.optim.Adam(probe.parameters(), lr=2e-2)
         for step in range(steps):
             optimizer.zero_grad()

@@ -1,11 +1,13 @@
 """Time that was not measured."""
 
+import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from skiplab.cost import Ceilings, Footprint, steps_of
-from skiplab.cost_model import CostModel, Observation, fit, median_error, relative_errors
+from skiplab.cost_model import CostModel, Evidence, Observation, fit, median_error, relative_errors
 
 TRUE = CostModel(per_step=2e-4, per_layer=5e-5, bandwidth=1e10, flops=5e10, row_bandwidth=1.5e10)
 CEILINGS = Ceilings(bandwidth=1.5e10, flops=1e11)
@@ -21,7 +23,8 @@ def shape(width: int, layers: int) -> Footprint:
 
 def observed(depth: float, rows: int, size: Footprint, noise: float = 0.0, seed: int = 0) -> Observation:
     steps = steps_of([depth] * 8, rows=rows, prompt=64)
-    return Observation(steps, size, TRUE.seconds(steps, size) * (1 + random.Random(seed).uniform(-noise, noise)))
+    seconds = TRUE.seconds(steps, size) * (1 + random.Random(seed).uniform(-noise, noise))
+    return Observation([depth] * 8, rows, 64, size, seconds)
 
 
 def test_a_step_is_overhead_and_reading_and_multiplying() -> None:
@@ -32,6 +35,39 @@ def test_a_step_is_overhead_and_reading_and_multiplying() -> None:
     # Two layers and the head: 300 bytes in 3 s, by a vector in 2 s; 15 weights twice per row: 12 s for four.
     assert model.seconds(steps_of([2], rows=1, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 2)
     assert model.seconds(steps_of([2], rows=4, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 3 + 12)
+    # At once, the longer one counts.
+    at_once = replace(model, overlapped=True)
+    assert at_once.seconds(steps_of([2], rows=4, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 12)
+    assert at_once.seconds(steps_of([2], rows=1, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 2)
+
+
+def test_products_that_reading_hides_are_the_ceilings() -> None:
+    size = shape(512, 12)
+    true = CostModel(2e-4, 5e-5, bandwidth=1e10, flops=1e15, row_bandwidth=1.5e10, overlapped=True)
+    observations = [
+        replace(one, seconds=true.seconds(one.steps, size))
+        for one in (observed(depth, rows, size) for depth in (12, 6, 2) for rows in (1, 8, 32))
+    ]
+    model = fit(observations, Ceilings(bandwidth=1.5e10, flops=1e15), overlapped=True)
+    assert model.overlapped
+    assert model.flops == 1e15
+    held_out = observed(4, 16, size)
+    expected = true.seconds(held_out.steps, size)
+    assert model.seconds(held_out.steps, size) == pytest.approx(expected, rel=0.02)
+
+
+def test_evidence_survives_a_file_and_joins_another_shapes() -> None:
+    def evidence(size: Footprint, name: str) -> Evidence:
+        fitted = {f"{name} {d} {r}": observed(d, r, size, 0.02) for d in (12, 6, 2) for r in (1, 32)}
+        held_out = {f"{name} 4 8": observed(4, 8, size)}
+        return Evidence.gather(fitted, held_out, CEILINGS, overlapped=False)
+
+    small, large = evidence(shape(512, 12), "small"), evidence(shape(1024, 24), "large")
+    assert Evidence.of(json.loads(json.dumps(small.plain()))) == small
+    both = small.with_other(large)
+    assert both.fitted.keys() == {*small.fitted, *large.fitted}
+    assert both.held_out.keys() == {"small 4 8", "large 4 8"}
+    assert both.median_error < 0.05
 
 
 def test_settings_that_were_left_out_are_predicted() -> None:

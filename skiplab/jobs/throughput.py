@@ -19,8 +19,8 @@ from skiplab.backbones.spec import BackboneSpec
 from skiplab.batch import collate
 from skiplab.benchmark import System, Timing, Workload, engine_system, hf_generate_system, interleave
 from skiplab.ceilings import measure_bandwidth, measure_matrix_speed
-from skiplab.cost import Ceilings, Footprint, steps_of
-from skiplab.cost_model import Observation, fit, median_error, relative_errors
+from skiplab.cost import Ceilings, Footprint
+from skiplab.cost_model import Evidence, Observation
 from skiplab.environment import environment
 from skiplab.formats import FORMATS
 from skiplab.jobs import publish
@@ -213,16 +213,18 @@ class Throughput:
                             f"{speedup:g}x" for speedup in self._spec.held_out_speedups
                         )
                         observation = self._observation(entrant.policy, entrant.size, row)
-                        (held_out if apart else fitted)[f"{name} batch {row['batch_size']}"] = observation
+                        place = f"{name} {entrant.size.num_layers} layers batch {row['batch_size']}"
+                        (held_out if apart else fitted)[place] = observation
             if len(fitted) >= 5 and held_out:
-                found[dtype] = _fitted(fitted, held_out, ceilings[dtype])
+                overlapped = self._device.type == "cuda"
+                found[dtype] = Evidence.gather(fitted, held_out, ceilings[dtype], overlapped=overlapped).plain()
         self._folder.save("cost_model", found)
         return {dtype: {key: model[key] for key in ("constants", "median_error")} for dtype, model in found.items()}
 
     def _observation(self, policy: ExitPolicy, size: Footprint, row: Row) -> Observation:
         depths = [len(policy.plan(step)) for step in range(1, self._spec.new_tokens)]
-        steps = steps_of(depths, rows=row["batch_size"], prompt=self._spec.prompt_tokens)
-        return Observation(steps, size, row["decode_ms_per_step"] * len(steps) / 1e3)
+        seconds = row["decode_ms_per_step"] * len(depths) / 1e3
+        return Observation(depths, row["batch_size"], self._spec.prompt_tokens, size, seconds)
 
     def _measured_ceilings(self) -> dict[str, Ceilings]:
         if (known := self._folder.load("ceilings")) is None:
@@ -329,16 +331,3 @@ class Throughput:
 
     def _setup(self, backbone: Backbone) -> Setup:
         return Setup(backbone, [self._spec.new_tokens] * 8, Optimization(learning_rate=1e-3))
-
-
-def _fitted(
-    fitted: Mapping[str, Observation], held_out: Mapping[str, Observation], ceilings: Ceilings
-) -> dict[str, Any]:
-    model = fit(list(fitted.values()), ceilings)
-    errors = relative_errors(model, list(held_out.values()))
-    return {
-        "constants": vars(model),
-        "fitted_to": list(fitted),
-        "median_error": median_error(model, list(held_out.values())),
-        "held_out_errors": dict(zip(held_out, errors, strict=True)),
-    }

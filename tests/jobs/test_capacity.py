@@ -1,12 +1,15 @@
 """Predictions on paper."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
+from skiplab.cost import Ceilings, Footprint
+from skiplab.cost_model import CostModel, Evidence, Observation
 from skiplab.files import save_json
 from skiplab.jobs.capacity import capacity
 from skiplab.jobs.prepare import ConfigurationError
@@ -46,3 +49,30 @@ def test_without_a_model_it_says_what_to_run(measured: Path) -> None:
     for override in ("capacity.run=/nowhere", "capacity.dtype=float32"):
         with pytest.raises(ConfigurationError, match=r"run experiment=throughput and give its folder as capacity.run"):
             capacity(config(measured, override), measured / "run")
+
+
+def test_several_runs_are_fitted_together(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    true = CostModel(1e-4, 1e-5, bandwidth=2e12, flops=5e14, row_bandwidth=2.5e12, overlapped=True)
+    ceilings = Ceilings(bandwidth=3e12, flops=5e14)
+    for name, width in (("small", 1024), ("large", 4096)):
+        size = Footprint(
+            num_layers=24, layer_bytes=24 * width**2, head_bytes=10**5 * width, layer_weights=12 * width**2,
+            head_weights=50_000 * width, kv_bytes=4 * width, kv_width=2 * width,
+        )  # fmt: skip
+        observations = {
+            f"{name} {depth} {rows}": Observation([depth] * 8, rows, 64, size, 0.0)
+            for depth in (24, 12, 6) for rows in (1, 16)
+        }  # fmt: skip
+        measured = {key: replace(one, seconds=true.seconds(one.steps, size)) for key, one in observations.items()}
+        evidence = Evidence.gather(measured, {f"{name} 24 1": measured[f"{name} 24 1"]}, ceilings, overlapped=True)
+        save_json(tmp_path / name / "cost_model.json", {"bfloat16": evidence.plain()})
+        environment = {"cpu": "c", "threads": 1, "gpu": "g"}
+        save_json(tmp_path / name / "results.json", {"environment": environment})
+    runs = f"capacity.run=[{tmp_path}/small,{tmp_path}/large]"
+    assert capacity(config(tmp_path, runs, "capacity.batch_sizes=[16]"), tmp_path / "run")
+    written = json.loads((tmp_path / "run/results.json").read_text())
+    assert written["environment"]["predicted_from"]["constants"]["bandwidth"] == pytest.approx(2e12, rel=0.05)
+    assert "predictions for g, bfloat16" in capsys.readouterr().out
+    save_json(tmp_path / "large/results.json", {"environment": {"cpu": "c", "threads": 1, "gpu": "h"}})
+    with pytest.raises(ConfigurationError, match="predicts for one machine"):
+        capacity(config(tmp_path, runs), tmp_path / "run2")
