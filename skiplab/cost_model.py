@@ -77,7 +77,7 @@ def fit(observations: Sequence[Observation], ceilings: Ceilings, *, overlapped: 
     """The constants with the least squared relative errors.
 
     Where no setting has one row, or none several, the constants of these are the ceilings'; so are the operations per
-    second where they are hidden behind reading.
+    second of an overlapped model, of which reading hides most.
 
     Raises:
         ValueError: fewer observations than constants.
@@ -154,7 +154,13 @@ class Evidence:
         return Evidence(fit(list(fitted.values()), ceilings, overlapped=overlapped), ceilings, fitted, held_out)
 
     def with_other(self, other: "Evidence") -> "Evidence":
-        """A model fitted to the settings of both, of one machine and number format."""
+        """A model fitted to the settings of both, of one machine and number format.
+
+        Raises:
+            ValueError: both name a setting alike.
+        """
+        if alike := {*self.fitted, *self.held_out} & {*other.fitted, *other.held_out}:
+            raise ValueError(f"two runs to fit together both have a setting called {min(alike)!r}")
         ceilings = Ceilings(
             max(self.ceilings.bandwidth, other.ceilings.bandwidth), max(self.ceilings.flops, other.ceilings.flops)
         )
@@ -170,24 +176,31 @@ class Evidence:
         """On the settings held out."""
         return median_error(self.model, list(self.held_out.values()))
 
+    @property
+    def held_out_errors(self) -> dict[str, float]:
+        """Relative errors by name."""
+        return dict(zip(self.held_out, relative_errors(self.model, list(self.held_out.values())), strict=True))
+
     def plain(self) -> dict[str, Any]:
         """As JSON has it; `of` reads it back."""
-        errors = relative_errors(self.model, list(self.held_out.values()))
         return {
             "constants": asdict(self.model),
             "median_error": self.median_error,
-            "held_out_errors": dict(zip(self.held_out, errors, strict=True)),
+            "held_out_errors": self.held_out_errors,
             "ceilings": asdict(self.ceilings),
             "fitted": {name: asdict(one) for name, one in self.fitted.items()},
             "held_out": {name: asdict(one) for name, one in self.held_out.items()},
         }
 
     @staticmethod
-    def of(plain: Mapping[str, Any]) -> "Evidence":
-        """From what `plain` gave."""
+    def of(plain: Mapping[str, Any], source: str = "") -> "Evidence":
+        """From what `plain` gave; a source goes before the settings' names."""
 
         def observations(kind: str) -> dict[str, Observation]:
-            return {name: Observation(**{**one, "size": Footprint(**one["size"])}) for name, one in plain[kind].items()}
+            return {
+                f"{source} {name}".strip(): Observation(**{**one, "size": Footprint(**one["size"])})
+                for name, one in plain[kind].items()
+            }
 
         model, ceilings = CostModel(**plain["constants"]), Ceilings(**plain["ceilings"])
         return Evidence(model, ceilings, observations("fitted"), observations("held_out"))

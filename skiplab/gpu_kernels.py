@@ -1,7 +1,8 @@
 """Triton kernels for one decode step on a GPU, where a row at a time leaves the libraries' own far from the bandwidth.
 
-Sums run in float32. Shapes: N rows, I and O input and output features, D features, B rows of a batch, H heads,
-K head size, S positions.
+Sums run in float32. They are for inference, without gradients or autocast; weights and stores are contiguous.
+
+Shapes: I and O input and output features, D features, B rows of a batch, H heads, K head size, S positions.
 """
 
 from collections.abc import Sequence
@@ -14,17 +15,25 @@ from torch import Tensor
 
 def row_products(x_1I: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """One row times each of up to three weights (O, I) of one shape, plus their biases (O) if they all have one:
-    outputs (1, O)."""
+    outputs (1, O).
+
+    Raises:
+        ValueError: more than three weights.
+    """
+    if len(weights) > 3:
+        raise ValueError(f"a launch multiplies at most three weights, got {len(weights)}")
     count, (outputs, inputs) = len(weights), weights[0].shape
     y_C1O = torch.empty(count, 1, outputs, dtype=x_1I.dtype, device=x_1I.device)
     biased = biases[0] is not None
     # The kernel takes three of each in any case.
     three = [min(index, count - 1) for index in range(3)]
-    pointers = [weights[index] for index in three], [(biases if biased else weights)[index] for index in three]
+    three_weights, three_biases = (
+        [each[index] for index in three] for each in (weights, biases if biased else weights)
+    )
     # Measured on an H100 with OPT-1.3B's and OPT-6.7B's layers.
     features, tile, warps = (1, 4096, 8) if inputs >= 4096 else (2, min(1024, triton.next_power_of_2(inputs)), 4)
     _row_products[triton.cdiv(outputs, features), count](  # type: ignore[index]
-        x_1I, *pointers[0], *pointers[1], y_C1O, inputs, outputs,
+        x_1I.contiguous(), *three_weights, *three_biases, y_C1O, inputs, outputs,
         FEATURES=features, TILE=tile, BIASED=biased, num_warps=warps,
     )  # fmt: skip
     return y_C1O.unbind()
@@ -42,7 +51,7 @@ def layer_norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tenso
 def copy_to_column(
     key_BH1K: Tensor, value_BH1K: Tensor, keys_BHSK: Tensor, values_BHSK: Tensor, column_1: Tensor
 ) -> None:
-    """Write one column's keys and values into contiguous stores, at the column that a tensor holds."""
+    """Write one column's keys and values into stores, at the column that a tensor holds, if they have it."""
     rows, heads, positions, size = keys_BHSK.shape
     _copy_to_column[rows * heads,](  # type: ignore[index]
         key_BH1K.contiguous(), value_BH1K.contiguous(), keys_BHSK, values_BHSK, column_1, positions, size,
@@ -93,8 +102,9 @@ def _layer_norm(x, weight, bias, y, eps, width: tl.constexpr, TILE: tl.constexpr
 @triton.jit
 def _copy_to_column(key, value, keys, values, column, positions, size: tl.constexpr, TILE: tl.constexpr):
     head, feature = tl.program_id(0), tl.arange(0, TILE)
-    inside = feature < size
+    place = tl.load(column)
+    inside = (feature < size) & (place < positions)
     source = head * size + feature
-    target = (head.to(tl.int64) * positions + tl.load(column)) * size + feature
+    target = (head.to(tl.int64) * positions + place) * size + feature
     tl.store(keys + target, tl.load(key + source, mask=inside), mask=inside)
     tl.store(values + target, tl.load(value + source, mask=inside), mask=inside)

@@ -3,10 +3,9 @@
 A launch of these kernels costs the host more than the libraries' own, so they pay in steps that are recorded
 (`graphs.py`). The library's layer modules stay as they are: only their children are replaced.
 
-Shapes: N rows of the product, I and O input and output features, D features.
+Shapes: I and O input and output features, D features.
 """
 
-import copy
 from collections.abc import Sequence
 from itertools import groupby
 from typing import final
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from skiplab.backbone import Backbone
 from skiplab.gpu import has_kernels
+from skiplab.prepack import replaced
 
 # Asked in this order, of the same states.
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -25,16 +25,10 @@ def with_kernels(backbone: Backbone) -> Backbone:
     """A copy that shares all weights and runs on kernels, for inference; without kernels here, the original."""
     if not has_kernels(backbone.device):
         return backbone
-    shared = {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
-    twin = copy.deepcopy(backbone, shared)
-    for module in list(twin.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, RowLinear(child))
-            elif isinstance(child, nn.LayerNorm) and child.bias is not None:
-                setattr(module, name, LayerNorm(child))
+    twin = replaced(backbone, _on_kernels)
+    for module in twin.modules():
         _join([child for name in _PROJECTIONS if isinstance(child := getattr(module, name, None), RowLinear)])
-    return twin.eval()
+    return twin
 
 
 @final
@@ -85,6 +79,15 @@ class LayerNorm(nn.Module):
         from skiplab.gpu_kernels import layer_norm
 
         return layer_norm(x.contiguous(), self.weight, self.bias, self.eps)
+
+
+def _on_kernels(module: nn.Module) -> nn.Module:
+    # Subclasses may keep weights that are no plain numbers.
+    if type(module) is nn.Linear:
+        return RowLinear(module)
+    if type(module) is nn.LayerNorm and module.bias is not None:
+        return LayerNorm(module)
+    return module
 
 
 def _join(layers: Sequence[RowLinear]) -> None:

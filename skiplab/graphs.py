@@ -122,6 +122,7 @@ class StepGraphs:
         """Set the tensors for a batch whose prompt pass filled `cache`."""
         if self._weights != (addresses := self._addresses()):
             self._recorded.clear()
+            self._stepping = with_kernels(self.backbone)
             self._weights = addresses
         state, columns = self._state, prefilled.mask_BP.shape[1]
         token_B = greedy(prefilled.logits_BV)

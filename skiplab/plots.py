@@ -200,7 +200,7 @@ def throughput_figures(rows: Sequence[Row], last: Mapping[str, Mapping[str, Any]
     styles = {label: curve_style(number) for number, label in enumerate(dict.fromkeys(label for label, _ in by_system))}
 
     def panels(xlabel: str, ylabel: str) -> tuple["Figure", dict[str, "Axes"]]:
-        figure, axes = axes_of(len(formats), width=3.0, share=True)
+        figure, axes = axes_of(len(formats), width=3.0 if len(formats) > 1 else 5.0, share=True)
         for axis, name in zip(axes, formats, strict=True):
             axis.set(xlabel=xlabel, title=name)
         axes[0].set_ylabel(ylabel)

@@ -190,14 +190,23 @@ class Int8Linear(StoredLinear):
         return y_NO.to(self._dtype)
 
 
-def _replace_linear(backbone: Backbone, stored: Callable[[nn.Linear], nn.Module]) -> Backbone:
+def replaced(backbone: Backbone, other: Callable[[nn.Module], nn.Module]) -> Backbone:
+    """A copy for inference that shares every tensor, with other modules in the place of some of its own.
+
+    Args:
+        other: what takes a module's place, or the module itself.
+    """
     shared = {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
     twin = copy.deepcopy(backbone, shared)
     for module in list(twin.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, stored(child))
+            if (instead := other(child)) is not child:
+                setattr(module, name, instead)
     return twin.eval()
+
+
+def _replace_linear(backbone: Backbone, stored: Callable[[nn.Linear], nn.Module]) -> Backbone:
+    return replaced(backbone, lambda module: stored(module) if isinstance(module, nn.Linear) else module)
 
 
 def _packs(dtype: torch.dtype) -> bool:

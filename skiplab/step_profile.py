@@ -10,8 +10,8 @@ from skiplab.benchmark import Clock, System, Workload
 
 _KINDS = (
     # On a CPU operators have names, on a GPU the kernels of cuBLAS, cuDNN and torch.
-    ("linear layers", ("linear", "addmm", "::mm", "int_mm", "nvjet", "gemm", "gemv", "splitk", "row_products")),
     ("attention", ("attention", "bmm", "sdpa", "flash", "fmha")),
+    ("linear layers", ("linear", "addmm", "::mm", "int_mm", "nvjet", "gemm", "gemv", "splitkreduce", "row_products")),
     ("choice of token", ("aten::max", "argmax", "maxops")),
     ("norms", ("norm",)),
     ("copies", ("copy", "index", "cat", "fill", "memcpy")),

@@ -68,6 +68,9 @@ def test_evidence_survives_a_file_and_joins_another_shapes() -> None:
     assert both.fitted.keys() == {*small.fitted, *large.fitted}
     assert both.held_out.keys() == {"small 4 8", "large 4 8"}
     assert both.median_error < 0.05
+    with pytest.raises(ValueError, match="both have a setting called 'small 12 1'"):
+        small.with_other(small)
+    assert small.with_other(Evidence.of(small.plain(), "again")).held_out.keys() == {"small 4 8", "again small 4 8"}
 
 
 def test_settings_that_were_left_out_are_predicted() -> None:

@@ -24,6 +24,7 @@ def test_weights_are_shared(backbone: Backbone) -> None:
     backbone = backbone.to("cuda")
     twin = with_kernels(backbone)
     assert {id(one) for one in twin.parameters()} == {id(one) for one in backbone.parameters()}
+    assert {id(one) for one in twin.buffers()} == {id(one) for one in backbone.buffers()}
     assert not any(isinstance(module, (nn.Linear, nn.LayerNorm)) for module in twin.modules())
     assert any(isinstance(module, nn.Linear) for module in backbone.modules())
 

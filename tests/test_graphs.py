@@ -12,7 +12,7 @@ from skiplab.schedule import ExitSchedule
 from tests.tiny import EOS, LAYOUTS, PAD, CoordinateExit, prompts, tiny_backbone
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
-DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
+CPU_AND_GPU = ["cpu", pytest.param("cuda", marks=needs_gpu)]
 POLICIES: dict[str, ExitPolicy] = {
     "full": FullDepth(6),
     "skip": Scheduled(ExitSchedule(num_layers=6, max_exit=5, min_exit=3, horizon=6), "skip"),
@@ -25,7 +25,7 @@ def layout(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=DEVICES)
+@pytest.fixture(params=CPU_AND_GPU)
 def backbone(request: pytest.FixtureRequest, layout: str) -> Backbone:
     return tiny_backbone(layout).to(request.param)
 
@@ -61,13 +61,24 @@ def check(graphs: StepGraphs, batch: list[list[int]], limits: list[int], eos_id:
         torch.testing.assert_close(logits[key], one, atol=1e-4, rtol=1e-4)
 
 
+# A single row has kernels of its own on a GPU.
+@pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_one_recording_serves_batches_of_all_lengths(backbone: Backbone, policy: ExitPolicy) -> None:
-    graphs = recorded(backbone, policy)
+def test_one_recording_serves_batches_of_all_lengths(backbone: Backbone, policy: ExitPolicy, rows: int) -> None:
+    graphs = recorded(backbone, policy, rows)
     for seed, limits in enumerate(([14] * 4, [18, 3, 9, 1], [2] * 4, [14] * 4)):
-        check(graphs, prompts(4, seed=seed), list(limits), EOS if seed % 2 else None)
+        check(graphs, prompts(rows, seed=seed), limits[:rows], EOS if seed % 2 else None)
     # Without padding.
-    check(graphs, [[5, 6, 7], [9, 8, 7], [3, 4, 5], [11, 12, 13]], [16] * 4, None)
+    check(graphs, [[5, 6, 7], [9, 8, 7], [3, 4, 5], [11, 12, 13]][:rows], [16] * rows, None)
+
+
+@needs_gpu
+@pytest.mark.parametrize("rows", [1, 4])
+def test_recorded_steps_run_without_kernels_too(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("skiplab.cache.has_kernels", "skiplab.gpu_layers.has_kernels"):
+        monkeypatch.setattr(name, lambda device: False)
+    backbone = tiny_backbone().to("cuda")
+    check(recorded(backbone, POLICIES["skip"], rows), prompts(rows), [14] * rows, EOS)
 
 
 def test_recordings_are_one_per_plan_and_bucket(backbone: Backbone) -> None:
@@ -98,13 +109,19 @@ def test_what_does_not_fit_is_decoded_without_and_said(backbone: Backbone, limit
     assert not graphs._recorded
 
 
-def test_weights_that_moved_are_recorded_anew(backbone: Backbone) -> None:
-    graphs = recorded(backbone, FullDepth(6))
-    check(graphs, prompts(4), [9] * 4, None)
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("replace", [False, True], ids=["moved", "replaced"])
+def test_weights_that_moved_are_recorded_anew(backbone: Backbone, replace: bool, rows: int) -> None:
+    graphs = recorded(backbone, FullDepth(6), rows)
+    check(graphs, prompts(rows), [9] * rows, None)
     stale = dict(graphs._recorded)
-    for parameter in backbone.parameters():
-        parameter.data = parameter.data.clone() + 0.01
-    check(graphs, prompts(4), [9] * 4, None)
+    if replace:
+        others = {name: weight + 0.01 for name, weight in backbone.state_dict().items()}
+        backbone.load_state_dict(others, assign=True)
+    else:
+        for parameter in backbone.parameters():
+            parameter.data = parameter.data.clone() + 0.01
+    check(graphs, prompts(rows), [9] * rows, None)
     assert all(graphs._recorded[key] is not stale[key] for key in stale)
 
 

@@ -28,6 +28,7 @@ from tests.tiny import PAD, prompts, tiny_backbone
             "void at::native::reduce_kernel<512, 1, ReduceOp<float, MaxOps<float>>>",
             "choice of token",
         ),
+        ("void pytorch_flash::flash_fwd_splitkv_kernel<Flash_fwd_kernel_traits<64, 64, 256, 4>>", "attention"),
         ("_copy_to_column", "copies"),
     ],
 )

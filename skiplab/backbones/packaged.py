@@ -27,7 +27,7 @@ class PackagedSmolLM2(Checkpoint):
 
     def place(self) -> tuple[str, str | None]:
         cache = os.environ.get("SKIPLAB_CACHE") or Path.home() / ".cache" / "skiplab"
-        folder = Path(cache) / "smollm2-135m-instruct-q4_1"
+        folder = Path(cache) / "smollm2-135m-instruct"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not folder.is_dir():

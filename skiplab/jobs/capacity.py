@@ -1,5 +1,6 @@
 """What larger shapes would gain on a machine, by the cost model that a throughput run fitted on it."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import reduce
@@ -37,11 +38,15 @@ def capacity(cfg: DictConfig, run_dir: Path) -> bool:
     runs = options["run"]
     folders = [Path(folder) for folder in ([runs] if isinstance(runs, str) else runs)]
     with configuring():
-        source, model, error = _predictor(folders, options["dtype"])
+        sources, model, errors = _predictor(folders, options["dtype"])
         rows = [row for name in options["shapes"] for row in _shape_rows(name, config, model)]
         RunFolder(run_dir).bind(config)
         tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
-    described = {**environment(0), "predicted_from": {**source, "median_error": error, "constants": asdict(model)}}
+    median, largest = statistics.median(errors), max(errors)
+    predicted_from = {
+        "runs": sources, "constants": asdict(model), "median_error": median, "largest_error": largest,
+    }  # fmt: skip
+    described = {**environment(0), "predicted_from": predicted_from}
     name = config["tracking"]["experiment"]
     write_results(run_dir, job="capacity", experiment=name, environment=described, rows=rows)
     with tracking.run(name):
@@ -49,35 +54,41 @@ def capacity(cfg: DictConfig, run_dir: Path) -> bool:
             tracking.log_file(run_dir / file)
     console = Console()
     prediction_table(rows).print(console)
-    machine = source["gpu"] or f"{source['cpu']}, {source['threads']} thread(s)"
+    machine = sources[0]["gpu"] or f"{sources[0]['cpu']}, {sources[0]['threads']} thread(s)"
     console.print(
-        f"predictions for {machine}, {options['dtype']}; the model's median error on measured settings that it was "
-        f"not fitted to is {error:.1%}",
+        f"predictions for {machine}, {options['dtype']}; the model's errors on measured settings that it was not "
+        f"fitted to: median {median:.1%}, largest {largest:.1%}",
         soft_wrap=True,
         highlight=False,
     )
     return True
 
 
-def _predictor(folders: Sequence[Path], dtype: str) -> tuple[dict[str, Any], CostModel, float]:
-    """The machine that was measured, the model, and its error; of several runs, a model fitted to all their settings.
+def _predictor(folders: Sequence[Path], dtype: str) -> tuple[list[dict[str, Any]], CostModel, list[float]]:
+    """What was measured where, the model, and the sizes of its errors on settings held out; of several runs, a model
+    fitted to all their settings.
 
     Raises:
         ConfigurationError: a run has no fitted model, or they are of several machines.
     """
     found = [_read(folder, dtype) for folder in folders]
     sources = [source for source, _ in found]
-    machines = {(source["cpu"], source["gpu"], source["threads"]) for source in sources}
-    if len(machines) != 1:
+    if len(machines := {(source["cpu"], source["gpu"], source["threads"]) for source in sources}) > 1:
         raise ConfigurationError(
             f"capacity predicts for one machine; {', '.join(map(str, folders))} were measured on {len(machines)}: "
             f"{'; '.join(sorted(map(str, machines)))}"
         )
-    first, *others = (model for _, model in found)
-    if not others:
-        return sources[0], CostModel(**first["constants"]), first["median_error"]
-    evidence = reduce(Evidence.with_other, map(Evidence.of, others), Evidence.of(first))
-    return sources[0], evidence.model, evidence.median_error
+    first = found[0][1]
+    if len(found) == 1:
+        return sources, CostModel(**first["constants"]), [abs(error) for error in first["held_out_errors"].values()]
+    for folder, (_, model) in zip(folders, found, strict=True):
+        if "fitted" not in model:
+            raise ConfigurationError(
+                f"capacity fits a model to the settings of several runs, and {folder} kept none of its own; give it "
+                "alone, or run experiment=throughput there again"
+            )
+    evidence = reduce(Evidence.with_other, (Evidence.of(model, source["folder"]) for source, model in found))
+    return sources, evidence.model, [abs(error) for error in evidence.held_out_errors.values()]
 
 
 def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -89,7 +100,7 @@ def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
             "experiment=throughput and give its folder as capacity.run=DIR"
         )
     source = {key: measured["environment"].get(key) for key in ("cpu", "gpu", "threads", "git_revision")}
-    return source, models[dtype]
+    return {"folder": str(folder), **source}, models[dtype]
 
 
 def _shape_rows(name: str, config: dict[str, Any], model: CostModel) -> list[Row]:

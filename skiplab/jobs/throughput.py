@@ -213,8 +213,7 @@ class Throughput:
                             f"{speedup:g}x" for speedup in self._spec.held_out_speedups
                         )
                         observation = self._observation(entrant.policy, entrant.size, row)
-                        place = f"{name} {entrant.size.num_layers} layers batch {row['batch_size']}"
-                        (held_out if apart else fitted)[place] = observation
+                        (held_out if apart else fitted)[f"{name} batch {row['batch_size']}"] = observation
             if len(fitted) >= 5 and held_out:
                 overlapped = self._device.type == "cuda"
                 found[dtype] = Evidence.gather(fitted, held_out, ceilings[dtype], overlapped=overlapped).plain()

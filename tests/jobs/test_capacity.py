@@ -26,7 +26,8 @@ def config(folder: Path, *overrides: str) -> DictConfig:
 def measured(tmp_path: Path) -> Path:
     """What a throughput run leaves, for a machine that moves a terabyte per second and multiplies at no cost."""
     constants = {"per_step": 0.0, "per_layer": 0.0, "bandwidth": 1e12, "flops": 1e30, "row_bandwidth": 1e12}
-    save_json(tmp_path / "measured/cost_model.json", {"bfloat16": {"constants": constants, "median_error": 0.04}})
+    errors = {"one": -0.04, "other": 0.01, "third": 0.07}
+    save_json(tmp_path / "measured/cost_model.json", {"bfloat16": {"constants": constants, "held_out_errors": errors}})
     save_json(tmp_path / "measured/results.json", {"environment": {"cpu": "c", "threads": 1, "gpu": None}})
     return tmp_path
 
@@ -42,7 +43,7 @@ def test_a_bandwidth_bound_machine_gains_what_the_bytes_allow(measured: Path, ca
     # 6.7 billion weights of two bytes, less the positions and an embedding tied to the head, and the cache.
     assert full["opt_6_7b"] == pytest.approx(2 * 6.65, rel=0.02)
     assert full["opt_175b"] == pytest.approx(2 * 174.6, rel=0.02)
-    assert "median error on measured settings that it was not fitted to is 4.0%" in capsys.readouterr().out
+    assert "settings that it was not fitted to: median 4.0%, largest 7.0%" in capsys.readouterr().out
 
 
 def test_without_a_model_it_says_what_to_run(measured: Path) -> None:
@@ -60,11 +61,11 @@ def test_several_runs_are_fitted_together(tmp_path: Path, capsys: pytest.Capture
             head_weights=50_000 * width, kv_bytes=4 * width, kv_width=2 * width,
         )  # fmt: skip
         observations = {
-            f"{name} {depth} {rows}": Observation([depth] * 8, rows, 64, size, 0.0)
+            f"{depth} {rows}": Observation([depth] * 8, rows, 64, size, 0.0)
             for depth in (24, 12, 6) for rows in (1, 16)
         }  # fmt: skip
         measured = {key: replace(one, seconds=true.seconds(one.steps, size)) for key, one in observations.items()}
-        evidence = Evidence.gather(measured, {f"{name} 24 1": measured[f"{name} 24 1"]}, ceilings, overlapped=True)
+        evidence = Evidence.gather(measured, {"held out": measured["24 1"]}, ceilings, overlapped=True)
         save_json(tmp_path / name / "cost_model.json", {"bfloat16": evidence.plain()})
         environment = {"cpu": "c", "threads": 1, "gpu": "g"}
         save_json(tmp_path / name / "results.json", {"environment": environment})
@@ -72,7 +73,16 @@ def test_several_runs_are_fitted_together(tmp_path: Path, capsys: pytest.Capture
     assert capacity(config(tmp_path, runs, "capacity.batch_sizes=[16]"), tmp_path / "run")
     written = json.loads((tmp_path / "run/results.json").read_text())
     assert written["environment"]["predicted_from"]["constants"]["bandwidth"] == pytest.approx(2e12, rel=0.05)
+    assert [run["folder"] for run in written["environment"]["predicted_from"]["runs"]] == [
+        f"{tmp_path}/small", f"{tmp_path}/large"
+    ]  # fmt: skip
     assert "predictions for g, bfloat16" in capsys.readouterr().out
     save_json(tmp_path / "large/results.json", {"environment": {"cpu": "c", "threads": 1, "gpu": "h"}})
     with pytest.raises(ConfigurationError, match="predicts for one machine"):
         capacity(config(tmp_path, runs), tmp_path / "run2")
+
+
+def test_a_run_that_kept_no_settings_is_predicted_from_alone(measured: Path) -> None:
+    twice = f"capacity.run=[{measured}/measured,{measured}/measured]"
+    with pytest.raises(ConfigurationError, match="kept none of its own; give it alone"):
+        capacity(config(measured, twice), measured / "run")
