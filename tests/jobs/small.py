@@ -17,6 +17,7 @@ SIZE = (
     "benchmark.rounds=2",
     "benchmark.batch_sizes=[1,4]",
     "benchmark.warmup=0",
+    "benchmark.prompts=2",
 )
 SMALL = (*SIZE, "methods.calm.sweep.measure=[softmax]")
 SMALL_TASK = ("data.train_size=64", "data.valid_size=16", "data.test_size=16", "max_new_tokens=48")
