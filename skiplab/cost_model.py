@@ -16,7 +16,8 @@ from typing import Any, final
 
 from skiplab.cost import Ceilings, Footprint, Step, step_bytes, step_flops, steps_of
 
-_CONSTANTS = 5
+# Fitted, and so the settings that it takes at the least.
+CONSTANTS = 5
 # How far a ceiling may be off, since it is measured too.
 _SLACK = 1.1
 
@@ -85,9 +86,9 @@ def fit(observations: Sequence[Observation], ceilings: Ceilings, *, overlapped: 
     import numpy as np
     from scipy.optimize import least_squares
 
-    if len(observations) < _CONSTANTS:
+    if len(observations) < CONSTANTS:
         raise ValueError(
-            f"a cost model has {_CONSTANTS} constants and takes as many measured settings, got {len(observations)}"
+            f"a cost model has {CONSTANTS} constants and takes as many measured settings, got {len(observations)}"
         )
 
     def model(logs: Sequence[float]) -> CostModel:

@@ -20,7 +20,7 @@ from skiplab.batch import collate
 from skiplab.benchmark import System, Timing, Workload, engine_system, hf_generate_system, interleave
 from skiplab.ceilings import measure_bandwidth, measure_matrix_speed
 from skiplab.cost import Ceilings, Footprint
-from skiplab.cost_model import Evidence, Observation
+from skiplab.cost_model import CONSTANTS, Evidence, Observation
 from skiplab.environment import environment
 from skiplab.formats import FORMATS
 from skiplab.jobs import publish
@@ -214,7 +214,7 @@ class Throughput:
                         )
                         observation = self._observation(entrant.policy, entrant.size, row)
                         (held_out if apart else fitted)[f"{name} batch {row['batch_size']}"] = observation
-            if len(fitted) >= 5 and held_out:
+            if len(fitted) >= CONSTANTS and held_out:
                 overlapped = self._device.type == "cuda"
                 found[dtype] = Evidence.gather(fitted, held_out, ceilings[dtype], overlapped=overlapped).plain()
         self._folder.save("cost_model", found)
