@@ -29,11 +29,11 @@ from baselines.confidence import (
     state_saturation,
 )
 from baselines.multi_layer import RECIPE, every_layer_loss
-from skiplab.backbone import Backbone
-from skiplab.batch import IGNORE, Batch
-from skiplab.decode import decode
-from skiplab.module import ExitModule, Setup
-from skiplab.policy import BatchPolicy, ExitPolicy
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import IGNORE, Batch
+from skiplab.engine.decode import decode
+from skiplab.engine.policy import BatchPolicy, ExitPolicy
+from skiplab.methods.base import ExitModule, Setup
 
 Measure = Literal["softmax", "state", "classifier", "ideal", "drawn"]
 KeysAndValues = Literal["lazy", "eager", "exact"]

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.confidence import generated_states
-from skiplab.batch import Batch
-from skiplab.module import Setup, TrainedModule
-from skiplab.policy import Head
+from skiplab.engine.batch import Batch
+from skiplab.engine.policy import Head
+from skiplab.methods.base import Setup, TrainedModule
 
 ClassifierLoss = Literal["independent", "geometric"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from baselines.confidence import Confidence
-from skiplab.policy import AdaptivePolicy, BatchPolicy, Head, HindsightPolicy, Propagation
-from skiplab.schedule import LayerPlan, terminate_plan
+from skiplab.engine.policy import AdaptivePolicy, BatchPolicy, Head, HindsightPolicy, Propagation
+from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
 
 Formula = Literal["paper", "code"]
 

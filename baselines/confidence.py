@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skiplab.backbone import Backbone
-from skiplab.batch import IGNORE, Batch
-from skiplab.forward import layer_states, start
-from skiplab.policy import Head
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import IGNORE, Batch
+from skiplab.engine.parallel_forward import layer_states, start
+from skiplab.engine.policy import Head
 
 Confidence = Callable[[Tensor, Tensor, Head], Tensor]
 """From the state above a layer (N, D), the one below it (N, D) and the head, to confidences (N,)."""

@@ -15,10 +15,10 @@ from typing import Any, final
 
 from torch import Tensor
 
-from skiplab.batch import Batch
-from skiplab.module import ExitModule, Setup
-from skiplab.policy import ExitPolicy, Planned
-from skiplab.schedule import decode_steps, expected_depth, skip_plan
+from skiplab.engine.batch import Batch
+from skiplab.engine.policy import ExitPolicy, Planned
+from skiplab.methods.base import ExitModule, Setup
+from skiplab.schedules.exit_schedule import decode_steps, expected_depth, skip_plan
 
 
 def decayed_depth(num_layers: int, alpha: float, step: int, *, core: int, start: int) -> int:

@@ -7,8 +7,8 @@ token after the first.
 
 from typing import Any, final
 
-from skiplab.module import Setup
-from skiplab.scheduled import ScheduleTrainedModule
+from skiplab.methods.base import Setup
+from skiplab.methods.scheduled import ScheduleTrainedModule
 
 
 @final

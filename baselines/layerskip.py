@@ -13,11 +13,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from skiplab.batch import Batch
-from skiplab.forward import start
-from skiplab.lm_loss import lm_loss
-from skiplab.module import Setup
-from skiplab.scheduled import ScheduledModule
+from skiplab.engine.batch import Batch
+from skiplab.engine.parallel_forward import start
+from skiplab.methods.base import Setup
+from skiplab.methods.lm_loss import lm_loss
+from skiplab.methods.scheduled import ScheduledModule
 
 
 def dropout_rate(layer: int, num_layers: int, largest: float) -> float:

@@ -10,12 +10,12 @@ from typing import Any, final
 
 from torch import Tensor
 
-from skiplab.backbone import Backbone
-from skiplab.batch import Batch
-from skiplab.forward import layer_states
-from skiplab.lm_loss import lm_loss
-from skiplab.losses import weighted_layer_loss
-from skiplab.scheduled import ScheduledModule
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import Batch
+from skiplab.engine.parallel_forward import layer_states
+from skiplab.methods.lm_loss import lm_loss
+from skiplab.methods.losses import weighted_layer_loss
+from skiplab.methods.scheduled import ScheduledModule
 
 RECIPE: dict[str, Any] = {"loss": "every_layer", "weights": "layer_number"}
 

@@ -6,10 +6,10 @@ What a depth that follows the step must beat: the same number of layers througho
 from collections.abc import Mapping
 from typing import Literal, final, get_args
 
-from skiplab.module import Setup
-from skiplab.policy import Planned
-from skiplab.schedule import skip_plan, terminate_plan
-from skiplab.scheduled import PlanTrainedModule
+from skiplab.engine.policy import Planned
+from skiplab.methods.base import Setup
+from skiplab.methods.scheduled import PlanTrainedModule
+from skiplab.schedules.exit_schedule import skip_plan, terminate_plan
 
 End = Literal["bottom", "top"]
 

@@ -10,10 +10,10 @@ in a lower layer's; no step reads them.
 from collections.abc import Mapping
 from typing import final
 
-from skiplab.module import Setup
-from skiplab.policy import Planned
-from skiplab.schedule import LayerPlan, terminate_plan
-from skiplab.scheduled import PlanTrainedModule
+from skiplab.engine.policy import Planned
+from skiplab.methods.base import Setup
+from skiplab.methods.scheduled import PlanTrainedModule
+from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
 
 
 def spaced_plan(num_layers: int, speedup: float) -> LayerPlan:

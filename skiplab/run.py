@@ -42,19 +42,19 @@ def run(cfg: DictConfig) -> None:
     if (devices, nodes) != (1, 1):
         # DDP looks for layers that a plan leaves out, and warns where none is left out. Torch reads it when imported.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from skiplab import ranks
+    from skiplab.utils import distributed
 
     if isinstance(devices, int) and isinstance(nodes, int):
         _gather(devices, nodes, cfg.trainer.accelerator)
     code = _run_job(cfg)
-    ranks.leave()
+    distributed.leave()
     if code:
         raise SystemExit(code)
 
 
 def _gather(devices: int, nodes: int, accelerator: str) -> None:
     """Make this process one of the job's, or start these and end with them."""
-    from skiplab import launch
+    from skiplab.utils import launch
 
     environment = launch.launcher()
     try:
@@ -69,12 +69,12 @@ def _gather(devices: int, nodes: int, accelerator: str) -> None:
 
 def _run_job(cfg: DictConfig) -> int | str | None:
     """Exit code or error message of the job. What all ranks failed of, the first alone has to say."""
-    from skiplab import ranks
     from skiplab.backbones.checkpoint import CheckpointError
-    from skiplab.files import DiskFullError, disk_full
-    from skiplab.jobs.prepare import ConfigurationError
-    from skiplab.quiet import quiet
-    from skiplab.training import NonFiniteLossError
+    from skiplab.comparison.prepare import ConfigurationError
+    from skiplab.training.trainer import NonFiniteLossError
+    from skiplab.utils import distributed
+    from skiplab.utils.files import DiskFullError, disk_full
+    from skiplab.utils.quiet import quiet
 
     quiet(threads=cfg.threads)
     module, _, name = cfg.job.rpartition(".")
@@ -88,10 +88,10 @@ def _run_job(cfg: DictConfig) -> int | str | None:
             raise
         code = f"error: {error}: make room, then the same command goes on from what is finished"
     except KeyboardInterrupt:
-        if ranks.is_first():
+        if distributed.is_first():
             print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
-    return code if ranks.is_first() else 0
+    return code if distributed.is_first() else 0
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

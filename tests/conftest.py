@@ -12,7 +12,7 @@ os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 import pytest
 import torch
 
-from skiplab.backbone import Backbone
+from skiplab.engine.backbone import Backbone
 from tests.tiny import LAYOUTS, tiny_backbone
 
 torch.set_num_threads(1)

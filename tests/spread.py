@@ -17,20 +17,20 @@ import torch
 
 from baselines.multi_layer import MultiLayerExit
 from baselines.shallow import Shallow
-from skiplab import launch, ranks
-from skiplab.backbone import Backbone
 from skiplab.backbones.shapes import OPTSpec
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
-from skiplab.evaluate import generate, generate_hf, perplexity
-from skiplab.full import Full
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.policy import Planned
+from skiplab.evaluation.generate import generate, generate_hf, perplexity
 from skiplab.jobs.scaling import scaling
-from skiplab.module import ExitModule, Setup
-from skiplab.policy import Planned
-from skiplab.skipdecode import SkipDecode
-from skiplab.training import TrainerSpec, train
-from skiplab.weights import load_or_train
-from tests.jobs.small import small_config
+from skiplab.methods.base import ExitModule, Setup
+from skiplab.methods.full import Full
+from skiplab.methods.skipdecode import SkipDecode
+from skiplab.training.trainer import TrainerSpec, train
+from skiplab.training.weights import load_or_train
+from skiplab.utils import distributed, launch
+from tests.comparison.small import small_config
 
 # 65 examples: the last of five steps has but one.
 SPEC = TrainerSpec(max_epochs=2, batch_size=16, learning_rate=3e-3)
@@ -140,29 +140,29 @@ def failures() -> dict[str, str]:
     """What a rank hears of another's failure."""
 
     def fails_at(rank: int) -> None:
-        if ranks.rank() == rank:
+        if distributed.rank() == rank:
             raise CutOffError(f"rank {rank}")
 
     heard = {}
     for name, failing in {
-        "on_first": lambda: ranks.on_first(lambda: fails_at(0)),
-        "share": lambda: ranks.share(range(4), lambda _: fails_at(1)),
+        "on_first": lambda: distributed.on_first(lambda: fails_at(0)),
+        "share": lambda: distributed.share(range(4), lambda _: fails_at(1)),
     }.items():
         try:
             failing()
         except CutOffError as error:
-            ranks.meet()
+            distributed.meet()
             heard[name] = str(error)
     return heard
 
 
 def alone() -> bool:
     """Whether a rank that waits for the others in vain ends."""
-    if ranks.is_first():
+    if distributed.is_first():
         time.sleep(2 * PATIENCE.total_seconds())
         return True
     try:
-        ranks.meet()
+        distributed.meet()
     except RuntimeError:
         return True
     return False
@@ -171,21 +171,21 @@ def alone() -> bool:
 def main(folder: Path) -> None:
     environment = launch.launcher()
     assert environment is not None
-    ranks._PATIENCE = PATIENCE
+    distributed._PATIENCE = PATIENCE
     launch.join(environment, "cpu")
-    spec = replace(SPEC, devices=ranks.processes())
+    spec = replace(SPEC, devices=distributed.processes())
     failed = failures()
-    heard = ranks.share([0, 1], lambda _: failed)
+    heard = distributed.share([0, 1], lambda _: failed)
     found: dict[str, Any] = {"scores": scores(), "failures": heard}
     for method, name in RUNS:
         spread, kept = replace(spec, **SPREADS[name]), folder / f"{method}-{name}"
         found[f"{method} {name}"] = (cut_and_resumed if method == "full" else curve)(method, spread, kept)
     scaling(small_config(folder, "trainer=ddp", "steps_per_round=4", experiment="scaling"), folder / "scaling")
     ended = alone()
-    found["alone"] = ranks.share([0, 1], lambda _: ended)
-    if ranks.is_first():
+    found["alone"] = distributed.share([0, 1], lambda _: ended)
+    if distributed.is_first():
         (folder / "found.json").write_text(json.dumps(found))
-    ranks.leave()
+    distributed.leave()
 
 
 if __name__ == "__main__":

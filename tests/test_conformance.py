@@ -14,16 +14,16 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from skiplab import prepack
-from skiplab.backbone import Backbone, Context
-from skiplab.batch import Batch, collate, left_pad
-from skiplab.decode import DecodeResult, decode
-from skiplab.forward import causal_mask, planned_logits, positions
-from skiplab.graphs import StepGraphs
-from skiplab.jobs.cases import Candidate, expand
-from skiplab.module import ExitModule, Optimization, Setup
-from skiplab.policy import ExitPolicy, RowwisePolicy
-from skiplab.schedule import layer_steps
+from skiplab.comparison.cases import Candidate, expand
+from skiplab.engine import packed_linear
+from skiplab.engine.backbone import Backbone, Context
+from skiplab.engine.batch import Batch, collate, left_pad
+from skiplab.engine.cuda_graphs import StepGraphs
+from skiplab.engine.decode import DecodeResult, decode
+from skiplab.engine.parallel_forward import causal_mask, planned_logits, positions
+from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.methods.base import ExitModule, Optimization, Setup
+from skiplab.schedules.exit_schedule import layer_steps
 from tests.tiny import DEVICES, EOS, LAYOUTS, PAD, prompts, tiny_backbone
 
 STEPS = 14
@@ -169,8 +169,8 @@ def test_recorded_steps_give_the_same_tokens(engine: Backbone, policies: list[Ex
 def test_prepacked_weights_give_the_same_tokens(
     engine: Backbone, policies: list[ExitPolicy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepack, "_CACHE_BYTES", 0)
-    fast = prepack.prepack(engine, rows=4)
+    monkeypatch.setattr(packed_linear, "_CACHE_BYTES", 0)
+    fast = packed_linear.prepack(engine, rows=4)
     rows = prompts(4)
     for policy in policies:
         expected = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)

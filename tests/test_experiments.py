@@ -9,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_module
 
 from skiplab.backbones.shapes import OPTSpec
-from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
+from skiplab.comparison.prepare import ConfigurationError, Prepared, prepare
 from skiplab.jobs.search import checked_spec
 from skiplab.run import experiments
 from tests import papers

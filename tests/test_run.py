@@ -12,7 +12,7 @@ import mlflow
 import pytest
 
 from skiplab.run import experiments
-from tests.jobs.small import SMALL, SMALL_TASK
+from tests.comparison.small import SMALL, SMALL_TASK
 
 COMMAND = [sys.executable, "-m", "skiplab.run"]
 COMPARE = [*COMMAND, "experiment=compare_calm", *SMALL, *SMALL_TASK]

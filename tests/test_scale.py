@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from skiplab.jobs.prepare import ConfigurationError
+from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.scaling import scaling
-from tests.jobs.small import small_config
+from tests.comparison.small import small_config
 from tests.spread import RUNS, SPEC, SPREADS, curve, data, scores
 
 ROOT = Path(__file__).parents[1]

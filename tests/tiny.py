@@ -5,10 +5,10 @@ import random
 import torch
 from torch import Tensor
 
-from skiplab.backbone import Backbone
 from skiplab.backbones.shapes import LlamaSpec, OPTSpec, Shape
-from skiplab.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, FullDepth, Head, Propagation
-from skiplab.schedule import LayerPlan
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, FullDepth, Head, Propagation
+from skiplab.schedules.exit_schedule import LayerPlan
 
 VOCABULARY, PAD, BOS, EOS = 48, 0, 1, 2
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

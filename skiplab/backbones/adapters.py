@@ -5,9 +5,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from skiplab.backbone import Backbone
 from skiplab.backbones.llama import LlamaBackbone
 from skiplab.backbones.opt import OPTBackbone
+from skiplab.engine.backbone import Backbone
 
 ADAPTERS: dict[str, Any] = {
     "opt": OPTBackbone,
@@ -41,7 +41,7 @@ def check_type(model_type: str, model: nn.Module | None = None) -> None:
     detail = f"; beside the Llama family's it lacks {', '.join(lacking)}" if lacking else ""
     raise ValueError(
         f"no view over the layers of a {model_type!r} model: there are some for {', '.join(ADAPTERS)}{detail}. Another "
-        "needs a subclass of skiplab.backbone.Backbone, listed in skiplab/backbones/adapters.py"
+        "needs a subclass of skiplab.engine.backbone.Backbone, listed in skiplab/backbones/adapters.py"
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from skiplab.backbones.adapters import check_type
-from skiplab.files import fingerprint
+from skiplab.utils.files import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from skiplab.backbone import Backbone, Context, Rotary, cache_keyword
+from skiplab.engine.backbone import Backbone, Context, Rotary, cache_keyword
 
 # Whose angles depend on a position alone, and not on how long the sequence is.
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")

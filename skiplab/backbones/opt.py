@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import OPTForCausalLM
 
-from skiplab.backbone import Backbone, Context, Rotary, cache_keyword
+from skiplab.engine.backbone import Backbone, Context, Rotary, cache_keyword
 
 
 @final

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from transformers import AutoModelForCausalLM
 
-from skiplab.backbone import Backbone
 from skiplab.backbones.adapters import adapt
 from skiplab.backbones.checkpoint import Checkpoint
 from skiplab.backbones.shapes import check_vocabulary, with_dropout
 from skiplab.backbones.spec import BackboneSpec
+from skiplab.engine.backbone import Backbone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

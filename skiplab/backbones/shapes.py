@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
-from skiplab.backbone import Backbone
 from skiplab.backbones.adapters import adapt
 from skiplab.backbones.checkpoint import Checkpoint, CheckpointError
 from skiplab.backbones.spec import BackboneSpec
+from skiplab.engine.backbone import Backbone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from skiplab.backbone import Backbone
+from skiplab.engine.backbone import Backbone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -8,12 +8,12 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from skiplab.batch import Batch, Part
 from skiplab.data.encoding import Encoding, Template
 from skiplab.data.pairs import Pairs, digest, encode
 from skiplab.data.parts import BatchParts, LengthGrouped, PartOf, Parts, StepParts, TrainingLoader, collate_pairs
 from skiplab.data.source import Source
-from skiplab.files import fingerprint
+from skiplab.engine.batch import Batch, Part
+from skiplab.utils.files import fingerprint
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -7,8 +7,8 @@ from typing import NamedTuple, final
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from skiplab.batch import Batch, Part, collate
 from skiplab.data.pairs import Pair, Pairs
+from skiplab.engine.batch import Batch, Part, collate
 
 
 class PartOf(NamedTuple):

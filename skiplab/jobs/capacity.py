@@ -11,18 +11,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from skiplab import tracking
 from skiplab.backbones.shapes import OPTSpec
-from skiplab.cost import Footprint, bytes_speedup, steps_of
-from skiplab.cost_model import CostModel, Evidence
-from skiplab.environment import environment
-from skiplab.files import load_json
-from skiplab.formats import FORMATS
-from skiplab.jobs.prepare import ConfigurationError, configuring
-from skiplab.results import Row, write_results
-from skiplab.run_folder import RunFolder
-from skiplab.schedule import solve_schedule
-from skiplab.tables import prediction_table
+from skiplab.benchmarking.cost_model import CostModel, Evidence
+from skiplab.benchmarking.roofline import Footprint, bytes_speedup, steps_of
+from skiplab.comparison.prepare import ConfigurationError, configuring
+from skiplab.engine.number_format import FORMATS
+from skiplab.reporting import mlflow_store
+from skiplab.reporting.results import Row, write_results
+from skiplab.reporting.tables import prediction_table
+from skiplab.schedules.exit_schedule import solve_schedule
+from skiplab.utils.environment import environment
+from skiplab.utils.files import load_json
+from skiplab.utils.run_folder import RunFolder
 
 _VOCABULARY, _POSITIONS = 50272, 2048
 
@@ -41,7 +41,7 @@ def capacity(cfg: DictConfig, run_dir: Path) -> bool:
         sources, model, errors = _predictor(folders, options["dtype"])
         rows = [row for name in options["shapes"] for row in _shape_rows(name, config, model)]
         RunFolder(run_dir).bind(config)
-        tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
+        mlflow_store.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
     median, largest = statistics.median(errors), max(errors)
     predicted_from = {
         "runs": sources, "constants": asdict(model), "median_error": median, "largest_error": largest,
@@ -49,9 +49,9 @@ def capacity(cfg: DictConfig, run_dir: Path) -> bool:
     described = {**environment(0), "predicted_from": predicted_from}
     name = config["tracking"]["experiment"]
     write_results(run_dir, job="capacity", experiment=name, environment=described, rows=rows)
-    with tracking.run(name):
+    with mlflow_store.run(name):
         for file in ("results.json", "results.csv"):
-            tracking.log_file(run_dir / file)
+            mlflow_store.log_file(run_dir / file)
     console = Console()
     prediction_table(rows).print(console)
     machine = sources[0]["gpu"] or f"{sources[0]['cpu']}, {sources[0]['threads']} thread(s)"

@@ -7,18 +7,18 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from skiplab import tracking
-from skiplab.backbone import Backbone
-from skiplab.benchmark import System, Workload, engine_system
-from skiplab.environment import environment
-from skiplab.files import save_json
-from skiplab.formats import FORMATS
-from skiplab.jobs.prepare import configuring
+from skiplab.benchmarking.step_profile import step_profile
+from skiplab.benchmarking.timing import System, Workload, engine_system
+from skiplab.comparison.prepare import configuring
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.number_format import FORMATS
+from skiplab.engine.policy import FullDepth
 from skiplab.jobs.throughput import PAD, asked_for, seeded, vocabulary
-from skiplab.policy import FullDepth
-from skiplab.run_folder import RunFolder
-from skiplab.step_profile import step_profile
-from skiplab.tables import Cell, Table
+from skiplab.reporting import mlflow_store
+from skiplab.reporting.tables import Cell, Table
+from skiplab.utils.environment import environment
+from skiplab.utils.files import save_json
+from skiplab.utils.run_folder import RunFolder
 
 
 def profile(cfg: DictConfig, run_dir: Path) -> bool:
@@ -31,7 +31,7 @@ def profile(cfg: DictConfig, run_dir: Path) -> bool:
     with configuring():
         spec, shape, device = asked_for(config)
         RunFolder(run_dir).bind(config)
-        tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
+        mlflow_store.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
     found: list[dict[str, Any]] = []
     console = Console()
     for dtype in track(spec.dtypes, console=console, transient=True):
@@ -43,8 +43,8 @@ def profile(cfg: DictConfig, run_dir: Path) -> bool:
                 parts = step_profile(system, workload, device)
                 found.append({"dtype": dtype, "batch_size": batch_size, "path": path, "ms_per_step": parts})
     save_json(run_dir / "profile.json", {"environment": environment(0), "profiles": found})
-    with tracking.run(config["tracking"]["experiment"]):
-        tracking.log_file(run_dir / "profile.json")
+    with mlflow_store.run(config["tracking"]["experiment"]):
+        mlflow_store.log_file(run_dir / "profile.json")
     _table(found).print(console)
     return True
 

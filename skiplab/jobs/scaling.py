@@ -13,14 +13,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from skiplab import ranks
-from skiplab.benchmark import quartiles
-from skiplab.environment import environment
-from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
-from skiplab.module import Setup
-from skiplab.results import Row, write_results
-from skiplab.run_folder import RunFolder
-from skiplab.training import TrainerSpec
+from skiplab.benchmarking.timing import quartiles
+from skiplab.comparison.prepare import ConfigurationError, Prepared, prepare
+from skiplab.methods.base import Setup
+from skiplab.reporting.results import Row, write_results
+from skiplab.training.trainer import TrainerSpec
+from skiplab.utils import distributed
+from skiplab.utils.environment import environment
+from skiplab.utils.run_folder import RunFolder
 
 # Steps of a round that are not timed.
 _WARMUP = 2
@@ -32,7 +32,7 @@ def scaling(cfg: DictConfig, run_dir: Path) -> bool:
     Raises:
         ConfigurationError: before anything is timed.
     """
-    prepared = ranks.first_before_others(lambda: prepare(cfg, together=True))
+    prepared = distributed.first_before_others(lambda: prepare(cfg, together=True))
     if prepared.trainer.processes < 2:
         raise ConfigurationError("experiment=scaling compares several processes with one; take trainer=ddp")
     try:
@@ -43,13 +43,13 @@ def scaling(cfg: DictConfig, run_dir: Path) -> bool:
     alone = replace(prepared.trainer, devices=1, num_nodes=1, strategy="auto")
     together = {f"{name}, {count} processes": replace(prepared.trainer, strategy=name) for name in ("ddp", "fsdp")}
     times: dict[str, list[float]] = {name: [] for name in ("1 process", *together)}
-    console = Console(quiet=not ranks.is_first())
+    console = Console(quiet=not distributed.is_first())
     for _ in track(range(rounds), console=console, transient=True):
-        times["1 process"].append(ranks.on_first(lambda: _step_seconds(prepared, alone)))
+        times["1 process"].append(distributed.on_first(lambda: _step_seconds(prepared, alone)))
         for name, spec in together.items():
             times[name].append(_step_seconds(prepared, spec))
     rows = [_row(prepared, name, taken, times["1 process"]) for name, taken in times.items()]
-    ranks.on_first(lambda: _write(prepared, run_dir, rows))
+    distributed.on_first(lambda: _write(prepared, run_dir, rows))
     for row in rows:
         low, high = row["train_speedup_quartiles"]
         figures = f"{row['train_step_ms']:8.1f} ms  {row['train_speedup']:.2f}x [{low:.2f}, {high:.2f}]"

@@ -12,22 +12,22 @@ from omegaconf import DictConfig
 from optuna.study import Study
 from rich.console import Console
 
-from skiplab import tracking
-from skiplab.depth_profile import Plans, solve_in_stages
-from skiplab.environment import git_revision
-from skiplab.jobs.cases import Case
-from skiplab.jobs.compare import Comparison, Supplement, open_folder
-from skiplab.jobs.finalists import Finalist, cases_of, of_study, scored
-from skiplab.jobs.judge import Judge
-from skiplab.jobs.models import Models
-from skiplab.jobs.prepare import ConfigurationError, Prepared, configuring, prepare, task_scores
-from skiplab.jobs.search_results import Findings, publish_study
-from skiplab.jobs.search_spec import SearchSpec
-from skiplab.jobs.studies import StudyRunner, study_of
-from skiplab.run_folder import RunFolder
-from skiplab.schedule import solve_schedule
-from skiplab.schedule_file import NamedPlan
-from skiplab.search_space import params_of
+from skiplab.comparison.cases import Case
+from skiplab.comparison.comparison import Comparison, Supplement, open_folder
+from skiplab.comparison.model_store import Models
+from skiplab.comparison.prepare import ConfigurationError, Prepared, configuring, prepare, task_scores
+from skiplab.reporting import mlflow_store
+from skiplab.schedules.exit_schedule import solve_schedule
+from skiplab.schedules.schedule_file import NamedPlan
+from skiplab.search.finalists import Finalist, cases_of, of_study, scored
+from skiplab.search.findings import Findings, publish_study
+from skiplab.search.judge import Judge
+from skiplab.search.layer_importance import Plans, solve_in_stages
+from skiplab.search.space import params_of
+from skiplab.search.spec import SearchSpec
+from skiplab.search.workers import StudyRunner, study_of
+from skiplab.utils.environment import git_revision
+from skiplab.utils.run_folder import RunFolder
 
 # What may change when a search goes on.
 _FREE = (
@@ -200,6 +200,6 @@ class Search:
     def _tracked(self, key: str, name: str, *, nested: bool) -> Any:
         """The MLflow run of a piece of work; an earlier start's run goes on."""
         known = self._folder.load("mlflow") or {}
-        with tracking.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
+        with mlflow_store.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
             self._folder.save("mlflow", {**(self._folder.load("mlflow") or {}), key: run_id})
             yield run_id

@@ -12,18 +12,18 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from skiplab.batch import IGNORE, Batch
-from skiplab.benchmark import quartiles
-from skiplab.cost import Footprint
-from skiplab.environment import environment
-from skiplab.forward import prefix_columns
-from skiplab.full import Full
-from skiplab.jobs.prepare import ConfigurationError, Prepared, prepare
-from skiplab.module import ExitModule, Setup
-from skiplab.results import Row, write_results
-from skiplab.run_folder import RunFolder
-from skiplab.schedule import layer_steps
-from skiplab.scheduled import PlanTrainedModule
+from skiplab.benchmarking.roofline import Footprint
+from skiplab.benchmarking.timing import quartiles
+from skiplab.comparison.prepare import ConfigurationError, Prepared, prepare
+from skiplab.engine.batch import IGNORE, Batch
+from skiplab.engine.parallel_forward import prefix_columns
+from skiplab.methods.base import ExitModule, Setup
+from skiplab.methods.full import Full
+from skiplab.methods.scheduled import PlanTrainedModule
+from skiplab.reporting.results import Row, write_results
+from skiplab.schedules.exit_schedule import layer_steps
+from skiplab.utils.environment import environment
+from skiplab.utils.run_folder import RunFolder
 
 
 def step_cost(cfg: DictConfig, run_dir: Path) -> bool:

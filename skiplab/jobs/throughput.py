@@ -13,28 +13,28 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from skiplab import plots, report, tracking
-from skiplab.backbone import Backbone
 from skiplab.backbones.spec import BackboneSpec
-from skiplab.batch import collate
-from skiplab.benchmark import System, Timing, Workload, engine_system, hf_generate_system, interleave
-from skiplab.ceilings import measure_bandwidth, measure_matrix_speed
-from skiplab.cost import Ceilings, Footprint
-from skiplab.cost_model import CONSTANTS, Evidence, Observation
-from skiplab.environment import environment
-from skiplab.formats import FORMATS
-from skiplab.jobs import publish
-from skiplab.jobs.cases import Case, expand
-from skiplab.jobs.prepare import configuring, device_of
-from skiplab.metrics import agreement
-from skiplab.module import Optimization, Setup
-from skiplab.peers import ctranslate2_system
-from skiplab.policy import ExitPolicy, FullDepth, RowwisePolicy
-from skiplab.prepack import check_integers
-from skiplab.results import Row, check_row, write_results
-from skiplab.run_folder import RunFolder
-from skiplab.tables import throughput_table
-from skiplab.throughput import ThroughputSpec, bound_figures, policy_steps
+from skiplab.benchmarking.cost_model import CONSTANTS, Evidence, Observation
+from skiplab.benchmarking.peers import ctranslate2_system
+from skiplab.benchmarking.roofline import Ceilings, Footprint
+from skiplab.benchmarking.roofline_measure import measure_bandwidth, measure_matrix_speed
+from skiplab.benchmarking.throughput_spec import ThroughputSpec, bound_figures, policy_steps
+from skiplab.benchmarking.timing import System, Timing, Workload, engine_system, hf_generate_system, interleave
+from skiplab.comparison import publish
+from skiplab.comparison.cases import Case, expand
+from skiplab.comparison.prepare import configuring, device_of
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import collate
+from skiplab.engine.number_format import FORMATS
+from skiplab.engine.packed_linear import check_integers
+from skiplab.engine.policy import ExitPolicy, FullDepth, RowwisePolicy
+from skiplab.evaluation.metrics import agreement
+from skiplab.methods.base import Optimization, Setup
+from skiplab.reporting import html, mlflow_store, plots
+from skiplab.reporting.results import Row, check_row, write_results
+from skiplab.reporting.tables import throughput_table
+from skiplab.utils.environment import environment
+from skiplab.utils.run_folder import RunFolder
 
 PAD, BOS, EOS = 1, 0, 2
 _REFERENCE = "1x reference path"
@@ -58,7 +58,7 @@ def throughput(cfg: DictConfig, run_dir: Path) -> bool:
         folder = RunFolder(run_dir)
         folder.check(config)
         job = Throughput(config, spec, shape, folder, device)
-        tracking.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
+        mlflow_store.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
         folder.bind(config)
     return job.run()
 
@@ -140,7 +140,7 @@ class Throughput:
     def run(self) -> bool:
         """All batch sizes, the table, MLflow."""
         name = self._config["tracking"]["experiment"]
-        with tracking.run(name):
+        with mlflow_store.run(name):
             ceilings = self._measured_ceilings()
             entrants = self._entrants()
             parts = [self._batch(size, entrants, ceilings) for size in self._spec.batch_sizes]
@@ -294,7 +294,7 @@ class Throughput:
         self, name: str, rows: list[Row], parts: list[dict[str, dict[str, Any]]], described: dict[str, Any]
     ) -> None:
         table = throughput_table(rows)
-        page = report.Page(
+        page = html.Page(
             title=name,
             description=self._config["description"] or "",
             task=f"prompts of {self._spec.prompt_tokens} random tokens, {self._spec.new_tokens} new ones",
@@ -317,12 +317,12 @@ class Throughput:
 
     def _track(self, system: str, timed: list[dict[str, Any]]) -> None:
         """A child run with a system's figures by batch size."""
-        with tracking.run(system, nested=True):
-            tracking.log_params({key: timed[0]["row"][key] for key in ("method", "setting", "dtype")})
+        with mlflow_store.run(system, nested=True):
+            mlflow_store.log_params({key: timed[0]["row"][key] for key in ("method", "setting", "dtype")})
             for part in timed:
                 group = f"batch{part['row']['batch_size']}/"
-                tracking.log_figures(part["row"], group=group)
-                tracking.log_series(f"{group}step_ms", part["step_ms"], first_step=1)
+                mlflow_store.log_figures(part["row"], group=group)
+                mlflow_store.log_series(f"{group}step_ms", part["step_ms"], first_step=1)
 
     def _expand(self, probe: Backbone) -> list[Case]:
         methods = self._config["methods"]

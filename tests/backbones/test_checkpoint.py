@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from skiplab.backbone import Backbone
 from skiplab.backbones.checkpoint import CheckpointError, PretrainedCheckpoint
 from skiplab.backbones.pretrained import PretrainedSpec
 from skiplab.backbones.shapes import LlamaSpec, OPTSpec
 from skiplab.data.tokenizers import byte_bpe_tokenizer
+from skiplab.engine.backbone import Backbone
 from tests.tiny import tiny_backbone
 
 IDS = {"vocab_size": 48, "pad_id": 0, "bos_id": 1, "eos_id": 2}

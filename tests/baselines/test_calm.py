@@ -7,12 +7,12 @@ import torch
 
 from baselines.calm import CALM, decoded_depth
 from baselines.calm_policy import ConfidenceExit, ExactExit, IdealExit
-from skiplab.backbone import Backbone
-from skiplab.batch import collate
-from skiplab.decode import decode
-from skiplab.module import Optimization, Setup
-from skiplab.policy import BatchPolicy, ExitPolicy, FullDepth, Scheduled
-from skiplab.schedule import ExitSchedule
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import collate
+from skiplab.engine.decode import decode
+from skiplab.engine.policy import BatchPolicy, ExitPolicy, FullDepth, Scheduled
+from skiplab.methods.base import Optimization, Setup
+from skiplab.schedules.exit_schedule import ExitSchedule
 from tests.test_conformance import (
     STEPS,
     check_leaving_rows,

@@ -10,10 +10,10 @@ from torch import Tensor
 from baselines.calm import CALM
 from baselines.calm_classifier import ClassifierLoss, ExitClassifier, geometric_loss, independent_loss
 from baselines.confidence import exit_confidences
-from skiplab.backbone import Backbone
-from skiplab.batch import IGNORE, Batch
-from skiplab.forward import layer_states
-from skiplab.module import Optimization, Setup
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import IGNORE, Batch
+from skiplab.engine.parallel_forward import layer_states
+from skiplab.methods.base import Optimization, Setup
 from tests.test_conformance import some_batch, train_probes
 from tests.tiny import tiny_backbone
 

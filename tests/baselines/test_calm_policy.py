@@ -10,10 +10,10 @@ from torch import Tensor
 
 from baselines.calm_policy import ConfidenceExit, ExactExit, IdealExit, Threshold, exits_after
 from baselines.confidence import Confidence, exit_confidences, softmax_confidence, state_saturation
-from skiplab.backbone import Backbone
-from skiplab.decode import DecodeResult, decode
-from skiplab.forward import layer_states, start
-from skiplab.policy import FullDepth, Head
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.decode import DecodeResult, decode
+from skiplab.engine.parallel_forward import layer_states, start
+from skiplab.engine.policy import FullDepth, Head
 from tests.test_conformance import (
     check_leaving_rows,
     check_parallel_forward,

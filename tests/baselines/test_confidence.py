@@ -15,9 +15,9 @@ from baselines.confidence import (
     softmax_response,
     state_saturation,
 )
-from skiplab.backbone import Backbone
-from skiplab.batch import IGNORE, Batch, collate
-from skiplab.forward import layer_states, start
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import IGNORE, Batch, collate
+from skiplab.engine.parallel_forward import layer_states, start
 from tests.test_conformance import some_batch
 from tests.tiny import PAD, VOCABULARY, tiny_backbone
 

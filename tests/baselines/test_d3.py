@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from baselines.d3 import D3, decayed_depth, solve_alpha
-from skiplab.module import Optimization, Setup
-from skiplab.schedule import decode_steps, expected_depth, layer_steps
+from skiplab.methods.base import Optimization, Setup
+from skiplab.schedules.exit_schedule import decode_steps, expected_depth, layer_steps
 from tests.test_conformance import some_batch
 from tests.tiny import tiny_backbone
 

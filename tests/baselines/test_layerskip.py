@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from baselines.layerskip import LayerSkip, dropout_rate, exit_weights
-from skiplab.backbone import Backbone
-from skiplab.batch import Batch
-from skiplab.forward import layer_states, start
-from skiplab.losses import token_loss
-from skiplab.module import Optimization, Setup
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import Batch
+from skiplab.engine.parallel_forward import layer_states, start
+from skiplab.methods.base import Optimization, Setup
+from skiplab.methods.losses import token_loss
 from tests.test_conformance import some_batch
 from tests.tiny import tiny_backbone
 

@@ -3,8 +3,8 @@
 import torch
 
 from baselines.multi_layer import every_layer_loss
-from skiplab.forward import layer_states
-from skiplab.losses import token_loss
+from skiplab.engine.parallel_forward import layer_states
+from skiplab.methods.losses import token_loss
 from tests.test_conformance import some_batch
 from tests.tiny import tiny_backbone
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from baselines.shallow import Shallow
-from skiplab.backbone import Backbone, Context
-from skiplab.forward import causal_mask, planned_logits, positions
-from skiplab.module import Optimization, Setup
-from skiplab.policy import FullDepth
-from skiplab.schedule import LayerPlan
+from skiplab.engine.backbone import Backbone, Context
+from skiplab.engine.parallel_forward import causal_mask, planned_logits, positions
+from skiplab.engine.policy import FullDepth
+from skiplab.methods.base import Optimization, Setup
+from skiplab.schedules.exit_schedule import LayerPlan
 from tests.test_conformance import some_batch
 from tests.tiny import tiny_backbone
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from baselines.unified import UnifiedLayerSkipping, spaced_plan
-from skiplab.decode import decode
-from skiplab.module import Optimization, Setup
+from skiplab.engine.decode import decode
+from skiplab.methods.base import Optimization, Setup
 from tests.tiny import PAD, prompts, tiny_backbone
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from skiplab.batch import IGNORE
 from skiplab.data.module import TextData
 from skiplab.data.parts import LengthGrouped
 from skiplab.data.restaurants import Restaurants
+from skiplab.engine.batch import IGNORE
 
 SOURCE = Restaurants(train_size=70, valid_size=20, test_size=20, references=3)
 

@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from skiplab.results import VOCABULARY
+from skiplab.reporting.results import VOCABULARY
 from skiplab.run import main
 from tests.faults.processes import in_child
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from skiplab.files import DiskFullError, write_text
-from skiplab.weights import load_or_train
+from skiplab.training.weights import load_or_train
+from skiplab.utils.files import DiskFullError, write_text
 from tests.faults.comparisons import check_whole, command, output, results
 from tests.faults.processes import in_child
 

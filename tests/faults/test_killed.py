@@ -14,8 +14,9 @@ import matplotlib.figure
 import mlflow
 import pytest
 
-from skiplab import batch_run, benchmark
-from skiplab.module import TrainedModule
+from skiplab.benchmarking import timing
+from skiplab.engine import batch_run
+from skiplab.methods.base import TrainedModule
 from tests.faults.comparisons import check_whole, command, output, results, statuses
 from tests.faults.processes import KILLED, kill_self, kills_at
 
@@ -66,7 +67,7 @@ MOMENTS = {
     "skipdecode: end of its run": at_call(mlflow, "end_run", 1),
     "calibration: decoding": at_call(batch_run.EagerRun, "advance", 5),
     "calibration: a hypothesis": at_file("calibration/calm*.json", after=True),
-    "timing: second round": at_call(benchmark, "_run", 4),
+    "timing: second round": at_call(timing, "_run", 4),
     "timing: after": at_file("timing.json", after=True),
     "report": at_file("report.html"),
     "a plot": at_call(matplotlib.figure.Figure, "savefig", 2),

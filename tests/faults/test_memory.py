@@ -13,12 +13,12 @@ import torch
 from skiplab.backbones.shapes import OPTSpec
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
-from skiplab.evaluate import generate, generate_hf
-from skiplab.full import Full
-from skiplab.module import Setup
-from skiplab.out_of_memory import Halving, loss_in_parts, out_of_memory
-from skiplab.policy import FullDepth
-from skiplab.training import BATCH_PART, TrainerSpec, train
+from skiplab.engine.out_of_memory import Halving, loss_in_parts, out_of_memory
+from skiplab.engine.policy import FullDepth
+from skiplab.evaluation.generate import generate, generate_hf
+from skiplab.methods.base import Setup
+from skiplab.methods.full import Full
+from skiplab.training.trainer import BATCH_PART, TrainerSpec, train
 from tests.faults.processes import in_child
 
 ROWS = 256

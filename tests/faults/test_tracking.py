@@ -16,8 +16,8 @@ import alembic.op
 import mlflow
 import pytest
 
-from skiplab import tracking
-from skiplab.module import TrainedModule
+from skiplab.methods.base import TrainedModule
+from skiplab.reporting import mlflow_store
 from tests.faults.comparisons import command, output, results, statuses, tracked
 from tests.faults.processes import KILLED, in_child, kills_at
 
@@ -106,10 +106,10 @@ def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undis
 
 
 def test_a_call_that_no_store_would_take_is_an_error_as_ever(tmp_path: Path) -> None:
-    tracking.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
-    with pytest.raises(mlflow.MlflowException, match="Names may only contain"), tracking.run("work"):
-        tracking.log_figures({"no name?": 1.0})
-    assert tracking.lost() is None
+    mlflow_store.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
+    with pytest.raises(mlflow.MlflowException, match="Names may only contain"), mlflow_store.run("work"):
+        mlflow_store.log_figures({"no name?": 1.0})
+    assert mlflow_store.lost() is None
 
 
 def test_a_sqlite_store_that_was_killed_in_its_making_is_made_again(tmp_path: Path) -> None:
@@ -118,26 +118,26 @@ def test_a_sqlite_store_that_was_killed_in_its_making_is_made_again(tmp_path: Pa
     def killed() -> None:
         # In the midst of some forty changes to its tables.
         alembic.op.create_table = kills_at(5, alembic.op.create_table)
-        tracking.connect(uri, "test")
+        mlflow_store.connect(uri, "test")
 
     assert in_child(killed) == KILLED
-    tracking.connect(uri, "test")
-    with tracking.run("work") as run_id:
-        tracking.log_figures({"bleu": 1.0})
+    mlflow_store.connect(uri, "test")
+    with mlflow_store.run("work") as run_id:
+        mlflow_store.log_figures({"bleu": 1.0})
     assert mlflow.get_run(run_id).data.metrics == {"bleu": 1}
     assert not list(tmp_path.glob(".mlflow.db*"))
 
 
 def test_a_full_sqlite_store_is_lost_and_the_work_goes_on(tmp_path: Path) -> None:
     def work() -> None:
-        tracking.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
-        with tracking.run("work"):
+        mlflow_store.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
+        with mlflow_store.run("work"):
             size = (tmp_path / "mlflow.db-wal").stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
             figures = {f"figure{number}": 1.0 for number in range(900)}
             with pytest.warns(UserWarning, match="the tracking store .* is lost: .*the same command started again"):
-                tracking.log_figures(figures)
-            assert tracking.lost()
-            tracking.set_note("is not tracked, and no error")
+                mlflow_store.log_figures(figures)
+            assert mlflow_store.lost()
+            mlflow_store.set_note("is not tracked, and no error")
 
     assert in_child(work, tmp_path / "output.txt") == 0, (tmp_path / "output.txt").read_text()

@@ -10,13 +10,13 @@ import torch
 
 from baselines.layerskip import LayerSkip
 from skiplab.backbones.shapes import OPTSpec
-from skiplab.checkpoints import latest, stored
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
-from skiplab.full import Full
-from skiplab.module import Setup
-from skiplab.once_for_all import OnceForAll
-from skiplab.training import TrainerSpec, train
+from skiplab.methods.base import Setup
+from skiplab.methods.full import Full
+from skiplab.methods.once_for_all import OnceForAll
+from skiplab.training.checkpoints import latest, stored
+from skiplab.training.trainer import TrainerSpec, train
 from tests.faults.processes import KILLED, in_child, kill_self, kills_at
 
 # Six steps of three epochs, and two of validation. The last step of an epoch has fewer examples.

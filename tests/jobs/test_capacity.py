@@ -8,11 +8,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from skiplab.cost import Ceilings, Footprint
-from skiplab.cost_model import CostModel, Evidence, Observation
-from skiplab.files import save_json
+from skiplab.benchmarking.cost_model import CostModel, Evidence, Observation
+from skiplab.benchmarking.roofline import Ceilings, Footprint
+from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.capacity import capacity
-from skiplab.jobs.prepare import ConfigurationError
+from skiplab.utils.files import save_json
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:

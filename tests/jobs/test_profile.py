@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from skiplab.jobs.prepare import ConfigurationError
+from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.profile import profile
 
 SMALL = ("backbone.num_layers=3", "backbone.hidden_size=16", "backbone.num_heads=2", "backbone.vocab_size=104")

@@ -17,14 +17,14 @@ import yaml
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
+from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.jobs.compare import compare
-from skiplab.jobs.judge import Judge
-from skiplab.jobs.prepare import ConfigurationError, prepare
 from skiplab.jobs.search import checked_spec, search
-from skiplab.jobs.trials import DUPLICATE, ERROR, FIGURES, STEPS
-from skiplab.nested import NestedPlan
-from skiplab.study import RUN, UNNAMED, WORKER, open_storage
-from tests.jobs.small import SIZE, SMALL_TASK, small_config
+from skiplab.schedules.nested_plan import NestedPlan
+from skiplab.search.judge import Judge
+from skiplab.search.study import RUN, UNNAMED, WORKER, open_storage
+from skiplab.search.trials import DUPLICATE, ERROR, FIGURES, STEPS
+from tests.comparison.small import SIZE, SMALL_TASK, small_config
 
 SPACE = ("search.space.max_exit=[1,4]", "search.space.min_exit=[1,4]", "search.space.warmup=[0,2]")
 NO_LOSS, NO_SPEED = "search.objectives.loss=null", "search.objectives.layer_speedup=null"
@@ -85,7 +85,7 @@ def test_trials_are_judged_reused_pruned_or_failed(home: Path) -> None:
 
 def test_the_layer_speedup_is_that_of_the_bases_lengths(home: Path) -> None:
     (stored,) = (home / "cache").glob("base-*/lengths.json")
-    from skiplab.schedule import decode_steps
+    from skiplab.schedules.exit_schedule import decode_steps
 
     reach = decode_steps(json.loads(stored.read_text()))
     for trial in trials(home):
@@ -205,7 +205,7 @@ def test_quality_and_speed_can_be_decoded_and_timed(tmp_path: Path) -> None:
     spec = checked_spec(prepared)
     from contextlib import nullcontext
 
-    from skiplab.jobs.models import Models
+    from skiplab.comparison.model_store import Models
 
     judge = Judge(prepared, Models(prepared, tmp_path / "run", lambda: nullcontext("")), spec)
     judge._models._base_run = lambda: nullcontext(None)  # type: ignore[assignment]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from skiplab.jobs.prepare import ConfigurationError, prepare
+from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.jobs.step_cost import step_cost
-from skiplab.module import Setup
-from tests.jobs.small import small_config
+from skiplab.methods.base import Setup
+from tests.comparison.small import small_config
 
 
 def test_every_setting_is_timed_against_the_full_step(tmp_path: Path) -> None:

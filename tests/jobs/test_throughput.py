@@ -8,10 +8,10 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from skiplab.cost import Ceilings, Footprint, bytes_speedup, least_seconds, steps_of
-from skiplab.jobs.prepare import ConfigurationError
+from skiplab.benchmarking.roofline import Ceilings, Footprint, bytes_speedup, least_seconds, steps_of
+from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.throughput import BOS, EOS, PAD, throughput
-from tests.jobs.small import tiny_shape
+from tests.comparison.small import tiny_shape
 
 SMALL = (
     "backbone.num_layers=4",
@@ -125,7 +125,7 @@ def test_bad_configurations_say_what_is_wrong(tmp_path: Path, overrides: list[st
 
 
 def test_a_peer_that_is_not_installed_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skiplab.throughput.find_spec", lambda name: None)
+    monkeypatch.setattr("skiplab.benchmarking.throughput_spec.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"ctranslate2 is not installed: pip install 'skiplab\[bench\]'"):
         throughput(config(tmp_path, "throughput.peers=[ctranslate2]"), tmp_path / "run")
 

@@ -1,0 +1,299 @@
+"""Interleaved timing of whole decoding runs, prefill apart.
+
+The clock stands outside the model: it reads the time when a step's tokens are known. Systems take
+turns (A B C A B C ...), so that a drift of the machine's speed meets all of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import left_pad
+from skiplab.engine.cuda_graphs import StepGraphs
+from skiplab.engine.decode import DecodeResult, decode
+from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.utils.peak_memory import peak_memory
+from skiplab.utils.progress import Progress
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Prompts and how many tokens each is made to generate, whatever the tokens are.
+
+    So every system generates the same number of tokens, with the data's own lengths.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    lengths: Sequence[int]
+    batch_size: int
+    pad_id: int
+
+    def batches(self) -> list[tuple[Sequence[Sequence[int]], Sequence[int]]]:
+        starts = range(0, len(self.prompts), self.batch_size)
+        return [(self.prompts[s : s + self.batch_size], self.lengths[s : s + self.batch_size]) for s in starts]
+
+
+@dataclass
+class Clock:
+    """When a batch began, and when each step's tokens were known.
+
+    On a GPU it is the GPU that marks the times, so that reading them keeps nothing waiting.
+    """
+
+    device: torch.device
+    _marks: list[Any] = field(default_factory=list)
+
+    def read(self) -> None:
+        if self.device.type == "cuda":
+            mark = torch.cuda.Event(enable_timing=True)
+            mark.record(torch.cuda.current_stream(self.device))
+            self._marks.append(mark)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def times(self) -> list[float]:
+        """In seconds from the first."""
+        first, *_ = self._marks
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            return [first.elapsed_time(mark) / 1e3 for mark in self._marks]
+        return [mark - first for mark in self._marks]
+
+    def on_step(self, step: int, index_B: Tensor, logits_BV: Tensor) -> None:
+        self.read()
+
+
+System = Callable[[Sequence[Sequence[int]], Sequence[int], int, Clock], DecodeResult | None]
+"""Decodes a batch (prompts, lengths, pad id) and reads the clock at each step; None if it is not our engine."""
+
+
+def engine_system(backbone: Backbone, policy: ExitPolicy, workload: Workload | None = None) -> System:
+    """skiplab's decode under a policy.
+
+    Args:
+        workload: what is to be decoded on a GPU, for steps recorded to its shape by the first call; None records none.
+    """
+
+    @cache
+    def graphs() -> StepGraphs | None:
+        if workload is None or backbone.device.type != "cuda" or isinstance(policy, RowwisePolicy):
+            return None
+        return StepGraphs(
+            backbone,
+            policy,
+            rows=workload.batch_size,
+            prompt_columns=max(map(len, workload.prompts)),
+            new_tokens=max(workload.lengths),
+        )
+
+    def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> DecodeResult:
+        return decode(
+            backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=pad_id, on_step=clock.on_step,
+            graphs=graphs(),
+        )  # fmt: skip
+
+    return run
+
+
+def hf_generate_system(backbone: Backbone, cache: str | None = None) -> System:
+    """Hugging Face `generate` on the same weights.
+
+    All rows run to the batch's longest length, since rows cannot leave; only the tokens asked for count.
+
+    Args:
+        cache: its `cache_implementation`; None is the dynamic cache. With `static` it compiles itself on a GPU.
+    """
+    from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+    class ReadClock(LogitsProcessor):
+        def __init__(self, clock: Clock) -> None:
+            self.clock = clock
+
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            self.clock.read()
+            return scores
+
+    def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> None:
+        ids_BP, mask_BP = left_pad(prompts, pad_id)
+        # An end-of-sequence token that no row can generate; None would mean the model's own.
+        config = GenerationConfig(
+            max_new_tokens=max(lengths),
+            do_sample=False,
+            eos_token_id=backbone.model.config.vocab_size,
+            pad_token_id=pad_id,
+            use_cache=True,
+            cache_implementation=cache,
+        )
+        backbone.model.generate(  # type: ignore[operator]
+            ids_BP.to(backbone.device),
+            attention_mask=mask_BP.long().to(backbone.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([ReadClock(clock)]),
+        )
+
+    return run
+
+
+@dataclass(frozen=True)
+class Round:
+    """One system's times over a whole workload, in seconds."""
+
+    prefill: float
+    decode: float
+    total: float
+    step_ms: list[float]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One system's rounds on one workload.
+
+    Attributes:
+        kv_bytes: largest key/value store of a batch; None if unknown.
+        layers_per_step: layers run per decode step of a batch, each step's deepest row counting.
+        tokens: what each prompt was continued with; empty if unknown.
+        peak_memory_bytes: most that decoding took beyond the weights; None if unknown.
+    """
+
+    rounds: list[Round]
+    workload: Workload
+    kv_bytes: int | None
+    layers_per_step: float | None
+    tokens: list[list[int]]
+    peak_memory_bytes: int | None = None
+
+    def row(self, baseline: "Timing | None") -> dict[str, Any]:
+        """Speed figures: medians over rounds, quartiles of the throughput and of the speedup.
+
+        The speedup is the ratio of decode times round by round against `baseline` in the same run; without
+        a baseline there is none.
+        """
+        tokens, rows = sum(self.workload.lengths), len(self.workload.lengths)
+        batches = self.workload.batches()
+        steps = sum(max(lengths) - 1 for _, lengths in batches)
+        rates = [(tokens - rows) / run.decode for run in self.rounds]
+        row: dict[str, Any] = {
+            "batch_size": self.workload.batch_size,
+            "decode_tokens_per_s": statistics.median(rates),
+            "decode_tokens_per_s_quartiles": quartiles(rates),
+            "decode_ms_per_token": 1e3 * statistics.median(run.decode for run in self.rounds) / (tokens - rows),
+            "decode_ms_per_step": 1e3 * statistics.median(run.decode for run in self.rounds) / steps,
+            "prefill_ms": 1e3 * statistics.median(run.prefill for run in self.rounds) / len(batches),
+            "end_to_end_tokens_per_s": tokens / statistics.median(run.total for run in self.rounds),
+            "timing_rounds": len(self.rounds),
+        }
+        if self.layers_per_step is not None:
+            row["layers_per_step"] = self.layers_per_step
+        if self.kv_bytes is not None:
+            row["kv_bytes"] = self.kv_bytes
+        if self.peak_memory_bytes is not None:
+            row["peak_memory_bytes"] = self.peak_memory_bytes
+        if baseline is not None:
+            speedups = [base.decode / run.decode for base, run in zip(baseline.rounds, self.rounds, strict=True)]
+            row |= {"decode_speedup": statistics.median(speedups), "decode_speedup_quartiles": quartiles(speedups)}
+            if self.layers_per_step is not None and baseline.layers_per_step is not None:
+                row["step_layer_speedup"] = baseline.layers_per_step / self.layers_per_step
+        return row
+
+    def step_ms(self) -> list[float]:
+        """Median over rounds of each decode step's mean milliseconds, from step 1."""
+        return [statistics.median(times) for times in zip(*(run.step_ms for run in self.rounds), strict=True)]
+
+
+def interleave(
+    systems: Mapping[str, System],
+    workload: Workload,
+    *,
+    rounds: int,
+    device: torch.device,
+    warmup: int = 1,
+    count_memory: bool = False,
+    before: Callable[[str], None] = lambda name: None,
+    progress: Progress = iter,
+) -> tuple[dict[str, Timing], dict[str, Exception]]:
+    """Time all systems in turns.
+
+    A system that raises is dropped, and the others go on.
+
+    Args:
+        before: called with a system's name before each of its turns, outside the clock.
+        count_memory: whether the first warm-up round, slower for that, counts memory too.
+
+    Returns:
+        Timings, and errors of the systems that raised, by name.
+    """
+    measured: dict[str, list[Round]] = {name: [] for name in systems}
+    results: dict[str, list[DecodeResult]] = {}
+    peaks: dict[str, int] = {}
+    errors: dict[str, Exception] = {}
+    for number in progress(range(warmup + rounds)):
+        for name, system in systems.items():
+            if name in errors:
+                continue
+            try:
+                before(name)
+                if count_memory and number == 0 and warmup:
+                    with peak_memory(device) as peak:
+                        run, results[name] = _run(system, workload, device)
+                    peaks[name] = peak()
+                else:
+                    run, results[name] = _run(system, workload, device)
+            except Exception as error:  # noqa: BLE001 - any failure of one system must spare the others
+                errors[name] = error
+            else:
+                if number >= warmup:
+                    measured[name].append(run)
+    timings = {
+        name: Timing(
+            runs,
+            workload,
+            kv_bytes=_kv_bytes(results[name]),
+            peak_memory_bytes=peaks.get(name) or None,
+            layers_per_step=_layers_per_step(results[name]),
+            tokens=[tokens for result in results[name] for tokens in result.sequences()],
+        )
+        for name, runs in measured.items()
+        if name not in errors
+    }
+    return timings, errors
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """First and third quartile."""
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return [first, third]
+
+
+def _run(system: System, workload: Workload, device: torch.device) -> tuple[Round, list[DecodeResult]]:
+    prefill = decoding = 0.0
+    steps: list[list[float]] = []
+    results: list[DecodeResult] = []
+    for prompts, lengths in workload.batches():
+        clock = Clock(device)
+        clock.read()
+        if (result := system(prompts, lengths, workload.pad_id, clock)) is not None:
+            results.append(result)
+        _, first, *later = times = clock.times()
+        prefill += first
+        decoding += times[-1] - first
+        for step, (before, after) in enumerate(zip([first, *later], later, strict=False)):
+            if step == len(steps):
+                steps.append([])
+            steps[step].append(1e3 * (after - before))
+    return Round(prefill, decoding, prefill + decoding, [statistics.mean(times) for times in steps]), results
+
+
+def _kv_bytes(results: Sequence[DecodeResult]) -> int | None:
+    return max((result.kv_bytes for result in results), default=None)
+
+
+def _layers_per_step(results: Sequence[DecodeResult]) -> float | None:
+    depths = [depth for result in results for depth in result.depth_BT.amax(0)[1:].tolist()]
+    return statistics.mean(depths) if depths else None

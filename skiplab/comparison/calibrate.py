@@ -1,0 +1,142 @@
+"""Calibrate a case: decode the validation prompts under one hypothesis after the other until one fails."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, final
+from weakref import WeakKeyDictionary
+
+from skiplab.comparison.cases import Case, Entry
+from skiplab.comparison.model_store import Models
+from skiplab.comparison.prepare import Prepared
+from skiplab.data.module import Item
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.policy import AdaptivePolicy, ExitPolicy, FullDepth
+from skiplab.evaluation.calibration import CalibrationSpec, Verdict, certify, stored
+from skiplab.evaluation.consistency import consistency_losses, unmoved
+from skiplab.evaluation.generate import Generation, generate
+from skiplab.methods.base import ExitModule
+from skiplab.reporting import mlflow_store
+from skiplab.utils import distributed
+from skiplab.utils.files import fingerprint, save_json
+from skiplab.utils.progress import Progress
+from skiplab.utils.run_folder import RunFolder
+
+
+@final
+class Calibrator:
+    """Chooses candidates. A hypothesis is decoded once, for all deltas; what is measured is kept in the run folder."""
+
+    def __init__(self, prepared: Prepared, models: Models, folder: RunFolder, progress: Progress) -> None:
+        self._prepared = prepared
+        self._models = models
+        self._folder = folder
+        self._progress = progress
+        self._full: WeakKeyDictionary[Backbone, dict[bool, Generation]] = WeakKeyDictionary()
+        self._all_moved: set[tuple[str, int]] = set()
+
+    @property
+    def spec(self) -> CalibrationSpec:
+        return self._prepared.calibration
+
+    def choose(self, case: Case, run_id: str | None) -> Verdict:
+        """Which candidate of a calibrated case is the fastest that is certified.
+
+        The verdict is kept beside the chosen weights, or in the run folder if those are the base's.
+        """
+        assert case.delta is not None
+        settings = [candidate.setting for candidate in case.candidates]
+        verdict = certify(settings, lambda place: self._measure(case, place, run_id), delta=case.delta, spec=self.spec)
+        chosen = None if verdict.chosen is None else case.candidates[verdict.chosen]
+        params = None if chosen is None else chosen.params
+        kept = stored(verdict, case.delta, self.spec, len(self._items), params)
+        folder = self._models.base_folder if chosen is None else self._models.folder(chosen, case.entry.seed)
+        if folder == self._models.base_folder:
+            folder = self._folder.path / "calibration"
+        distributed.on_first(lambda: save_json(folder / f"calibration-{case.entry.key}.json", kept))
+        return verdict
+
+    def losses(self, module: ExitModule, own: Generation, items: list[Item]) -> list[float]:
+        """What outputs on the items lose against the reference's."""
+        backbone = self._models.base if self.spec.reference == "base" else module.backbone
+        spec = self.spec
+        return consistency_losses(
+            own,
+            self._full_depth(backbone, items),
+            items,
+            self._prepared.data,
+            consistency=spec.consistency,
+            metric=spec.metric,
+        )
+
+    def _measure(self, case: Case, place: int, run_id: str | None) -> tuple[list[float], float]:
+        """Item losses and layer speedup of a hypothesis on the calibration items."""
+        candidate, seed = case.candidates[place], case.entry.seed
+        label = Entry(case.entry.method, candidate.setting, seed).key
+        name = f"calibration/{label}-{fingerprint(params=candidate.params)}"
+        if (known := self._folder.load(name)) is None:
+            module = self._models.module(candidate, seed, run_id)
+            policy = module.exit_policy(self._models.valid_batches)
+            if isinstance(policy, AdaptivePolicy):
+                own = self._moved_outputs(module, policy, (case.series, seed))
+            else:
+                own = self._generate(module.backbone, policy, self._items)
+            speedup = module.backbone.num_layers / own.mean_depth
+            known = {"losses": self.losses(module, own, self._items), "layer_speedup": speedup}
+            self._folder.save(name, known)
+        return known["losses"], known["layer_speedup"]
+
+    def _moved_outputs(self, module: ExitModule, policy: AdaptivePolicy, ladder: tuple[str, int]) -> Generation:
+        """A policy's outputs: those of full depth that it leaves as they are, and the others decoded.
+
+        Once a hypothesis of a ladder leaves none, the faster ones behind it are not asked. Where a batch waits
+        for its least confident row each item is decoded alone, so that items are independent.
+        """
+        full = self._full_depth(module.backbone, self._items)
+        kept = [False] * len(self._items)
+        if ladder not in self._all_moved:
+            kept = unmoved(module.backbone, policy, full, self._prepared.data, self._items, batch_size=self._batch_size)
+        if not any(kept):
+            self._all_moved.add(ladder)
+        moved = [index for index, keep in enumerate(kept) if not keep]
+        texts, tokens, depths = list(full.texts), list(full.tokens), list(full.depths)
+        if moved:
+            alone = 1 if policy.batch_policy == "min" else self._batch_size
+            own = self._generate(module.backbone, policy, [self._items[index] for index in moved], alone)
+            for index, text, ids, layers in zip(moved, own.texts, own.tokens, own.depths, strict=True):
+                texts[index], tokens[index], depths[index] = text, ids, layers
+        return Generation(texts, tokens, depths)
+
+    def _full_depth(self, backbone: Backbone, items: list[Item]) -> Generation:
+        by_split = self._full.setdefault(backbone, {})
+        if (valid := items is self._items) not in by_split:
+            by_split[valid] = self._generate(backbone, FullDepth(backbone.num_layers), items)
+        return by_split[valid]
+
+    def _generate(
+        self, backbone: Backbone, policy: ExitPolicy, items: Sequence[Item], batch_size: int | None = None
+    ) -> Generation:
+        return generate(
+            backbone,
+            policy,
+            self._prepared.data,
+            items,
+            batch_size=batch_size or self._batch_size,
+            progress=self._progress,
+        )
+
+    @property
+    def _batch_size(self) -> int:
+        return self._prepared.config["decode_batch_size"]
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        return self._prepared.data.items("valid")
+
+
+def track_verdict(verdict: Verdict) -> None:
+    """The tested hypotheses as a table of the active run."""
+    columns: dict[str, list[Any]] = {}
+    for one in verdict.tested:
+        for name, value in vars(one).items():
+            columns.setdefault(name, []).append(value)
+    mlflow_store.log_table(columns, "calibration.json")

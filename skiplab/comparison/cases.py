@@ -1,0 +1,180 @@
+"""The settings of a comparison: each method node of the configuration, swept, calibrated and seeded."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.utils import instantiate
+
+from skiplab.methods.base import ExitModule, Setup
+
+Build = Callable[[Setup], ExitModule]
+# What a node holds beside hyperparameters.
+_RESERVED = ("name", "_target_", "sweep", "calibrate")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a result row is about."""
+
+    method: str
+    setting: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} {self.setting}"
+
+    @property
+    def name(self) -> str:
+        """The label in characters that file systems and registries take."""
+        return re.sub(r"[^a-z0-9._+]+", "-", self.label.lower()).strip("-")
+
+    @property
+    def key(self) -> str:
+        """A name for files, unique within a comparison."""
+        return f"{self.name}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to build a method's module.
+
+    Attributes:
+        setting: its own name for it.
+        params: its hyperparameters.
+        build: makes the module from what the comparison shares.
+    """
+
+    setting: str
+    params: dict[str, Any]
+    build: Build
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method in one setting with one seed.
+
+    Attributes:
+        series: the settings that make one curve: the method, and what is swept beside the first axis.
+        candidates: what it is built from; of a calibrated case, the hypotheses from the most careful to the
+            fastest, else one.
+        delta: the loss that a calibrated case is certified for; None is a case as it stands.
+    """
+
+    entry: Entry
+    series: str
+    candidates: tuple[Candidate, ...]
+    delta: float | None = None
+
+    @property
+    def build(self) -> Build:
+        """Makes the module; of a calibrated case, that of its most careful hypothesis."""
+        return self.candidates[0].build
+
+    @property
+    def budget(self) -> tuple[Any, ...]:
+        """What settings of different methods must share to be compared: a speedup, exit layers, or a calibration."""
+        params = {} if self.delta is not None else self.candidates[0].params
+        return (self.delta, *(params.get(name) for name in ("speedup", "max_exit", "min_exit")))
+
+
+def expand(
+    methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], probe: Setup, deltas: Sequence[float] = ()
+) -> list[Case]:
+    """All cases of the method nodes, each candidate built once on `probe` so that a bad one is refused here.
+
+    A node holds `name`, `_target_`, the module's hyperparameters, and `sweep`: lists of values by
+    hyperparameter, of which every combination is a setting. With `calibrate`, one hyperparameter and its
+    values from the most careful to the fastest, every combination is a setting for each of `deltas`; a
+    sweep of that hyperparameter is left aside. So is one of `speedup` where a `schedule` file fixes it.
+
+    Raises:
+        ValueError: a module refuses its hyperparameters, or two cases have one name.
+    """
+    cases: list[Case] = []
+    for node in methods.values():
+        calibrated = node.get("calibrate") or {}
+        fixed = {*calibrated, *(["speedup"] if node.get("schedule") else [])}
+        sweep = {key: values for key, values in (node.get("sweep") or {}).items() if key not in fixed}
+        for swept in _combinations(sweep):
+            candidates = _candidates(node, swept, probe)
+            # Without training of its own a method is the same for every seed.
+            trained = any(build(probe).recipe is not None for build in (c.build for c in candidates))
+            for seed in seeds if trained else seeds[:1]:
+                cases += _cases(node, swept, candidates, seed, deltas)
+    keys = [case.entry.key for case in cases]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"two settings are called {key!r}; remove one from the sweep or the speedups")
+    return cases
+
+
+def rivals(cases: Sequence[Case], method: str = "skipdecode") -> dict[str, str]:
+    """For each setting's label, the label of the first setting of `method` with the same budget, if another."""
+    found: dict[str, str] = {}
+    for case in cases:
+        same = [other for other in cases if other.entry.method == method and other.budget == case.budget]
+        if same and any(case.budget) and same[0].entry.label != case.entry.label:
+            found[case.entry.label] = same[0].entry.label
+    return found
+
+
+def _cases(
+    node: Mapping[str, Any],
+    swept: Mapping[str, Any],
+    candidates: tuple[Candidate, ...],
+    seed: int,
+    deltas: Sequence[float],
+) -> Iterator[Case]:
+    series = " ".join([node["name"], *(_named(key, swept[key]) for key in list(swept)[1:] if swept[key] is not None)])
+    if not node.get("calibrate"):
+        yield Case(Entry(node["name"], candidates[0].setting, seed), series, candidates)
+        return
+    shared = _shared_words([candidate.setting for candidate in candidates])
+    for delta in deltas:
+        entry = Entry(node["name"], " ".join([*shared, f"calibrated delta={delta:g}"]), seed)
+        yield Case(entry, " ".join([node["name"], *shared, "calibrated"]), candidates, delta)
+
+
+def _shared_words(settings: Sequence[str]) -> list[str]:
+    """The words that all settings have: what the hypotheses of a calibration have in common."""
+    first, *others = (setting.split() for setting in settings)
+    return [word for word in first if others and all(word in other for other in others)]
+
+
+def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup) -> tuple[Candidate, ...]:
+    fixed = {key: value for key, value in node.items() if key not in _RESERVED}
+    calibrate = node.get("calibrate") or {}
+    if len(calibrate) > 1 or any(not values for values in calibrate.values()):
+        raise ValueError(
+            f"method {node['name']}: calibrate takes one hyperparameter and a list of its values, got {calibrate}"
+        )
+    found: list[Candidate] = []
+    slowest = 0.0
+    for hypothesis in _combinations(calibrate):
+        params = {**fixed, **swept, **hypothesis}
+        build: Build = instantiate({"_target_": node["_target_"], "_partial_": True, "_convert_": "all", **params})
+        try:
+            module = build(probe)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"method {node['name']}: {error}") from error
+        if calibrate and (module.target_speedup or slowest) < slowest:
+            raise ValueError(
+                f"method {node['name']}: calibrate goes from the most careful value to the fastest, got "
+                f"{next(iter(calibrate.values()))}"
+            )
+        slowest = module.target_speedup or slowest
+        found.append(Candidate(module.setting, params, build))
+    return tuple(found)
+
+
+def _combinations(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*lists.values()):
+        yield dict(zip(lists, values, strict=True))
+
+
+def _named(key: str, value: Any) -> str:
+    return f"{key}={'+'.join(value) if isinstance(value, Mapping) else value}"

@@ -1,0 +1,68 @@
+"""What decodes a setting: weights and policy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from skiplab.comparison.cases import Case, Entry
+from skiplab.comparison.model_store import Models
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.policy import ExitPolicy, FullDepth
+from skiplab.methods.base import ExitModule
+
+
+@dataclass(frozen=True)
+class WeightsAndPolicy:
+    """A setting's policy, and the folder of its weights."""
+
+    weights: Path
+    policy: ExitPolicy
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Weights and policy, and the module that they come from; None is full depth for want of a certified setting."""
+
+    backbone: Backbone
+    policy: ExitPolicy
+    module: ExitModule | None
+
+
+@final
+class Decoders:
+    """Makes the settings' decoders, and keeps of each what takes time to find but no memory to speak of.
+
+    Args:
+        own: whether full depth is that of a method's own weights, or else the base's.
+    """
+
+    def __init__(self, models: Models, *, own: bool) -> None:
+        self._models = models
+        self._own = own
+        self._known: dict[Entry, WeightsAndPolicy] = {}
+
+    def make(self, case: Case, place: int | None, run_id: str | None = None) -> Decoder:
+        """The decoder of a case's candidate at a place, trained if need be; None is full depth.
+
+        Args:
+            run_id: MLflow run for the training curves; None keeps none.
+        """
+        candidate, seed = case.candidates[place or 0], case.entry.seed
+        if place is None and not self._own:
+            decoder = Decoder(self._models.base, FullDepth(self._models.base.num_layers), None)
+            weights = self._models.base_folder
+        else:
+            module = self._models.module(candidate, seed, run_id)
+            weights = self._models.folder(candidate, seed)
+            if place is None:
+                decoder = Decoder(module.backbone, FullDepth(module.backbone.num_layers), None)
+            else:
+                decoder = Decoder(module.backbone, module.exit_policy(self._models.valid_batches), module)
+        self._known[case.entry] = WeightsAndPolicy(weights, decoder.policy)
+        return decoder
+
+    def weights_and_policy(self, case: Case, place: int | None) -> WeightsAndPolicy:
+        """What `make` made a decoder from, or would."""
+        if case.entry not in self._known:
+            self.make(case, place)
+        return self._known[case.entry]

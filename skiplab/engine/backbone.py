@@ -1,0 +1,121 @@
+"""A thin view over a Hugging Face causal language model that lets the engine drive its layers one by one.
+
+Shapes: B rows, T positions, Q query positions, S key positions, D hidden size, H key/value heads,
+K head size or reduced vocabulary, V vocabulary.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from skiplab.engine.kv_cache import KVCache, KVStore
+
+
+class Rotary(NamedTuple):
+    """The rotation of each position's queries and keys."""
+
+    cos_BQK: Tensor
+    sin_BQK: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Rotary":
+        """The same function of both."""
+        return Rotary(function(self.cos_BQK), function(self.sin_BQK))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a layer needs beside the hidden state.
+
+    Attributes:
+        mask_B1QS: additive attention mask, 0 or -inf; None is plain causal attention.
+        cache: where the layers keep keys and values; None keeps none.
+        rotary: of the positions, as `Backbone.rotary` gives it.
+    """
+
+    mask_B1QS: Tensor | None = None
+    cache: KVStore | None = None
+    rotary: Rotary | None = None
+
+    def prefix(self, columns: int) -> "Context":
+        """The context of the first `columns` positions."""
+        mask = None if self.mask_B1QS is None else self.mask_B1QS[:, :, :columns, :columns]
+        rotary = self.rotary and self.rotary.map(lambda part: part[:, :columns])
+        return replace(self, mask_B1QS=mask, rotary=rotary)
+
+    def rows(self, index: Tensor) -> "Context":
+        """The context of some rows."""
+        mask = None if self.mask_B1QS is None else self.mask_B1QS[index]
+        rotary = self.rotary and self.rotary.map(lambda part: part[index])
+        return replace(self, mask_B1QS=mask, rotary=rotary)
+
+
+class Backbone(nn.Module, ABC):
+    """Embedding, layers and head of a causal language model, callable apart."""
+
+    model: PreTrainedModel
+    num_layers: int
+    max_positions: int
+    hidden_size: int
+    kv_heads: int
+    head_size: int
+
+    @abstractmethod
+    def embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
+        """Token ids and positions (from 0) to the state (B, T, D) that the first layer takes."""
+
+    @abstractmethod
+    def rotary(self, position_BT: Tensor) -> Rotary | None:
+        """What all layers rotate queries and keys by; None where positions are embedded instead."""
+
+    @abstractmethod
+    def layer(self, index: int, h_BTD: Tensor, context: Context) -> Tensor:
+        """Run one decoder layer; its keys and values go to `context.cache`."""
+
+    @abstractmethod
+    def project_kv(self, index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, T, K) that a layer would compute from its input, and nothing else.
+
+        Args:
+            rotary: of the states' positions.
+        """
+
+    @abstractmethod
+    def head(self, h_BTD: Tensor) -> Tensor:
+        """Final norm and language-model head: logits (..., V) of the states (..., D) after any layer."""
+
+    @abstractmethod
+    def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
+        """A head that gives the logits (..., K) of these tokens alone; its weights are a copy of the present ones."""
+
+    @abstractmethod
+    def layer_weights(self, index: int) -> Iterable[Tensor]:
+        """All weights of a layer."""
+
+    @abstractmethod
+    def head_weights(self) -> Iterable[Tensor]:
+        """All weights of final norm and language-model head."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def new_cache(self, rows: int, slots_L: list[int]) -> KVCache:
+        """An empty store with `slots_L[l]` positions for layer `l`."""
+        return KVCache(
+            slots_L, rows=rows, heads=self.kv_heads, head_size=self.head_size, dtype=self.dtype, device=self.device
+        )
+
+
+def cache_keyword(layer: nn.Module) -> str:
+    """What a decoder layer of transformers calls its cache: `past_key_values`, from 5.24 on `cache`."""
+    return "cache" if "cache" in inspect.signature(layer.forward).parameters else "past_key_values"

@@ -1,0 +1,228 @@
+"""Decode steps on tensors that never move, which a GPU replays as CUDA graphs.
+
+A planned step over one bucket of key positions is the same sequence of kernels each time: token, position,
+column and mask are tensors that the step itself moves on. It is recorded once, on kernels for few rows where
+these can be had, and replayed without the host's part. A schedule's plans are few and nested, so the recordings
+are few. On other devices a step runs as it would be recorded.
+
+Shapes: B rows, P prompt columns, T generated tokens, S key positions, L layers, V vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import final
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.backbone import Backbone, Context
+from skiplab.engine.batch_run import BatchRun, DecodeResult, Prefilled, greedy
+from skiplab.engine.fused_layers import with_kernels
+from skiplab.engine.kv_cache import StaticKVCache
+from skiplab.engine.parallel_forward import prefix_columns
+from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
+
+BUCKET = 64
+CHECK_EVERY = 8
+
+
+@dataclass
+class _State:
+    """What a step reads and moves on.
+
+    Attributes:
+        token_B, position_B: the newest tokens and their positions.
+        column_1: where keys and values of these go; the cache's own.
+        step_1: the step that chooses the next tokens.
+        mask_B11S: additive; a column opens as its step comes.
+        limit_B, eos_1: as `Prefilled` has them; an `eos_1` of -1 is none.
+        length_B: tokens generated so far, of rows that have ended all.
+        ended_B: rows that have.
+        tokens_BT: all tokens; behind a row's end of no meaning.
+        logits_BV: of the newest tokens.
+    """
+
+    token_B: Tensor
+    position_B: Tensor
+    column_1: Tensor
+    step_1: Tensor
+    mask_B11S: Tensor
+    limit_B: Tensor
+    eos_1: Tensor
+    length_B: Tensor
+    ended_B: Tensor
+    tokens_BT: Tensor
+    logits_BV: Tensor
+
+    def copy(self) -> "_State":
+        return _State(*(getattr(self, field.name).clone() for field in fields(self)))
+
+    def set(self, other: "_State") -> None:
+        for field in fields(self):
+            getattr(self, field.name).copy_(getattr(other, field.name))
+
+
+@final
+class StepGraphs:
+    """The recorded steps of a policy for batches of one number of rows, and the tensors that they work on.
+
+    Args:
+        policy: one whose plans hold for all rows alike.
+        rows: rows per batch, exactly.
+        prompt_columns, new_tokens: of a batch, at most.
+
+    Raises:
+        ValueError: the policy lets rows exit on their own.
+    """
+
+    def __init__(
+        self, backbone: Backbone, policy: ExitPolicy, *, rows: int, prompt_columns: int, new_tokens: int
+    ) -> None:
+        if isinstance(policy, RowwisePolicy):
+            raise ValueError("recorded steps need a policy whose plans hold for all rows alike")
+        self.backbone = backbone
+        self._stepping = with_kernels(backbone)
+        self.policy = policy
+        self.rows = rows
+        self.prompt_columns = prompt_columns
+        self.new_tokens = new_tokens
+        steps_L = layer_steps(policy.plan, backbone.num_layers, new_tokens - 1)
+        slots_L = [_whole_buckets(prefix_columns(prompt_columns, run)) if run > 1 else 0 for run in steps_L]
+        device, dtype = backbone.device, backbone.dtype
+        self.cache = StaticKVCache(
+            slots_L, rows=rows, heads=backbone.kv_heads, head_size=backbone.head_size, dtype=dtype, device=device
+        )
+
+        def whole(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.int64, device=device)
+
+        columns = _whole_buckets(prompt_columns + new_tokens - 1)
+        self._state = _State(
+            token_B=whole(rows), position_B=whole(rows), column_1=self.cache.column_1, step_1=whole(1),
+            mask_B11S=torch.zeros(rows, 1, 1, columns, dtype=dtype, device=device),
+            limit_B=whole(rows), eos_1=whole(1), length_B=whole(rows), ended_B=whole(rows).bool(),
+            tokens_BT=whole(rows, new_tokens),
+            logits_BV=torch.zeros(rows, backbone.model.config.vocab_size, dtype=dtype, device=device),
+        )  # fmt: skip
+        self._recorded: dict[tuple[LayerPlan, int], Callable[[], None]] = {}
+        self._weights = self._addresses()
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def fits(self, rows: int, prompt_columns: int, new_tokens: int) -> bool:
+        """Whether a batch can run on these tensors."""
+        return rows == self.rows and prompt_columns <= self.prompt_columns and new_tokens <= self.new_tokens
+
+    def prompt_cache(self) -> StaticKVCache:
+        """The cache, ready for a prompt pass."""
+        self.cache.bucket = 0
+        return self.cache
+
+    def begin(self, prefilled: Prefilled) -> None:
+        """Set the tensors for a batch whose prompt pass filled `cache`."""
+        if self._weights != (addresses := self._addresses()):
+            self._recorded.clear()
+            self._stepping = with_kernels(self.backbone)
+            self._weights = addresses
+        state, columns = self._state, prefilled.mask_BP.shape[1]
+        token_B = greedy(prefilled.logits_BV)
+        state.token_B.copy_(token_B)
+        ended_B = prefilled.ended(token_B, prefilled.limit_B, 1)
+        # Rows that have ended stand still, so that they never leave the backbone's positions.
+        state.position_B.copy_(prefilled.mask_BP.sum(1) - ended_B.long())
+        state.column_1.fill_(columns)
+        state.step_1.fill_(1)
+        state.mask_B11S.fill_(-torch.inf)
+        state.mask_B11S[..., :columns] = prefilled.padding_mask(columns, state.mask_B11S.dtype)
+        state.limit_B.copy_(prefilled.limit_B)
+        state.eos_1.fill_(-1 if prefilled.eos_id is None else prefilled.eos_id)
+        state.length_B.fill_(1)
+        state.ended_B.copy_(ended_B)
+        state.tokens_BT[:, 0] = token_B
+        state.logits_BV.copy_(prefilled.logits_BV)
+
+    def run(self, step: int, columns: int) -> _State:
+        """Run a step that attends to so many columns; it is recorded when it first comes."""
+        key = self.policy.plan(step), _whole_buckets(columns)
+        if key not in self._recorded:
+            self._recorded[key] = self._record(*key)
+        self._recorded[key]()
+        return self._state
+
+    @property
+    def state(self) -> _State:
+        return self._state
+
+    def _step(self, plan: LayerPlan, bucket: int) -> None:
+        state, backbone = self._state, self._stepping
+        self.cache.bucket = bucket
+        state.mask_B11S.index_fill_(3, state.column_1, 0)
+        position_B1 = state.position_B[:, None]
+        h_B1D = backbone.embed(state.token_B[:, None], position_B1)
+        context = Context(state.mask_B11S[..., :bucket], self.cache, backbone.rotary(position_B1))
+        for layer in plan:
+            h_B1D = backbone.layer(layer, h_B1D, context)
+        state.logits_BV.copy_(backbone.head(h_B1D[:, -1]))
+        state.token_B.copy_(greedy(state.logits_BV))
+        state.tokens_BT.index_copy_(1, state.step_1, state.token_B[:, None])
+        state.step_1.add_(1)
+        state.column_1.add_(1)
+        state.length_B.add_(~state.ended_B)
+        state.ended_B.logical_or_((state.token_B == state.eos_1) | (state.limit_B == state.step_1))
+        state.position_B.add_(~state.ended_B)
+
+    def _record(self, plan: LayerPlan, bucket: int) -> Callable[[], None]:
+        if self._pool is None:
+            return lambda: self._step(plan, bucket)
+        before = self._state.copy()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            # Libraries take their workspaces at the first call, which no recording may.
+            self._step(plan, bucket)
+            self._state.set(before)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._step(plan, bucket)
+        return graph.replay
+
+    def _addresses(self) -> list[int]:
+        return [weight.data_ptr() for weight in self.backbone.parameters()]
+
+
+@final
+class GraphRun(BatchRun):
+    """A planned batch on recorded steps. Rows that end stay; every few steps the host asks whether all have."""
+
+    def __init__(self, graphs: StepGraphs, prefilled: Prefilled) -> None:
+        graphs.begin(prefilled)
+        self._graphs = graphs
+        self._prefilled = prefilled
+        self.index_B = torch.arange(graphs.rows, device=prefilled.logits_BV.device)
+        self.logits_BV = prefilled.logits_BV
+
+    def advance(self, step: int) -> None:
+        state = self._graphs.run(step, self._prefilled.mask_BP.shape[1] + step)
+        self.logits_BV = state.logits_BV
+
+    def ended(self, step: int) -> bool:
+        return step % CHECK_EVERY == 0 and bool(self._graphs.state.ended_B.all())
+
+    def result(self) -> DecodeResult:
+        state, longest = self._graphs.state, self._prefilled.longest
+        depths = [len(self._graphs.policy.plan(step)) for step in range(longest)]
+        step_T = torch.arange(longest, device=state.token_B.device)
+        length_B = state.length_B.clone()
+        behind_BT = step_T >= length_B[:, None]
+        depth_T = torch.tensor(depths, dtype=torch.int32, device=state.token_B.device)
+        return DecodeResult(
+            tokens_BT=state.tokens_BT[:, :longest].masked_fill(behind_BT, self._prefilled.pad_id),
+            length_B=length_B,
+            depth_BT=depth_T.expand(self._graphs.rows, longest).masked_fill(behind_BT, 0),
+            kv_bytes=self._graphs.cache.nbytes,
+        )
+
+
+def _whole_buckets(columns: int) -> int:
+    return -(-columns // BUCKET) * BUCKET

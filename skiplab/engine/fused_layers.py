@@ -1,0 +1,97 @@
+"""The backbone's linear layers and norms on kernels for a decode step on a GPU.
+
+A launch of these kernels costs the host more than the libraries' own, so they pay in steps that are recorded
+(`graphs.py`). The library's layer modules stay as they are: only their children are replaced.
+
+Shapes: I and O input and output features, D features.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.packed_linear import replaced
+from skiplab.kernels.support import has_kernels
+
+# Asked in this order, of the same states.
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+def with_kernels(backbone: Backbone) -> Backbone:
+    """A copy that shares all weights and runs on kernels, for inference; without kernels here, the original."""
+    if not has_kernels(backbone.device):
+        return backbone
+    twin = replaced(backbone, _on_kernels)
+    for module in twin.modules():
+        _join([child for name in _PROJECTIONS if isinstance(child := getattr(module, name, None), RowLinear)])
+    return twin
+
+
+@final
+class RowLinear(nn.Module):
+    """A linear layer that multiplies a single row by a kernel, and with it the rows of layers asked next."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        # In a tuple, so that they are not this module's.
+        self._next: tuple[RowLinear, ...] = ()
+        self._ready: tuple[Tensor, Tensor] | None = None
+
+    def precede(self, layers: "Sequence[RowLinear]") -> None:
+        """Compute these layers of the same shape too; each takes its output when it is asked of the same states."""
+        self._next = tuple(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """States (..., I) to (..., O)."""
+        if x.numel() > x.shape[-1]:
+            return F.linear(x, self.weight, self.bias)
+        return self._product(x.reshape(1, -1)).view(*x.shape[:-1], -1)
+
+    def _product(self, x_1I: Tensor) -> Tensor:
+        from skiplab.kernels.triton_ops import row_products
+
+        ready, self._ready = self._ready, None
+        # Those of the same place in memory are the same, since `ready` has kept it.
+        if ready is not None and ready[0].data_ptr() == x_1I.data_ptr():
+            return ready[1]
+        layers = (self, *self._next)
+        own_1O, *others = row_products(x_1I, [one.weight for one in layers], [one.bias for one in layers])
+        for layer, other_1O in zip(self._next, others, strict=True):
+            layer._ready = x_1I, other_1O
+        return own_1O
+
+
+@final
+class LayerNorm(nn.Module):
+    """A layer norm of any number of rows in one pass."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """States (..., D), normed."""
+        from skiplab.kernels.triton_ops import layer_norm
+
+        return layer_norm(x.contiguous(), self.weight, self.bias, self.eps)
+
+
+def _on_kernels(module: nn.Module) -> nn.Module:
+    # Subclasses may keep weights that are no plain numbers.
+    if type(module) is nn.Linear:
+        return RowLinear(module)
+    if type(module) is nn.LayerNorm and module.bias is not None:
+        return LayerNorm(module)
+    return module
+
+
+def _join(layers: Sequence[RowLinear]) -> None:
+    """Lets the first of each run of like layers compute the others."""
+    for _, run in groupby(layers, lambda layer: (layer.weight.shape, layer.bias is None)):
+        first, *others = run
+        first.precede(others)

@@ -1,0 +1,42 @@
+"""Number formats to decode in."""
+
+from dataclasses import dataclass
+
+import torch
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.packed_linear import prepack, quantize
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """How weights and states are kept.
+
+    Attributes:
+        states: type of everything but the weights of linear layers.
+        integers: whether these are 8-bit integers, and the products too; a CPU's.
+    """
+
+    states: torch.dtype
+    integers: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a weight in a linear layer."""
+        return 1 if self.integers else self.states.itemsize
+
+    def fast_path(self, backbone: Backbone, rows: int) -> Backbone:
+        """A backbone of `states` made ready to decode about `rows` rows at a time.
+
+        Raises:
+            ValueError: the format cannot be had here.
+        """
+        return quantize(backbone, rows=rows) if self.integers else prepack(backbone, rows=rows)
+
+
+FORMATS = {
+    "float32": NumberFormat(torch.float32),
+    "bfloat16": NumberFormat(torch.bfloat16),
+    "float16": NumberFormat(torch.float16),
+    "int8": NumberFormat(torch.float32, integers=True),
+}

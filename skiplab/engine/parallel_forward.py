@@ -1,0 +1,110 @@
+"""The parallel forward: the function that step-by-step decoding computes, over all positions at once.
+
+Because plans are nested, layer `l` works on a prefix of the sequence, so the forward under a
+schedule is `h[:, :n_l] = layer_l(h[:, :n_l])`. It serves training, scoring and prefill alike.
+
+Shapes: B rows, T positions, P prompt columns, G generated columns, D hidden size, V vocabulary, L layers.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.backbone import Backbone, Context
+from skiplab.engine.batch import Batch
+from skiplab.engine.kv_cache import KVStore
+from skiplab.engine.policy import ExitPolicy
+from skiplab.schedules.exit_schedule import layer_steps
+
+
+def positions(valid_BT: Tensor) -> Tensor:
+    """Position of each token among the real ones of its row; 0 at left padding."""
+    return (valid_BT.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def causal_mask(valid_BT: Tensor, dtype: torch.dtype, *, always: bool = False) -> Tensor | None:
+    """Additive causal mask (B, 1, T, T) that hides left padding; None where there is none, unless `always`.
+
+    A padded position attends to itself, which keeps its unused state finite.
+    """
+    if not always and bool(valid_BT.all()):
+        return None
+    columns = valid_BT.shape[1]
+    ones = torch.ones(columns, columns, dtype=torch.bool, device=valid_BT.device)
+    seen_BTT = (ones.tril() & valid_BT[:, None, :]) | ones.triu().tril()
+    return torch.zeros_like(seen_BTT, dtype=dtype).masked_fill_(~seen_BTT, -torch.inf)[:, None]
+
+
+def start(
+    backbone: Backbone, ids_BT: Tensor, prompt_mask_BP: Tensor, cache: KVStore | None = None
+) -> tuple[Tensor, Context]:
+    """The state (B, T, D) that the first layer takes, and the context for the layers.
+
+    Args:
+        ids_BT: left-padded prompt, then generated tokens.
+        cache: filled with the keys and values of what runs.
+    """
+    generated = prompt_mask_BP.new_ones(ids_BT.shape[0], ids_BT.shape[1] - prompt_mask_BP.shape[1])
+    valid_BT = torch.cat([prompt_mask_BP, generated], dim=1)
+    position_BT = positions(valid_BT)
+    h_BTD = backbone.embed(ids_BT, position_BT)
+    if cache is not None:
+        cache.seek(0)
+    return h_BTD, Context(causal_mask(valid_BT, h_BTD.dtype), cache, backbone.rotary(position_BT))
+
+
+def layer_states(
+    backbone: Backbone,
+    ids_BT: Tensor,
+    prompt_mask_BP: Tensor,
+    *,
+    columns_L: Sequence[int] | None = None,
+    cache: KVStore | None = None,
+) -> Iterator[Tensor]:
+    """Yield the state (B, T, D) after each layer.
+
+    Args:
+        columns_L: how many leading columns each layer runs on; the others pass by it. None runs all.
+        ids_BT, prompt_mask_BP, cache: as for `start`.
+    """
+    h_BTD, context = start(backbone, ids_BT, prompt_mask_BP, cache)
+    for index in range(backbone.num_layers):
+        columns = ids_BT.shape[1] if columns_L is None else columns_L[index]
+        if columns == ids_BT.shape[1]:
+            h_BTD = backbone.layer(index, h_BTD, context)
+        elif columns:
+            run = backbone.layer(index, h_BTD[:, :columns], context.prefix(columns))
+            h_BTD = torch.cat([run, h_BTD[:, columns:]], dim=1)
+        yield h_BTD
+
+
+def forward(
+    backbone: Backbone,
+    ids_BT: Tensor,
+    prompt_mask_BP: Tensor,
+    *,
+    columns_L: Sequence[int] | None = None,
+    cache: KVStore | None = None,
+) -> Tensor:
+    """The state (B, T, D) after the last layer; arguments as for `layer_states`."""
+    *_, h_BTD = layer_states(backbone, ids_BT, prompt_mask_BP, columns_L=columns_L, cache=cache)
+    return h_BTD
+
+
+def prefix_columns(prompt_columns: int, steps: int) -> int:
+    """Leading columns that a layer runs on if it takes part in the first `steps` steps from the prompt pass on."""
+    return prompt_columns + steps - 1 if steps else 0
+
+
+def planned_states(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:
+    """States (B, G, D) from which the generated tokens come when each step runs just the layers of its plan."""
+    steps_L = layer_steps(policy.plan, backbone.num_layers, batch.decode_steps)
+    columns_L = [prefix_columns(batch.prompt_columns, steps) for steps in steps_L]
+    h_BTD = forward(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)
+    return h_BTD[:, batch.prompt_columns - 1 :]
+
+
+def planned_logits(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:
+    """Logits (B, G, V) of the generated tokens when each step runs just the layers of its plan."""
+    return backbone.head(planned_states(backbone, policy, batch))

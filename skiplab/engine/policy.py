@@ -1,0 +1,120 @@
+"""What runs at a generation step.
+
+Shapes: B rows, D hidden size, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal, final
+
+from torch import Tensor
+
+from skiplab.schedules.exit_schedule import ExitSchedule, LayerPlan, PlanKind, terminate_plan
+
+Head = Callable[[Tensor], Tensor]
+BatchPolicy = Literal["freeze", "min", "compact"]
+Propagation = Literal["lazy", "eager"]
+
+
+class ExitPolicy(ABC):
+    """Chooses the layers of each decode step. Plans must be nested: a layer left out stays out."""
+
+    @abstractmethod
+    def plan(self, step: int) -> LayerPlan:
+        """Ascending indices of the layers that may run at a generation step; step 0 is the prompt pass."""
+
+
+class RowwisePolicy(ExitPolicy, ABC):
+    """A policy under which each row may leave the plan early. Its layers above get keys and values from the
+    state in which it left."""
+
+
+class AdaptivePolicy(RowwisePolicy, ABC):
+    """Rows leave the plan judged from their hidden state, layer by layer.
+
+    Args:
+        exit_layers: layers after which `exits` is asked.
+        batch_policy: what becomes of a batch whose rows disagree. `freeze`: a row's state stays as it exits, and
+            the row goes through the layers until all have exited. `min`: all exit when the least confident row
+            does. `compact`: exited rows leave the computation.
+        propagation: when the layers that a step did not run get its keys and values: `lazy`, as a later step
+            reaches them, or `eager`, at once.
+    """
+
+    def __init__(
+        self,
+        exit_layers: Sequence[int],
+        *,
+        batch_policy: BatchPolicy = "freeze",
+        propagation: Propagation = "lazy",
+    ) -> None:
+        self.exit_layers = exit_layers
+        self.batch_policy: BatchPolicy = batch_policy
+        self.propagation: Propagation = propagation
+
+    @abstractmethod
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
+        """Rows that need no further layer, as a boolean tensor of shape (B,).
+
+        Args:
+            h_BD: the state that a layer of `exit_layers` has just put out.
+            below_BD: the state that it took.
+            head: final norm and language-model head, (B, D) to logits (B, V).
+        """
+
+
+class HindsightPolicy(RowwisePolicy, ABC):
+    """For analysis: every layer runs, and each row's exit is chosen from the states of all of them.
+
+    Args:
+        exact_kv: whether the layers above an exit keep the keys and values of the full pass.
+    """
+
+    def __init__(self, *, exact_kv: bool) -> None:
+        self.exact_kv = exact_kv
+
+    @abstractmethod
+    def exit_depths(self, states: Sequence[Tensor], *, step: int, head: Head) -> Tensor:
+        """Number of the plan's layers that each row's token takes, integers of shape (B,).
+
+        Args:
+            states: the state (B, D) below the first layer of the plan, then after each.
+        """
+
+
+@final
+class FullDepth(ExitPolicy):
+    """Every layer at every step."""
+
+    def __init__(self, num_layers: int) -> None:
+        self._plan = terminate_plan(num_layers)
+
+    def plan(self, step: int) -> LayerPlan:
+        return self._plan
+
+
+@final
+class Scheduled(ExitPolicy):
+    """The layers that an `ExitSchedule` gives to the step, the same for all rows."""
+
+    def __init__(self, schedule: ExitSchedule, kind: PlanKind) -> None:
+        self.schedule = schedule
+        self.kind: PlanKind = kind
+
+    def plan(self, step: int) -> LayerPlan:
+        return self.schedule.plan(step, self.kind)
+
+
+@final
+class Planned(ExitPolicy):
+    """Plans given by step, the last of them for all steps beyond, the same for all rows.
+
+    Args:
+        plans: one at least; the first is the prompt pass's.
+    """
+
+    def __init__(self, plans: Sequence[LayerPlan]) -> None:
+        self._plans = list(plans)
+
+    def plan(self, step: int) -> LayerPlan:
+        return self._plans[min(step, len(self._plans) - 1)]

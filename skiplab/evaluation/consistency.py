@@ -1,0 +1,86 @@
+"""How far an output is from the full model's, and which outputs an adaptive policy cannot have changed."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from skiplab.data.module import Item, TextData
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import IGNORE, Batch, collate
+from skiplab.engine.out_of_memory import Halving
+from skiplab.engine.parallel_forward import layer_states, start
+from skiplab.engine.policy import AdaptivePolicy
+from skiplab.evaluation import metrics
+from skiplab.evaluation.generate import Generation
+
+Consistency = Literal["risk", "textual", "exact"]
+
+
+def consistency_losses(
+    own: Generation, full: Generation, items: Sequence[Item], data: TextData, *, consistency: Consistency, metric: str
+) -> list[float]:
+    """What each item loses against the full model's output, in [0, 1] (CALM, arXiv 2207.07061, section 4).
+
+    `risk`: how far `metric` falls below the full model's, no fall counting 0 (equation 11). `textual`: one
+    less ROUGE-L between the two outputs (equation 10). `exact`: 1 where a token differs, else 0.
+    """
+    if consistency == "exact":
+        return [float(a != b) for a, b in zip(own.tokens, full.tokens, strict=True)]
+    if consistency == "textual":
+        return [1 - score for score in metrics.rouge_l(own.texts, [[text] for text in full.texts])]
+    scores = [item_scores(generation, items, data, metric) for generation in (own, full)]
+    return [max(0.0, after - before) for before, after in zip(*scores, strict=True)]
+
+
+def item_scores(generation: Generation, items: Sequence[Item], data: TextData, metric: str) -> list[float]:
+    """`rouge_l`, or a score of the task's own, of each output."""
+    if metric == "rouge_l":
+        return metrics.rouge_l(generation.texts, [item.references for item in items])
+    texts = zip(items, generation.texts, strict=True)
+    return [data.source.item_scores(item.prompt, text)[metric] for item, text in texts]
+
+
+@torch.inference_mode()
+def unmoved(
+    backbone: Backbone,
+    policy: AdaptivePolicy,
+    full: Generation,
+    data: TextData,
+    items: Sequence[Item],
+    *,
+    batch_size: int,
+) -> list[bool]:
+    """Which of the full-depth outputs a policy leaves as they are, because it would take no exit in them.
+
+    One parallel pass over prompts and outputs at full depth tells, without decoding.
+
+    Args:
+        full: the backbone's own outputs on the items at full depth.
+    """
+    rows = list(zip(items, full.tokens, strict=True))
+
+    def stay(members: Sequence[tuple[Item, list[int]]]) -> list[bool]:
+        batch = collate([item.prompt_ids for item, _ in members], [tokens for _, tokens in members], data.pad_id)
+        batch = Batch(*(tensor.to(backbone.device) for tensor in batch))
+        below_BTD, _ = start(backbone, batch.input_BT, batch.prompt_mask_BP)
+        states = [below_BTD, *layer_states(backbone, batch.input_BT, batch.prompt_mask_BP)]
+        return (~_exited_rows(backbone, policy, batch, states)).tolist()
+
+    return [one for _, found in Halving(batch_size, "checking exits of")(rows, stay) for one in found]
+
+
+def _exited_rows(backbone: Backbone, policy: AdaptivePolicy, batch: Batch, states: Sequence[Tensor]) -> Tensor:
+    """Rows (B,) that a policy cuts short at any step, given the states of a pass at full depth."""
+    exited_B = torch.zeros(len(batch.target_BG), dtype=torch.bool, device=backbone.device)
+    for step in range(1, batch.decode_steps + 1):
+        if len(policy.plan(step)) < backbone.num_layers:
+            return torch.ones_like(exited_B)
+        real_B, column = batch.target_BG[:, step] != IGNORE, batch.prompt_columns - 1 + step
+        for layer in (layer for layer in policy.plan(step)[:-1] if layer in policy.exit_layers):
+            above_BD, below_BD = states[layer + 1][:, column], states[layer][:, column]
+            exited_B |= real_B & policy.exits(above_BD, below_BD, step=step, head=backbone.head)
+        if exited_B.all():
+            break
+    return exited_B

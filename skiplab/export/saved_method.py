@@ -1,0 +1,201 @@
+"""Trained methods as folders: weights, tokenizer, what they decode with, and a model card.
+
+The folder is also one that `from_pretrained` reads: its weights at full depth.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, final
+
+from safetensors.torch import load_model, save_model
+from transformers import PreTrainedTokenizerFast
+
+from skiplab.data.encoding import Encoding, Template
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import Batch
+from skiplab.engine.decode import decode
+from skiplab.engine.policy import ExitPolicy
+from skiplab.methods.base import ExitModule, Optimization, Setup
+from skiplab.training.weights import load_backbone
+from skiplab.utils.files import write_text
+from skiplab.utils.old_names import present_name
+
+_FILE = "skiplab.json"
+# Whose classes a folder may name: what it holds is data, and no other code is to run for it.
+_PACKAGES = ("skiplab.", "baselines.")
+_FORMAT = 1
+_NO_DATA: Sequence[Batch] = ()
+
+
+class SavedMethodError(ValueError):
+    """A method cannot be saved or loaded; the message says why."""
+
+
+@final
+@dataclass(frozen=True)
+class SavedMethod:
+    """A method ready to decode.
+
+    Attributes:
+        description: what the folder says of it: class, hyperparameters, setting and so on.
+    """
+
+    backbone: Backbone
+    policy: ExitPolicy
+    encoding: Encoding
+    max_new_tokens: int
+    description: Mapping[str, Any]
+
+    def generate(self, prompts: Sequence[str], *, batch_size: int = 32) -> list[str]:
+        """Continue prompts, as text."""
+        return self.encoding.texts(self.tokens(prompts, batch_size=batch_size))
+
+    def tokens(self, prompts: Sequence[str], *, batch_size: int = 32) -> list[list[int]]:
+        """Continue prompts, as token ids with end of sequence.
+
+        Raises:
+            ValueError: the batch size is below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        ids = self.encoding.prompts(prompts)
+        found: list[list[int]] = []
+        for first in range(0, len(ids), batch_size):
+            result = decode(
+                self.backbone,
+                self.policy,
+                ids[first : first + batch_size],
+                max_new_tokens=self.max_new_tokens,
+                eos_id=self.encoding.eos_id,
+                pad_id=self.encoding.pad_id,
+            )
+            found += result.sequences()
+        return found
+
+
+def save_method(
+    folder: Path,
+    module: ExitModule,
+    policy: ExitPolicy,
+    encoding: Encoding,
+    *,
+    params: Mapping[str, Any],
+    max_new_tokens: int,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write a trained method to a folder.
+
+    Args:
+        policy: what the module decodes with; a threshold found on validation data is kept as found.
+        params: the hyperparameters that the module was built with.
+        facts: plain values for the model card, such as task and measured figures.
+
+    Raises:
+        SavedMethodError: its policy could not be made again without validation data.
+    """
+    params = dict(params)
+    if (threshold := getattr(policy, "threshold", None)) is not None:
+        params |= {"threshold": threshold, "speedup": None}
+    description = {
+        "format": _FORMAT,
+        "class": f"{type(module).__module__}.{type(module).__qualname__}",
+        "params": params,
+        "setting": module.setting,
+        "lengths": list(module.lengths),
+        "template": vars(encoding.template),
+        "pretrained_tokenizer": encoding.pretrained,
+        "max_new_tokens": max_new_tokens,
+    }
+    setup = Setup(module.backbone, module.lengths, module.optimization)
+    try:
+        again = _class(description["class"])(setup, **params)
+        if not again.probes:
+            again.exit_policy(_NO_DATA)
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise SavedMethodError(
+            f"{module.setting} cannot be saved, because its policy is made from validation data: {error}"
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    module.backbone.model.save_pretrained(folder, max_shard_size="1TB")
+    encoding.tokenizer.save_pretrained(folder)
+    for index, probe in enumerate(module.probes):
+        save_model(probe, str(folder / f"probe-{index}.safetensors"))
+    write_text(folder / "README.md", _card(folder.name, description, policy, facts))
+    write_text(folder / _FILE, json.dumps(description, indent=1))
+
+
+def load_method(folder: str | Path) -> SavedMethod:
+    """What `save_method` wrote.
+
+    Raises:
+        SavedMethodError: it is no such folder, or names a class that is not skiplab's.
+    """
+    folder = Path(folder)
+    if not (folder / _FILE).is_file():
+        raise SavedMethodError(f"{folder} holds no {_FILE}: expected a folder that skiplab saved a method to")
+    description = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    if description.get("format") != _FORMAT:
+        raise SavedMethodError(f"{folder} has format {description.get('format')}, this skiplab reads {_FORMAT}")
+    backbone = load_backbone(folder).eval()
+    setup = Setup(backbone, description["lengths"], Optimization(learning_rate=1.0))
+    module = _class(description["class"])(setup, **description["params"])
+    for index, probe in enumerate(module.probes):
+        load_model(probe, str(folder / f"probe-{index}.safetensors"))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    template = Template(**description["template"])
+    return SavedMethod(
+        backbone=backbone,
+        policy=module.eval().exit_policy(_NO_DATA),
+        encoding=Encoding(tokenizer, template, pretrained=description["pretrained_tokenizer"]),
+        max_new_tokens=description["max_new_tokens"],
+        description=description,
+    )
+
+
+def _class(path: str) -> Any:
+    module, _, name = present_name(path).rpartition(".")
+    if not module.startswith(_PACKAGES):
+        raise SavedMethodError(f"{path} is no class of {' or '.join(_PACKAGES)}, and a folder runs no other code")
+    found = getattr(import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, ExitModule)):
+        raise SavedMethodError(f"{path} is no method of skiplab")
+    return found
+
+
+def _card(name: str, description: Mapping[str, Any], policy: ExitPolicy, facts: Mapping[str, Any]) -> str:
+    """The model card, in the hub's form."""
+    depths = [len(policy.plan(step)) for step in range(description["max_new_tokens"])]
+    layers = ", ".join(map(str, depths[:32])) + (" and so on" if len(depths) > 32 else "")
+    values = {**description["params"], **facts}
+    table = "\n".join(f"| {key} | {_shown(value)} |" for key, value in values.items())
+    return f"""---
+library_name: skiplab
+pipeline_tag: text-generation
+tags: [skiplab, depth-adaptive-decoding]
+---
+
+# {name}
+
+{description["class"].rpartition(".")[2]} at the setting {description["setting"]}, fine-tuned and decoded by skiplab.
+Most layers that a token may take, from the prompt pass on: {layers}.
+
+```python
+from skiplab.export.saved_method import load_method
+method = load_method("FOLDER")
+print(method.generate(["a prompt"]))
+```
+
+`from_pretrained` reads the same weights and runs them at full depth, which is not what they were trained for.
+
+| | |
+| --- | --- |
+{table}
+"""
+
+
+def _shown(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")

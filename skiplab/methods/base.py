@@ -1,0 +1,209 @@
+"""The abstract LightningModules: how a method trains, and the policy that it decodes with."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import Batch, Part
+from skiplab.engine.out_of_memory import free, loss_in_parts, out_of_memory
+from skiplab.engine.policy import ExitPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """AdamW with linear warm-up and linear decay to zero.
+
+    Args:
+        learning_rate: its peak.
+        warmup_fraction: share of all steps over which the rate rises.
+    """
+
+    learning_rate: float
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"trainer learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ValueError(f"trainer warmup_fraction must lie in [0, 1), got {self.warmup_fraction}")
+
+    def scale(self, step: int, steps: int) -> float:
+        """The learning rate at optimizer step `step` of `steps`, relative to its peak."""
+        warmup = max(1, round(self.warmup_fraction * steps))
+        return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the methods of a comparison share.
+
+    Attributes:
+        backbone: what the method trains, and decodes with.
+        lengths: generated tokens per output of the full model, end-of-sequence included.
+        teacher: the full model, for methods that learn from its outputs; it is not trained.
+    """
+
+    backbone: Backbone
+    lengths: Sequence[int]
+    optimization: Optimization
+    teacher: Backbone | None = None
+
+
+class TrainedModule(L.LightningModule, ABC):
+    """Weights, and the loss that they are trained by.
+
+    Args:
+        prefix: of the names of its training curves.
+
+    Attributes:
+        parts: a training batch goes through the model in so many; doubled where memory does not hold it.
+    """
+
+    def __init__(self, optimization: Optimization, *, prefix: str = "") -> None:
+        super().__init__()
+        self.optimization = optimization
+        self.parts = 1
+        self._rows = 0
+        self._prefix = prefix
+        self._step_losses: list[Tensor] = []
+        self._valid_losses: list[Tensor] = []
+
+    @property
+    @abstractmethod
+    def recipe(self) -> dict[str, Any] | None:
+        """What the trained weights depend on beside base model, data, trainer and seed, as plain values.
+
+        Modules with equal recipes share one training. None: there is none, the weights stay the base's.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The training loss of a batch, a scalar."""
+
+    def training_step(self, part: Part, batch_idx: int) -> Tensor:
+        loss = part.weight * loss_in_parts(self.loss, part.batch, self.parts)
+        self._step_losses.append(loss.detach())
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the loss of the step's whole batch, the mean over its parts."""
+        loss = torch.stack(self._step_losses).mean()
+        self._step_losses.clear()
+        self.log(f"{self._prefix}train_loss", loss, sync_dist=True)
+
+    def validation_step(self, part: Part, batch_idx: int) -> None:
+        rows = part.weight * len(part.batch.input_BT)
+        loss = self.loss(part.batch).float()
+        self._valid_losses.append(torch.stack([rows * loss, loss.new_tensor(rows)]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over batches by their rows."""
+        summed = torch.stack(self._valid_losses).sum(0)
+        self._valid_losses.clear()
+        loss, rows = self.trainer.strategy.reduce(summed, reduce_op="sum")
+        self.log(f"{self._prefix}valid_loss", loss / rows, sync_dist=True)
+
+    def configure_model(self) -> None:
+        """Shard the weights over the ranks, where the trainer's strategy does that (FSDP2)."""
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            mesh = self.device_mesh["data_parallel"]
+            # Layers are gathered one after the other, all other weights for the whole of a step.
+            for layer in [layer for stack in self.modules() if isinstance(stack, nn.ModuleList) for layer in stack]:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(self, mesh=mesh)
+            for step in ("training_step", "validation_step"):
+                register_fsdp_forward_method(self, step)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        # The closure is forward and backward pass, and sets gradients to zero between the two.
+        optimizer.step(closure=lambda: self._in_memory(optimizer_closure))
+
+    def _in_memory(self, closure: Callable[[], Any]) -> Any:
+        """The closure's result; in twice as many parts, for good, where memory does not hold a batch."""
+        while True:
+            try:
+                return closure()
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or not self._can_part():
+                    raise
+            free()
+            self._step_losses.clear()
+            self.parts *= 2
+            warnings.warn(
+                f"out of memory in training step {self.global_step}; from here on a batch goes through the model in "
+                f"{self.parts} parts, which gives the same steps in more time",
+                stacklevel=2,
+            )
+
+    def _can_part(self) -> bool:
+        # Gradients of batches before, or other processes that take part in a step, would not bear a second attempt.
+        alone = self.trainer.world_size == 1 and self.trainer.accumulate_grad_batches == 1
+        return alone and self.parts < self._rows
+
+    def on_train_batch_start(self, batch: Part, batch_idx: int) -> None:
+        self._rows = len(batch.batch.input_BT)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["parts"] = self.parts
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.parts = checkpoint["parts"]
+
+    def configure_optimizers(self) -> Any:
+        options = self.optimization
+        # Lightning refuses to clip the gradients of a fused optimizer under mixed precision.
+        mixed = self.trainer.precision.endswith("-mixed")
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=options.learning_rate,
+            betas=(0.9, options.beta2),
+            weight_decay=options.weight_decay,
+            fused=not mixed,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: options.scale(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class ExitModule(TrainedModule, ABC):
+    """One setting of one method. A subclass passes `setup` on and takes its own hyperparameters as keywords.
+
+    Args:
+        probes: small modules to be trained after this one, on its weights frozen.
+    """
+
+    def __init__(self, setup: Setup, *, probes: Sequence[TrainedModule] = ()) -> None:
+        super().__init__(setup.optimization)
+        self.save_hyperparameters(ignore=["setup", "probes"])
+        self.backbone = setup.backbone
+        self.lengths = setup.lengths
+        # In a tuple, so that their weights are not this module's.
+        self.probes = tuple(probes)
+
+    @property
+    @abstractmethod
+    def setting(self) -> str:
+        """What a person would call this setting, such as `3x`."""
+
+    @property
+    @abstractmethod
+    def target_speedup(self) -> float | None:
+        """The layer speedup that the setting promises; None if it promises none."""
+
+    @abstractmethod
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        """The policy to decode with, after training.
+
+        Args:
+            valid: validation batches, for what a policy must measure.
+        """

@@ -1,0 +1,100 @@
+"""Training under a plan, and what it may learn from the full model on the way.
+
+Shapes: B rows, G generated columns, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import Batch
+from skiplab.engine.parallel_forward import planned_states
+from skiplab.engine.policy import ExitPolicy, FullDepth
+from skiplab.methods.lm_loss import lm_loss
+from skiplab.methods.losses import divergence, state_distance, token_loss
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """How much the full model's outputs count beside the references.
+
+    Args:
+        logits: weight of the KL divergence from its next-token distributions.
+        states: weight of the relative squared distance from the states that its head takes.
+        temperature: of the divergence.
+    """
+
+    logits: float = 0.0
+    states: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.logits < 0 or self.states < 0 or not self.temperature > 0:
+            raise ValueError(
+                f"distill takes weights of at least 0 and a temperature above 0, got logits={self.logits:g}, "
+                f"states={self.states:g}, temperature={self.temperature:g}"
+            )
+
+        if self.temperature != 1 and not self.logits:
+            raise ValueError("distill has a temperature but no weight for the logits; give it as logits=WEIGHT")
+
+    @classmethod
+    def of(cls, options: "Mapping[str, float] | None") -> "Distillation":
+        """From a method's `distill` node; None is no distillation."""
+        return cls(**(options or {}))
+
+    @property
+    def parts(self) -> list[str]:
+        """What is learnt from the full model."""
+        return [name for name in ("logits", "states") if getattr(self, name)]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Its share of a module's recipe; empty if nothing is distilled."""
+        return {"distill": vars(self)} if self.parts else {}
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the name of a setting: the parts, with weights and temperature other than 1."""
+        if not self.parts:
+            return ""
+        weighed = [name if getattr(self, name) == 1 else f"{getattr(self, name):g}*{name}" for name in self.parts]
+        return f" distilled {'+'.join(weighed)}" + (f" at {self.temperature:g}" if self.temperature != 1 else "")
+
+
+def planned_loss(
+    backbone: Backbone,
+    policy: ExitPolicy,
+    batch: Batch,
+    *,
+    teacher: Backbone | None = None,
+    distillation: Distillation | None = None,
+) -> Tensor:
+    """The LM loss of the function that decoding under the plans computes, and its distance from the full model.
+
+    Raises:
+        ValueError: distillation is asked for without a teacher.
+    """
+    h_BGD = planned_states(backbone, policy, batch)
+    if distillation is None or not distillation.parts:
+        return lm_loss(backbone, h_BGD, batch.target_BG)
+    if teacher is None:
+        raise ValueError("distillation needs the full model: give Setup a teacher")
+    with torch.no_grad():
+        taught_BGD = planned_states(teacher, FullDepth(teacher.num_layers), batch)
+    if distillation.logits:
+        with torch.no_grad():
+            taught_BGV = teacher.head(taught_BGD)
+        logits_BGV = backbone.head(h_BGD)
+        distance = divergence(logits_BGV, taught_BGV, batch.target_BG, temperature=distillation.temperature)
+        loss = token_loss(logits_BGV, batch.target_BG) + distillation.logits * distance
+    else:
+        loss = lm_loss(backbone, h_BGD, batch.target_BG)
+    if distillation.states:
+        loss = loss + distillation.states * state_distance(h_BGD, taught_BGD, batch.target_BG)
+    return loss

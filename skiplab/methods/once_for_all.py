@@ -1,0 +1,44 @@
+"""One model for all schedules: fine-tuned under a plan drawn anew for each batch.
+
+After Once-for-All (Cai et al., arXiv 1908.09791), whose one supernet serves subnetworks of any depth; here what is
+drawn is a nested plan. It decodes under a schedule without further training, and a search judges schedules by it.
+"""
+
+import random
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.batch import Batch
+from skiplab.engine.policy import Planned
+from skiplab.methods.base import Setup
+from skiplab.methods.distillation import planned_loss
+from skiplab.methods.scheduled import ScheduledModule
+from skiplab.schedules.nested_plan import random_plan
+
+
+@final
+class OnceForAll(ScheduledModule):
+    """Fine-tunes under random nested plans, decodes under one skip schedule.
+
+    Args:
+        lowest: the least depth that is drawn.
+        schedule: keywords of `ScheduleSpec`.
+    """
+
+    def __init__(self, setup: Setup, *, lowest: int = 2, **schedule: Any) -> None:
+        super().__init__(setup, "skip", **schedule)
+        if not 1 <= lowest <= setup.backbone.num_layers:
+            raise ValueError(f"lowest must lie between 1 and {setup.backbone.num_layers} layers, got {lowest}")
+        self._lowest = lowest
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        return {"loss": "once_for_all", "lowest": self._lowest}
+
+    def loss(self, batch: Batch) -> Tensor:
+        # Drawn from torch's generator, which trainers seed.
+        rng = random.Random(int(torch.randint(2**31, ())))
+        plan = random_plan(rng, self.backbone.num_layers, max(2, batch.decode_steps), self._lowest)
+        return planned_loss(self.backbone, Planned(plan.plans()), batch)

@@ -1,0 +1,134 @@
+"""What the methods with a fixed plan per step share: training under the plans, and the schedule's solution."""
+
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import Tensor
+
+from skiplab.engine.batch import Batch
+from skiplab.engine.policy import ExitPolicy, Planned, Scheduled
+from skiplab.methods.base import ExitModule, Setup
+from skiplab.methods.distillation import Distillation, planned_loss
+from skiplab.schedules.exit_schedule import PlanKind, ScheduleSpec
+from skiplab.schedules.schedule_file import named_plan
+
+
+class PlanTrainedModule(ExitModule, ABC):
+    """Is fine-tuned under the plans that it decodes with.
+
+    A subclass sets the attributes. As arguments they would count as hyperparameters, which checkpoints keep.
+
+    Args:
+        distill: keywords of `Distillation`; None is no distillation.
+        learning_rate: its own peak; None is the trainer's.
+
+    Attributes:
+        policy: gives the plans.
+        plans: what they follow from, as plain values.
+    """
+
+    policy: ExitPolicy
+    plans: dict[str, Any]
+
+    def __init__(self, setup: Setup, distill: Mapping[str, float] | None, learning_rate: float | None = None) -> None:
+        if learning_rate is not None:
+            setup = replace(setup, optimization=replace(setup.optimization, learning_rate=learning_rate))
+        super().__init__(setup)
+        self.learning_rate = learning_rate
+        self.distillation = Distillation.of(distill)
+        # In a tuple, so that its weights are not this module's.
+        self._teacher = (setup.teacher,)
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
+        return {"loss": "planned", **self.plans, **self.distillation.recipe, **rate}
+
+    def loss(self, batch: Batch) -> Tensor:
+        (teacher,) = self._teacher
+        return planned_loss(self.backbone, self.policy, batch, teacher=teacher, distillation=self.distillation)
+
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        return self.policy
+
+
+class ScheduleTrainedModule(PlanTrainedModule, ABC):
+    """Is fine-tuned under the schedule that it decodes with; further keywords are those of `ScheduleSpec`.
+
+    Args:
+        kind: which layers a depth means.
+        distill: keywords of `Distillation`; None is no distillation.
+        schedule: a schedule file, or what one holds, instead of the keywords of `ScheduleSpec`; with it `speedup`
+            only says which budget it stands for.
+        learning_rate: its own peak; None is the trainer's.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        kind: PlanKind,
+        *,
+        distill: Mapping[str, float] | None = None,
+        schedule: str | Mapping[str, Any] | None = None,
+        learning_rate: float | None = None,
+        **options: Any,
+    ) -> None:
+        layers = setup.backbone.num_layers
+        if schedule is None:
+            spec = ScheduleSpec(**options)
+            solved = spec.schedule(layers, setup.lengths)
+            super().__init__(setup, distill, learning_rate)
+            self.policy = Scheduled(solved, kind)
+            self.plans = {"kind": kind, **vars(solved)}
+            self._name, self._target = str(spec), spec.speedup
+        else:
+            budget = _budget(options)
+            given = named_plan(schedule, layers)
+            super().__init__(setup, distill, learning_rate)
+            self.policy = Planned(given.plan.plans())
+            self.plans = {"steps": list(given.plan.steps_L)}
+            self._name = given.name
+            self._target = given.layer_speedup if budget is None else budget
+
+    @property
+    def setting(self) -> str:
+        rate = "" if self.learning_rate is None else f" lr {self.learning_rate:.3g}"
+        return f"{self._name}{self.distillation.suffix}{rate}"
+
+    @property
+    def target_speedup(self) -> float | None:
+        return self._target
+
+
+def _budget(options: Mapping[str, Any]) -> float | None:
+    """The speedup among the options that come with a schedule file; all others must be at their defaults."""
+    defaults = {field.name: field.default for field in fields(ScheduleSpec)}
+    unknown = options.keys() - defaults.keys()
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {', '.join(map(repr, sorted(unknown)))}")
+    changed = sorted(name for name, value in options.items() if name != "speedup" and value != defaults[name])
+    if changed:
+        raise ValueError(f"schedule=FILE fixes the plan of every step; leave {', '.join(changed)} as they are")
+    return options.get("speedup")
+
+
+class ScheduledModule(ExitModule, ABC):
+    """Decodes by a schedule, whatever it is trained by; keywords are those of `ScheduleSpec`."""
+
+    def __init__(self, setup: Setup, kind: PlanKind = "terminate", **schedule: Any) -> None:
+        super().__init__(setup)
+        self._spec = ScheduleSpec(**schedule)
+        self._policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), kind)
+
+    @property
+    def setting(self) -> str:
+        return str(self._spec)
+
+    @property
+    def target_speedup(self) -> float | None:
+        return self._spec.speedup
+
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        return self._policy

@@ -1,0 +1,303 @@
+"""A comparison's rows laid out for reading: tables on the console, in Markdown and for the report."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from skiplab.reporting.results import Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_QUALITY: dict[str, tuple[str, str]] = {
+    "threshold": ("threshold", "{:.3f}"),
+    "calibrated": ("calibrated to", "{}"),
+    "test_loss": ("loss", "{:.3f}"),
+    "layer_speedup": ("layer speedup", "{:.2f}x"),
+    "bleu": ("BLEU", "{:.1f}"),
+    "rouge_1": ("ROUGE-1", "{:.3f}"),
+    "rouge_2": ("ROUGE-2", "{:.3f}"),
+    "rouge_l": ("ROUGE-L", "{:.3f}"),
+    "bertscore_f1": ("BERTScore", "{:.3f}"),
+    "slot_accuracy": ("slot acc.", "{:.3f}"),
+    "agreement": ("agreement", "{:.3f}"),
+    "perplexity": ("perplexity", "{:.3f}"),
+}
+_SPEEDS: dict[str, tuple[str, str, float]] = {
+    "layers_per_step": ("layers per step", "{:.2f}", 1.0),
+    "step_layer_speedup": ("layer speedup of the timed steps", "{:.2f}x", 1.0),
+    "decode_speedup": ("decode speedup", "{:.2f}x", 1.0),
+    "decode_tokens_per_s": ("tokens/s", "{:,.0f}", 1.0),
+    "decode_ms_per_token": ("ms per token", "{:.3f}", 1.0),
+    "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
+    "kv_bytes": ("KV KiB", "{:,.0f}", 2**-10),
+    "peak_memory_bytes": ("memory KiB", "{:,.0f}", 2**-10),
+}
+# Figures whose difference from the rival is shown; the first that a task has stands on the console.
+_COMPARED = ("slot_accuracy", "rouge_l", "agreement")
+# What a task is judged by, by custom: texts from data by BLEU and their slots, others by the three ROUGE.
+_FROM_DATA = ("bleu", "slot_accuracy")
+_FROM_TEXT = ("rouge_1", "rouge_2", "rouge_l")
+
+_NOTES = (
+    "Small figures are 95% bootstrap intervals over test items and, where there are several, seeds (of few "
+    "seeds they understate the share; for BLEU they are then the lowest and the highest). Differences are "
+    "paired by seed and item against the setting named, with p from a sign-flip permutation test over items. "
+    "For speeds they are quartiles over rounds. Speeds are of the first seed, medians over interleaved rounds "
+    "of one run. Methods are trained on from the base that full 1x is; full 1x fine-tuned shows what that "
+    "further training alone gives. A batch's late steps, where few rows are left, count as much as its early "
+    "ones, so a schedule can gain more time than its layers per token say: compare with the layer speedup of "
+    "the timed steps."
+)
+
+
+class Cell(NamedTuple):
+    """A figure, and its interval."""
+
+    text: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Formatted cells.
+
+    Attributes:
+        errors: by line, why a setting has no figures.
+    """
+
+    title: str
+    header: list[str]
+    lines: list[list[Cell]] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
+
+    def print(self, console: "Console") -> None:
+        """The cells on the console, without intervals; a file or pipe gets lines as long as it takes."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
+        width = console.width if console.is_terminal else max(console.width, 160)
+        shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        for number, name in enumerate(self.header):
+            shown.add_column(name.replace(" ", "\n"), justify="left" if number < 2 else "right", no_wrap=number > 1)
+        for number, line in enumerate(self.lines):
+            shown.add_row(*(cell.text for cell in line), *(["failed"] if number in self.errors else []))
+        wide = Console(file=console.file, width=width) if width > console.width else console
+        wide.print(shown)
+
+
+def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
+    """The rows of each method, setting and seed: one per timed batch size."""
+    settings: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        settings.setdefault((row["method"], row["setting"], row["seed"]), []).append(row)
+    return settings
+
+
+def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
+    """All tables: quality over seeds and against rivals, by seed where there are several, speed by batch size."""
+    found = [_over_seeds(summary, rows)]
+    if _many_seeds(rows):
+        found.append(_by_seed(rows))
+    if _has(rows, "batch_size"):
+        found.append(_speed(rows))
+    return found
+
+
+def notes(rows: Sequence[Row]) -> str:
+    """How to read a comparison's tables."""
+    signatures = sorted({row["bleu_signature"] for row in rows if "bleu_signature" in row})
+    return " ".join([_NOTES, *(f"BLEU is sacrebleu's, {signature}." for signature in signatures)])
+
+
+def markdown(laid: Sequence[Table], rows: Sequence[Row]) -> str:
+    """Tables in Markdown without intervals, the rows' errors below them."""
+    parts = []
+    for table in laid:
+        cells = [table.header, ["---"] * len(table.header), *([cell.text for cell in line] for line in table.lines)]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in cells))
+    failed = {(row["method"], row["setting"]): row["error"] for row in rows if "error" in row}
+    errors = [f"- {method} {setting} failed: {error}" for (method, setting), error in failed.items()]
+    return "\n\n".join([*parts, *(["\n".join(errors)] if errors else [])])
+
+
+def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console") -> None:
+    """The main figures on the console, one line per setting, over seeds; the report has them all."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    timed = sorted({row["batch_size"] for row in rows if "batch_size" in row})
+    batches = timed if len(timed) <= 2 else [timed[0], timed[-1]]
+    figures = [key for key in ("layer_speedup", *_customary(summary)) if _has(summary, key)]
+    compared = next((key for key in _COMPARED if _has(summary, f"{key}_difference")), None)
+    shown.add_column("method", overflow="fold")
+    names = [_QUALITY[key][0] for key in figures]
+    names += [f"{_QUALITY[compared][0]} vs rival"] if compared else []
+    for name in [*names, *(f"speedup batch {batch}" for batch in batches)]:
+        first, _, rest = name.partition(" ")
+        shown.add_column(f"{first}\n{rest}", justify="right", no_wrap=True)
+    speeds = {(row["method"], row["setting"], row.get("batch_size")): row.get("decode_speedup") for row in rows}
+    for row in summary:
+        label = (row["method"], row["setting"])
+        cells = [_figure(row, key).text for key in figures]
+        cells += [_difference(row, compared).text] if compared else []
+        times = [speeds.get((*label, batch)) for batch in batches]
+        shown.add_row(" ".join(label), *cells, *(f"{time:.2f}x" if time is not None else "" for time in times))
+    for row in rows:
+        if "error" in row and "bleu" not in row:
+            seed = f" seed {row['seed']}" if _many_seeds(rows) else ""
+            shown.add_row(f"{row['method']} {row['setting']}{seed}", "failed")
+    console.print(shown)
+
+
+_TIMED: dict[str, tuple[str, str, float]] = {
+    "decode_tokens_per_s": ("tokens/s", "{:,.1f}", 1.0),
+    "decode_ms_per_step": ("ms per step", "{:.2f}", 1.0),
+    "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
+    "layers_per_step": ("layers", "{:.1f}", 1.0),
+    "decode_speedup": ("decode speedup", "{:.2f}x", 1.0),
+    "bytes_speedup": ("bytes speedup", "{:.2f}x", 1.0),
+    "realised_fraction": ("realised", "{:.2f}", 1.0),
+    "roofline_fraction": ("roofline", "{:.2f}", 1.0),
+    "peak_memory_bytes": ("memory MiB", "{:,.1f}", 2**-20),
+    "agreement": ("agreement", "{:.3f}", 1.0),
+}
+_PREDICTED: dict[str, tuple[str, str, float]] = {
+    "layer_speedup": ("layer speedup", "{:.2f}x", 1.0),
+    "bytes_speedup": ("bytes speedup", "{:.2f}x", 1.0),
+    "predicted_ms_per_step": ("predicted ms per step", "{:,.1f}", 1.0),
+    "predicted_tokens_per_s": ("predicted tokens/s", "{:,.1f}", 1.0),
+    "predicted_speedup": ("predicted speedup", "{:.2f}x", 1.0),
+}
+
+
+def throughput_table(rows: Sequence[Row]) -> Table:
+    """A line per system, number format and batch size."""
+    return _flat_table("Throughput", rows, _TIMED, ("method", "setting", "dtype", "batch_size"))
+
+
+def prediction_table(rows: Sequence[Row]) -> Table:
+    """A line per shape, setting and batch size."""
+    return _flat_table("Predicted", rows, _PREDICTED, ("backbone", "setting", "batch_size"))
+
+
+def _flat_table(
+    title: str, rows: Sequence[Row], figures: Mapping[str, tuple[str, str, float]], labels: Sequence[str]
+) -> Table:
+    shown = [key for key in figures if _has(rows, key)]
+    names = {"dtype": "format", "batch_size": "batch"}
+    table = Table(title, [*(names.get(label, label) for label in labels), *(figures[key][0] for key in shown)])
+    for number, row in enumerate(rows):
+        line = [Cell(str(row[label])) for label in labels]
+        if "error" in row:
+            table.errors[number] = row["error"]
+            table.lines.append(line)
+            continue
+        for key in shown:
+            (_, form, scale), bounds = figures[key], row.get(f"{key}_quartiles")
+            spread = "" if bounds is None else f"[{', '.join(form.format(scale * one) for one in bounds)}]"
+            line.append(Cell(form.format(scale * row[key]), spread) if key in row else Cell(""))
+        table.lines.append(line)
+    return table
+
+
+def one_line(row: Row) -> str:
+    """A finished setting in one line."""
+    return ", ".join(f"{_QUALITY[key][0]} {_QUALITY[key][1].format(row[key])}" for key in _quality_columns([row]))
+
+
+def _customary(rows: Sequence[Row]) -> tuple[str, ...]:
+    return _FROM_TEXT if _has(rows, "rouge_1") and not _has(rows, "slot_accuracy") else _FROM_DATA
+
+
+def _quality_columns(rows: Sequence[Row]) -> list[str]:
+    """The figures that rows have; of ROUGE where slots are scored, ROUGE-L alone."""
+    left_out = ("rouge_1", "rouge_2") if _has(rows, "slot_accuracy") else ()
+    return [key for key in _QUALITY if _has(rows, key) and key not in left_out]
+
+
+def _over_seeds(summary: Sequence[Row], rows: Sequence[Row]) -> Table:
+    figures = _quality_columns(summary)
+    compared = [key for key in _COMPARED if _has(summary, f"{key}_difference")]
+    against = ["against", *(f"{_QUALITY[key][0]} difference" for key in compared)] if compared else []
+    seeds = _many_seeds(rows)
+    head = ["method", "setting", *(["seeds"] if seeds else []), *(_QUALITY[key][0] for key in figures), *against]
+    table = Table("Quality", head)
+    for row in summary:
+        line = [Cell(row["method"]), Cell(row["setting"]), *([Cell(str(len(row["seeds"])))] if seeds else [])]
+        line += [_figure(row, key) for key in figures]
+        line += [Cell(row.get("against", ""))] if compared else []
+        table.lines.append(line + [_difference(row, key) for key in compared])
+    for (method, setting, _), members in by_setting(rows).items():
+        if "error" in members[0] and "bleu" not in members[0]:
+            table.errors[len(table.lines)] = members[0]["error"]
+            table.lines.append([Cell(method), Cell(setting)])
+    return table
+
+
+def _by_seed(rows: Sequence[Row]) -> Table:
+    figures = _quality_columns(rows)
+    table = Table("Quality by seed", [*_head(rows), *(_QUALITY[key][0] for key in figures)])
+    for number, (setting, members) in enumerate(by_setting(rows).items()):
+        table.lines.append(_label(setting, rows) + [_figure(members[0], key) for key in figures])
+        if "error" in members[0]:
+            table.errors[number] = members[0]["error"]
+    return table
+
+
+def _speed(rows: Sequence[Row]) -> Table:
+    batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
+    columns = [(key, batch) for key in _SPEEDS if _has(rows, key) for batch in batches]
+    table = Table("Speed", [*_head(rows), *(f"{_SPEEDS[key][0]}, batch {batch}" for key, batch in columns)])
+    timed = {setting: members for setting, members in by_setting(rows).items() if "batch_size" in members[0]}
+    for number, (setting, members) in enumerate(timed.items()):
+        by_batch = {row["batch_size"]: row for row in members}
+        cells = [_speed_cell(by_batch.get(batch, {}), key) for key, batch in columns]
+        table.lines.append(_label(setting, rows) + cells)
+        if "error" in members[0]:
+            table.errors[number] = members[0]["error"]
+    return table
+
+
+def _head(rows: Sequence[Row]) -> list[str]:
+    return ["method", "setting", *(["seed"] if _many_seeds(rows) else [])]
+
+
+def _label(setting: tuple[str, str, int], rows: Sequence[Row]) -> list[Cell]:
+    method, name, seed = setting
+    return [Cell(method), Cell(name), *([Cell(str(seed))] if _many_seeds(rows) else [])]
+
+
+def _many_seeds(rows: Sequence[Row]) -> bool:
+    return len({row["seed"] for row in rows}) > 1
+
+
+def _has(rows: Iterable[Mapping[str, object]], key: str) -> bool:
+    return any(key in row for row in rows)
+
+
+def _figure(row: Row, key: str) -> Cell:
+    if key not in row:
+        return Cell("")
+    form = _QUALITY[key][1]
+    bounds = row.get(f"{key}_ci95", row.get(f"{key}_seeds"))
+    return Cell(form.format(row[key]), "" if bounds is None else f"[{', '.join(form.format(one) for one in bounds)}]")
+
+
+def _difference(row: Row, key: str) -> Cell:
+    if f"{key}_difference" not in row:
+        return Cell("")
+    low, high = row[f"{key}_difference_ci95"]
+    p_value = f"{row[f'{key}_p_value']:.3f}" if row[f"{key}_p_value"] >= 0.001 else "<0.001"
+    return Cell(f"{row[f'{key}_difference']:+.3f}", f"[{low:+.3f}, {high:+.3f}] p={p_value}")
+
+
+def _speed_cell(row: Row, key: str) -> Cell:
+    _, form, scale = _SPEEDS[key]
+    if key not in row:
+        return Cell("")
+    bounds = row.get(f"{key}_quartiles")
+    spread = "" if bounds is None else f"[{', '.join(form.format(scale * one) for one in bounds)}]"
+    return Cell(form.format(scale * row[key]), spread)

@@ -1,0 +1,168 @@
+"""What a schedule is worth at a search's fidelity."""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, final
+
+from skiplab.benchmarking.timing import engine_system
+from skiplab.comparison.cases import Candidate
+from skiplab.comparison.model_store import Models
+from skiplab.comparison.prepare import Prepared
+from skiplab.comparison.timekeeper import spread_workload, time_systems
+from skiplab.data.module import Item
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import Batch, collate
+from skiplab.engine.packed_linear import prepack
+from skiplab.engine.policy import FullDepth, Planned
+from skiplab.evaluation.generate import Generation, generate, quality
+from skiplab.evaluation.teacher_forced import Continuations
+from skiplab.methods.base import Setup
+from skiplab.methods.once_for_all import OnceForAll
+from skiplab.schedules.exit_schedule import decode_steps
+from skiplab.schedules.nested_plan import NestedPlan
+from skiplab.search.short_tuning import Report, tune
+from skiplab.search.spec import SearchSpec
+
+_BATCH = 64
+
+
+@final
+class Judge:
+    """Judges plans on the validation split. A plan judged before, trained alike, is not judged again."""
+
+    def __init__(self, prepared: Prepared, models: Models, spec: SearchSpec) -> None:
+        self._prepared = prepared
+        self._models = models
+        self._spec = spec
+        self._known: dict[tuple[NestedPlan, str], dict[str, float]] = {}
+
+    @property
+    def lengths(self) -> list[int]:
+        return self._models.lengths
+
+    @cached_property
+    def reach(self) -> list[int]:
+        return decode_steps(self.lengths)
+
+    @property
+    def num_layers(self) -> int:
+        return self._models.base.num_layers
+
+    @property
+    def steps(self) -> int:
+        """The last generation step that an output can have."""
+        return self._prepared.data.max_new_tokens - 1
+
+    def setup(self) -> Setup:
+        """What modules of the comparison are built from."""
+        return Setup(self._models.base, self.lengths, self._prepared.trainer.optimization)
+
+    def prepare(self) -> None:
+        """Do all that is shared by trials, so that no trial pays for it."""
+        _ = self.reach
+        if self._spec.fidelity != "fine_tune":
+            _ = self._continuations
+
+    def planned(self, plan: NestedPlan) -> dict[str, float]:
+        """Figures that follow from a plan and the base's output lengths."""
+        depth = plan.mean_depth(self.reach)
+        return {"layer_speedup": self.num_layers / depth, "mean_depth": depth}
+
+    def figures(
+        self, plan: NestedPlan, training: Mapping[str, Any] | None = None, report: Report | None = None
+    ) -> dict[str, float]:
+        """All figures that the search needs.
+
+        Args:
+            training: of a short fine-tuning, SkipDecode's keywords beside the schedule.
+            report: takes step and validation loss during a short fine-tuning, and may raise to end it.
+        """
+        key = (plan, json.dumps(training or {}, sort_keys=True))
+        if key not in self._known:
+            self._known[key] = self._judged(plan, training or {}, report)
+        return self._known[key]
+
+    def loss_from(self, weights: str, plan: NestedPlan) -> float:
+        """Validation loss under a plan with the weights of `base` or `once_for_all`, without training."""
+        return (self._continuations if weights == self._spec.fidelity else self._other(weights)).loss(plan)
+
+    @cached_property
+    def profile_loss(self) -> Callable[[NestedPlan], float]:
+        """Loss of the once-for-all model on the examples for the profile, drawn by the search's seed."""
+        pairs = random.Random(self._spec.seed).sample(
+            self._prepared.data.valid_pairs, min(self._spec.profile_items, len(self._prepared.data.valid_pairs))
+        )
+        return Continuations(self._weights("once_for_all"), self._batches(pairs)).loss
+
+    def _judged(self, plan: NestedPlan, training: Mapping[str, Any], report: Report | None) -> dict[str, float]:
+        found = self.planned(plan)
+        if self._spec.fidelity == "fine_tune":
+            report = report or (lambda step, loss: None)
+            backbone = tune(self._prepared, self._models, self._spec, plan, training, report)
+            found["loss"] = Continuations(backbone, self._batches(self._prepared.data.valid_pairs)).loss(plan)
+        else:
+            backbone = self._weights(self._spec.fidelity)
+            found["loss"] = self._continuations.loss(plan)
+        if self._spec.decodes:
+            outputs = self._generated(backbone, plan)
+            row, _ = quality(outputs, self._items, self._prepared.data, self._full)
+            found |= {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+        if self._spec.times:
+            found["decode_speedup"] = self._decode_speedup(backbone, plan)
+        return found
+
+    def _decode_speedup(self, backbone: Backbone, plan: NestedPlan) -> float:
+        options = self._prepared.config["benchmark"]
+        systems = {
+            name: lambda workload, policy=policy: engine_system(
+                prepack(backbone, rows=workload.batch_size), policy, workload
+            )
+            for name, policy in (("full", FullDepth(self.num_layers)), ("plan", Planned(plan.plans())))
+        }
+        workload = spread_workload(
+            self._items, self.lengths, batch_size=max(options["batch_sizes"]), options=options,
+            pad_id=self._prepared.data.pad_id,
+        )  # fmt: skip
+        found, errors = time_systems(
+            systems, [workload], baseline="full", options=options, device=self._prepared.device, progress=iter
+        )
+        for error in errors.values():
+            raise error
+        return float(found["plan"][0]["row"]["decode_speedup"])
+
+    def _generated(self, backbone: Backbone, plan: NestedPlan) -> Generation:
+        size = self._prepared.config["decode_batch_size"]
+        return generate(backbone, Planned(plan.plans()), self._prepared.data, self._items, batch_size=size)
+
+    @cached_property
+    def _continuations(self) -> Continuations:
+        return self._other(self._spec.fidelity)
+
+    def _other(self, weights: str) -> Continuations:
+        return Continuations(self._weights(weights), self._batches(self._prepared.data.valid_pairs))
+
+    def _weights(self, name: str) -> Backbone:
+        if name == "base":
+            return self._models.base
+        candidate = Candidate("once-for-all", {}, lambda setup: OnceForAll(setup, speedup=1.0))
+        return self._models.module(candidate, self._prepared.config["seeds"][0], None).backbone
+
+    def _batches(self, pairs: Sequence[Any]) -> list[Batch]:
+        """Examples of like length together, which pads least."""
+        ordered = sorted(pairs, key=lambda pair: (len(pair[1]), len(pair[0])))
+        parts = [ordered[first : first + _BATCH] for first in range(0, len(ordered), _BATCH)]
+        sides = [tuple(zip(*part, strict=True)) for part in parts]
+        made = [collate(prompts, targets, self._prepared.data.pad_id) for prompts, targets in sides]
+        return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in made]
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        return self._prepared.data.items("valid")
+
+    @cached_property
+    def _full(self) -> Generation:
+        backbone = self._models.base
+        size = self._prepared.config["decode_batch_size"]
+        return generate(backbone, FullDepth(self.num_layers), self._prepared.data, self._items, batch_size=size)

@@ -1,0 +1,197 @@
+"""Run a study: in this process, or in several that can be killed."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from omegaconf import OmegaConf
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from skiplab.comparison.model_store import Models
+from skiplab.comparison.prepare import Prepared, prepare
+from skiplab.reporting import mlflow_store
+from skiplab.search.judge import Judge
+from skiplab.search.spec import SearchSpec
+from skiplab.search.study import (
+    RUN,
+    SamplerName,
+    Workers,
+    new_pruner,
+    new_sampler,
+    open_storage,
+    open_study,
+    retry_lost,
+)
+from skiplab.search.trials import INTERRUPTED, Objective, is_done, judged
+from skiplab.utils.run_folder import RunFolder
+
+Shown = Callable[[Sequence[FrozenTrial]], None]
+
+
+def study_of(prepared: Prepared, spec: SearchSpec, name: str, *, worker: int = 0) -> Study:
+    """A study of the search by name, with its sampler seeded for a worker.
+
+    Raises:
+        ValueError: the storage cannot be used, or holds another search of that name.
+    """
+    identity = {**spec.identity, "base": prepared.base_key, "trainer": prepared.trainer.recipe}
+    sampler: SamplerName = spec.samplers[name]  # type: ignore[assignment]
+    storage = open_storage(spec.storage)
+    open_ = {"directions": spec.objectives, "identity": identity, "pruner": new_pruner(spec.pruner)}  # type: ignore[arg-type]
+    study = open_study(storage, name, **open_)
+    # A study that goes on must not be offered its first suggestions again.
+    study.sampler = new_sampler(sampler, spec.seed + 1009 * worker + 1_000_003 * len(study.trials))
+    return study
+
+
+@final
+class StudyRunner:
+    """Runs the search's studies up to their number of trials.
+
+    Args:
+        run_dir: the run folder.
+    """
+
+    def __init__(self, prepared: Prepared, spec: SearchSpec, judge: Judge, run_dir: Path, console: Console) -> None:
+        self._prepared = prepared
+        self._spec = spec
+        self._judge = judge
+        self._run_dir = run_dir
+        self._console = console
+        self._workers = Workers(run_dir / "workers")
+
+    def run(self, name: str, parent: str, workers: int) -> None:
+        """Run a study to its end.
+
+        Args:
+            parent: MLflow run of the study.
+
+        Raises:
+            RuntimeError: no worker is left.
+        """
+        study = study_of(self._prepared, self._spec, name)
+        self.retry(study)
+        if is_done(trials_of(study), self._spec.trials):
+            return
+        with self._progress(name, study) as shown:
+            if workers == 1:
+                work(self._prepared, self._spec, self._judge, self._run_dir, name, parent, after=shown)
+            else:
+                self._run_processes(study, name, parent, workers, shown)
+
+    def retry(self, study: Study) -> None:
+        """Queue the trials of dead workers again, and say so."""
+        for trial in retry_lost(study, self._workers):
+            if run_id := trial.user_attrs.get(RUN):
+                mlflow_store.end_lost_run(run_id)
+            self._console.print(f"    trial {trial.number} lost its worker; it is tried again", highlight=False)
+
+    def _run_processes(self, study: Study, name: str, parent: str, count: int, shown: Shown) -> None:
+        context = multiprocessing.get_context("spawn")
+        arguments = (self._prepared.config, os.fspath(self._run_dir), name, parent, os.getpid())
+        processes = [
+            context.Process(target=work_apart, args=(*arguments, number), name=f"worker {number}")
+            for number in range(count)
+        ]
+        for process in processes:
+            process.start()
+        alive = list(processes)
+        while alive:
+            alive[0].join(timeout=0.5)
+            for process in [process for process in alive if not process.is_alive()]:
+                alive.remove(process)
+                if process.exitcode:
+                    self._console.print(f"    {process.name} ended with exit code {process.exitcode}", highlight=False)
+                    self.retry(study)
+            shown(trials_of(study))
+        if not is_done(trials_of(study), self._spec.trials):
+            done = f"{len(judged(trials_of(study)))} of {self._spec.trials} trials"
+            raise RuntimeError(f"study {name} has no worker left ({done}); the same command goes on with it")
+
+    def _progress(self, name: str, study: Study) -> "_Shown":
+        return _Shown(name, study, self._spec.trials, self._console)
+
+
+def work(
+    prepared: Prepared,
+    spec: SearchSpec,
+    judge: Judge,
+    run_dir: Path,
+    name: str,
+    parent: str,
+    *,
+    worker: int = 0,
+    after: Shown = lambda trials: None,
+    owner: int | None = None,
+) -> None:
+    """Run trials until the study has its number.
+
+    Args:
+        parent: MLflow run of the study.
+        after: called after each trial with all there are.
+        owner: process without which it makes no sense to go on.
+    """
+    study = study_of(prepared, spec, name, worker=worker)
+    with Workers(run_dir / "workers").alive() as own:
+        objective = Objective(spec, judge, parent=parent, worker=own)
+
+        def stop(study: Study, trial: Any) -> None:
+            trials = trials_of(study)
+            after(trials)
+            if is_done(trials, spec.trials) or (owner is not None and os.getppid() != owner):
+                study.stop()
+
+        try:
+            if not is_done(trials_of(study), spec.trials):
+                study.optimize(objective, catch=(Exception,), callbacks=[stop])
+        except SystemExit as exit_:
+            # From a trial that Ctrl-C cut off, and left running for the next start to find.
+            if exit_.code == INTERRUPTED:
+                raise KeyboardInterrupt from None
+            raise
+    RunFolder(run_dir).save(f"seconds/{name}-{own}", dict(objective.seconds))
+
+
+def work_apart(config: Mapping[str, Any], run_dir: str, name: str, parent: str, owner: int, worker: int) -> None:
+    """`work` in a process of its own, from the configuration alone."""
+    from hydra.utils import instantiate
+
+    from skiplab.utils.quiet import quiet
+
+    quiet(threads=config["threads"])
+    prepared = prepare(OmegaConf.create(dict(config)))
+    spec = instantiate(prepared.config["search"], _convert_="all")
+    mlflow_store.connect(prepared.config["tracking"]["uri"], prepared.config["tracking"]["experiment"])
+    judge = Judge(prepared, Models(prepared, Path(run_dir), _no_base), spec)
+    judge.prepare()
+    work(prepared, spec, judge, Path(run_dir), name, parent, worker=worker, owner=owner)
+
+
+def _no_base() -> Any:
+    raise RuntimeError("the base is trained before workers start; its folder is gone")
+
+
+def trials_of(study: Study) -> list[FrozenTrial]:
+    """A study's trials as they are now."""
+    return study.get_trials(deepcopy=False)
+
+
+class _Shown:
+    """A progress bar over a study's trials."""
+
+    def __init__(self, name: str, study: Study, trials: int, console: Console) -> None:
+        columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._task = self._bar.add_task(name, total=trials, completed=len(judged(trials_of(study))))
+
+    def __enter__(self) -> Shown:
+        self._bar.__enter__()
+        return lambda trials: self._bar.update(self._task, completed=len(judged(trials)))
+
+    def __exit__(self, *details: Any) -> None:
+        self._bar.__exit__(*details)

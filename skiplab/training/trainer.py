@@ -1,0 +1,260 @@
+"""Train a module with Lightning's Trainer, from where an earlier run of it was cut off."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final, get_args
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from skiplab.data.module import TextData
+from skiplab.methods.base import ExitModule, Optimization, TrainedModule
+from skiplab.training.checkpoints import Checkpoints, latest
+from skiplab.utils import distributed
+from skiplab.utils.files import save_json
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+StrategyName = Literal["auto", "ddp", "fsdp"]
+# How a training is spread, which changes its results by rounding alone.
+SPREAD = ("devices", "num_nodes", "strategy", "accumulate")
+
+
+# Beside the weights, where memory did not hold a batch: the share of it that went through the model at a time.
+BATCH_PART = "batch_part.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSpec:
+    """One training's length, optimizer and devices.
+
+    Args:
+        max_epochs: passes over the training split.
+        batch_size: examples per optimizer step, over all devices.
+        accumulate: parts of its batch that a device takes one after the other.
+        gradient_clip: largest gradient norm.
+        precision, accelerator, num_nodes: as in `lightning.Trainer`.
+        devices: processes on each node.
+        strategy: how several share the work. ddp: each holds the whole model; fsdp: each holds a share of weights,
+            gradients and optimizer states (FSDP2); auto: ddp if there are several.
+        gradient_checkpointing: whether the backward pass computes the layers' inner states again instead of
+            keeping them.
+        compile: backend of `torch.compile`, such as inductor, for the decoder layers one by one; None runs them
+            as they are.
+    """
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+    gradient_clip: float = 1.0
+    precision: str = "32-true"
+    accelerator: str = "cpu"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: StrategyName = "auto"
+    accumulate: int = 1
+    gradient_checkpointing: bool = False
+    compile: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"trainer max_epochs and batch_size must be at least 1, got {self.max_epochs} and {self.batch_size}"
+            )
+        if min(self.devices, self.num_nodes, self.accumulate) < 1:
+            raise ValueError(
+                f"trainer devices, num_nodes and accumulate must be at least 1, got {self.devices}, {self.num_nodes} "
+                f"and {self.accumulate}"
+            )
+        if self.batch_size < self.processes * self.accumulate:
+            raise ValueError(
+                f"trainer batch_size={self.batch_size} examples cannot be dealt out to {self.processes} processes in "
+                f"{self.accumulate} parts each; batch_size counts the examples of an optimizer step over all of them"
+            )
+        if self.strategy not in get_args(StrategyName):
+            known = ", ".join(get_args(StrategyName))
+            raise ValueError(f"unknown trainer strategy {self.strategy!r}; choose one of {known}")
+        if self.compile is not None and self.compile not in torch.compiler.list_backends(exclude_tags=()):
+            known = ", ".join(torch.compiler.list_backends())
+            raise ValueError(f"unknown trainer compile {self.compile!r}; choose one of {known}, or null")
+        _ = self.optimization
+
+    @property
+    def processes(self) -> int:
+        """How many there are on all nodes."""
+        return self.devices * self.num_nodes
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the trained weights depend on, as plain values."""
+        return {name: value for name, value in vars(self).items() if name not in SPREAD}
+
+    @property
+    def optimization(self) -> Optimization:
+        return Optimization(
+            learning_rate=self.learning_rate,
+            warmup_fraction=self.warmup_fraction,
+            weight_decay=self.weight_decay,
+            beta2=self.beta2,
+        )
+
+    def trainer(self, **options: Any) -> L.Trainer:
+        """Lightning's Trainer for it.
+
+        Raises:
+            ValueError: Lightning refuses accelerator, devices, strategy or precision.
+        """
+        try:
+            return L.Trainer(
+                max_epochs=self.max_epochs,
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=self.num_nodes,
+                strategy=self._strategy(),
+                accumulate_grad_batches=self.accumulate,
+                # The data are dealt out already.
+                use_distributed_sampler=False,
+                precision=self.precision,  # type: ignore[arg-type]
+                gradient_clip_val=self.gradient_clip,
+                enable_model_summary=False,
+                **options,
+            )
+        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Lightning refuses trainer accelerator={self.accelerator}, devices={self.devices}, "
+                f"num_nodes={self.num_nodes}, strategy={self.strategy}, precision={self.precision}: {error}"
+            ) from error
+
+    def _strategy(self) -> Strategy | str:
+        if self.processes == 1:
+            return "auto"
+        backend = "gloo" if self.accelerator == "cpu" else "nccl"
+        if self.strategy == "fsdp":
+            return ModelParallelStrategy(
+                data_parallel_size=self.processes,
+                tensor_parallel_size=1,
+                # One file, which any number of ranks goes on from.
+                save_distributed_checkpoint=False,
+                process_group_backend=backend,
+            )
+        # A plan may leave out layers for good.
+        return DDPStrategy(process_group_backend=backend, find_unused_parameters=True, gradient_as_bucket_view=True)
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training met a loss that is not a number or infinite."""
+
+
+@final
+class StopOnNonFiniteLoss(Callback):
+    """Ends a training whose loss is no finite number, looking every `every` steps."""
+
+    def __init__(self, every: int = 10) -> None:
+        self._every = every
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss: Tensor = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if trainer.global_step % self._every == 0:
+            # All ranks look at the same number, so that all of them stop.
+            loss = trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
+            if not torch.isfinite(loss):
+                raise _non_finite("training", loss.item(), trainer.global_step)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, loss in trainer.callback_metrics.items():
+            if name.endswith("valid_loss") and not torch.isfinite(loss):
+                raise _non_finite("validation", loss.item(), trainer.global_step)
+
+
+def _non_finite(kind: str, loss: float, step: int) -> NonFiniteLossError:
+    return NonFiniteLossError(
+        f"{kind} loss is {loss} at step {step}: lower the learning_rate or gradient_clip of trainer, or of base if "
+        "this is the base's training"
+    )
+
+
+@contextmanager
+def _layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[None]:
+    """Checkpointing and compilation of the decoder layers, for as long as they are trained."""
+    if not isinstance(module, ExitModule):
+        yield
+        return
+    layers: Any = module.backbone.model.get_decoder().layers
+    for layer in layers:
+        # As Hugging Face's own switch does, whose name changes between its versions.
+        layer.gradient_checkpointing = spec.gradient_checkpointing
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        if spec.compile:
+            layer.compile(backend=spec.compile, dynamic=True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = False
+            layer._compiled_call_impl = None
+
+
+def train(
+    module: TrainedModule,
+    data: TextData,
+    spec: TrainerSpec,
+    *,
+    seed: int,
+    folder: Path,
+    logger: "Logger | None",
+    checkpoint_every: float = 60.0,
+) -> dict[str, float]:
+    """Train in place; go on from the folder's checkpoint, with the same losses, if an earlier run left one.
+
+    Args:
+        checkpoint_every: seconds, as `Checkpoints` takes them.
+
+    Returns:
+        The last logged metrics.
+
+    Raises:
+        NonFiniteLossError: the loss left the finite numbers.
+    """
+    L.seed_everything(seed, verbose=False)
+    if distributed.world_size() == 1:
+        spec = replace(spec, devices=1, num_nodes=1)
+    steps = -(-len(data.train_pairs) // spec.batch_size)
+    trainer = spec.trainer(
+        logger=logger or False,
+        log_every_n_steps=max(1, min(20, steps)),
+        callbacks=[
+            StopOnNonFiniteLoss(),
+            RichProgressBar(leave=False),
+            Checkpoints(folder, checkpoint_every),
+        ],
+    )
+    start = distributed.on_first(partial(latest, folder))
+    try:
+        with _layers_for_training(module, spec):
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+    except SystemExit:
+        # Lightning turns Ctrl-C into an exit.
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        # The data outlive the training; its weights must not.
+        data.trainer = None
+    if module.parts > 1:
+        save_json(folder / BATCH_PART, 1 / module.parts)
+    module.eval()
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -1,0 +1,7 @@
+"""Progress over work: what shows a bar, or nothing."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""Passes the pieces of work on one after the other."""

@@ -1,0 +1,58 @@
+"""The folder of one run: what is finished stays finished, whatever happens next."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, final
+
+from skiplab.utils import distributed
+from skiplab.utils.files import load_json, save_json
+from skiplab.utils.old_names import with_present_names
+
+
+@final
+class RunFolder:
+    """Finished pieces of work as JSON files, bound to one configuration. The first rank reads and writes for all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def bind(self, config: Mapping[str, Any]) -> None:
+        """Take the folder for a configuration of plain values.
+
+        Raises:
+            ValueError: it holds results of another one; nothing was written.
+        """
+        self.check(config)
+        self.save("config", config)
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Refuse a folder that holds results of another configuration.
+
+        Raises:
+            ValueError: the message names what differs.
+        """
+        stored = with_present_names(self.load("config"))
+        # JSON turns tuples to lists and keys to strings.
+        present = json.loads(json.dumps(config))
+        if stored is not None and (differing := sorted(_differences(stored, present))):
+            raise ValueError(
+                f"{self.path} holds results of another configuration (it differs in {', '.join(differing)}); "
+                "choose another folder with hydra.run.dir=DIR, or remove this one"
+            )
+
+    def load(self, name: str) -> Any | None:
+        """What `save` stored under a name; None if nothing."""
+        return distributed.on_first(lambda: load_json(self.path / f"{name}.json"))
+
+    def save(self, name: str, content: Any) -> None:
+        """Store plain values under a name."""
+        distributed.on_first(lambda: save_json(self.path / f"{name}.json", content))
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in old.keys() | new.keys():
+            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif old != new:
+        yield prefix

@@ -1,0 +1,40 @@
+"""Methods that fail on purpose."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from skiplab.engine.batch import Batch
+from skiplab.engine.policy import ExitPolicy
+from skiplab.methods.base import ExitModule
+
+
+class FailsInTraining(ExitModule):
+    """Raises in its first training step."""
+
+    @property
+    def setting(self) -> str:
+        return "always"
+
+    @property
+    def target_speedup(self) -> float | None:
+        return None
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        return {"loss": "none"}
+
+    def loss(self, batch: Batch) -> Tensor:
+        raise RuntimeError("no loss today")
+
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        raise RuntimeError("no policy today")
+
+
+class FailsInDecoding(FailsInTraining):
+    """Trains nothing, and has no policy."""
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        return None

@@ -1,0 +1,132 @@
+"""What steps owe to layers, by hand."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.deferred_kv import Deferred
+from skiplab.engine.kv_cache import KVCache
+
+COLUMNS, STEPS = 2, 4
+
+
+@dataclass
+class Store:
+    """Four rows' debts, with the cache they go to."""
+
+    backbone: Backbone
+    cache: KVCache = field(init=False)
+    deferred: Deferred = field(init=False)
+    h_SBD: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        self.cache = self.backbone.new_cache(4, [COLUMNS + STEPS] * 6)
+        for buffer in (*self.cache._keys, *self.cache._values):
+            buffer.zero_()
+        self.deferred = Deferred(self.backbone, self.cache, rows=4, columns=COLUMNS, steps=STEPS)
+        self.h_SBD = torch.randn(STEPS, 4, 1, 24)
+        # Rows have prompts of different lengths.
+        self.position_SB = torch.arange(STEPS)[:, None] + torch.tensor([2, 1, 5, 3])
+
+    def owe(self, step: int, above: list[int], rows: list[int] | None = None) -> None:
+        h_B1D = self.h_SBD[step - 1] if rows is None else self.h_SBD[step - 1, rows]
+        position_B = self.position_SB[step - 1] if rows is None else self.position_SB[step - 1, rows]
+        self.deferred.owe(h_B1D, torch.tensor(above), step, self.backbone.rotary(position_B[:, None]))
+
+    def filled(self) -> set[tuple[int, int, int]]:
+        """(layer, row, step) of what has been stored, each checked; a row counts by where it began."""
+        found = set()
+        for layer, (keys, values) in enumerate(zip(self.cache._keys, self.cache._values, strict=True)):
+            for row, column in (keys != 0).all(-1).all(1).nonzero().tolist():
+                expected = [
+                    (step, origin)
+                    for step in range(1, STEPS + 1)
+                    for origin in range(4)
+                    if torch.allclose(keys[row, :, column], self.projected(layer, step, origin)[0], atol=1e-6)
+                ]
+                assert len(expected) == 1
+                step, origin = expected[0]
+                assert column == COLUMNS + step - 1
+                torch.testing.assert_close(values[row, :, column], self.projected(layer, step, origin)[1])
+                found.add((layer, origin, step))
+            assert not (keys[:, :, :COLUMNS] != 0).any()
+        return found
+
+    def projected(self, layer: int, step: int, row: int) -> tuple[Tensor, Tensor]:
+        rotary = self.backbone.rotary(self.position_SB[step - 1, row][None, None])
+        key, value = self.backbone.project_kv(layer, self.h_SBD[step - 1, row][None], rotary)
+        return key[0, :, 0], value[0, :, 0]
+
+
+@pytest.fixture
+def store(backbone: Backbone) -> Store:
+    return Store(backbone)
+
+
+@torch.inference_mode()
+def test_each_layer_projects_the_states_of_rows_that_left_below_it(store: Store) -> None:
+    store.owe(2, [1, 3, 6, 5])
+    for layer in range(6):
+        store.deferred.pay(layer)
+    # Row 0 missed layers 1 to 5, row 1 layers 3 to 5, row 2 none, row 3 layer 5.
+    assert store.filled() == {(layer, 0, 2) for layer in range(1, 6)} | {(3, 1, 2), (4, 1, 2), (5, 1, 2), (5, 3, 2)}
+
+
+@torch.inference_mode()
+def test_a_layer_makes_up_for_all_steps_at_once(store: Store) -> None:
+    store.owe(1, [6, 4, 6, 6])
+    store.owe(2, [6, 5, 5, 6])
+    store.owe(3, [4, 6, 6, 6])
+    store.deferred.pay(5)
+    assert store.filled() == {(5, 1, 1), (5, 1, 2), (5, 2, 2), (5, 0, 3)}
+    store.deferred.pay(4)
+    assert store.filled() - {(5, 1, 1), (5, 1, 2), (5, 2, 2), (5, 0, 3)} == {(4, 1, 1), (4, 0, 3)}
+
+
+@torch.inference_mode()
+def test_rows_that_are_not_about_to_run_go_on_owing(store: Store) -> None:
+    store.owe(1, [3, 3, 3, 6])
+    store.deferred.pay(4, torch.tensor([2, 0]))
+    assert store.filled() == {(4, 0, 1), (4, 2, 1)}
+    store.deferred.pay(4)
+    assert store.filled() == {(4, 0, 1), (4, 1, 1), (4, 2, 1)}
+
+
+@torch.inference_mode()
+def test_a_debt_is_paid_once(store: Store) -> None:
+    store.owe(1, [3, 3, 3, 3])
+    store.deferred.pay(4, torch.tensor([1]))
+    store.deferred.pay(5)
+    for buffer in (*store.cache._keys, *store.cache._values):
+        buffer.zero_()
+    store.deferred.pay(4, torch.tensor([1, 2]))
+    store.deferred.pay(5)
+    assert store.filled() == {(4, 2, 1)}
+
+
+@torch.inference_mode()
+def test_debts_follow_their_rows(store: Store) -> None:
+    store.owe(1, [6, 4, 6, 5])
+    store.cache.keep([3, 1])
+    store.deferred.keep([3, 1])
+    store.owe(2, [6, 5], rows=[3, 1])
+    store.deferred.pay(5)
+    assert store.filled() == {(5, 3, 1), (5, 1, 1), (5, 1, 2)}
+    assert (store.cache._keys[5][0, :, COLUMNS] != 0).all()
+
+
+@torch.inference_mode()
+def test_without_debts_nothing_is_projected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.backbone, "project_kv", None)
+    store.deferred.pay(5)
+    store.owe(1, [6, 6, 6, 6])
+    store.deferred.pay(5)
+    store.owe(2, [5, 6, 6, 6])
+    store.deferred.pay(4)
+    store.deferred.pay(5, torch.tensor([1, 2, 3]))
+    with pytest.raises(TypeError, match="not callable"):
+        store.deferred.pay(5)

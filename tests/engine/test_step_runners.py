@@ -1,0 +1,305 @@
+"""Steps of rows that exit on their own: when keys and values are made, and who goes through which layers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+import skiplab.engine.batch_run
+from skiplab.engine.backbone import Backbone, Context, Rotary
+from skiplab.engine.batch import left_pad
+from skiplab.engine.decode import DecodeResult, decode
+from skiplab.engine.kv_cache import KVCache
+from skiplab.engine.parallel_forward import layer_states
+from skiplab.engine.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, Head, HindsightPolicy, Propagation, Scheduled
+from skiplab.engine.step_runners import CompactSteps, FreezingSteps
+from skiplab.schedules.exit_schedule import ExitSchedule, LayerPlan, PlanKind
+from tests.test_conformance import check_leaving_rows, check_parallel_forward, check_rows_alone, decode_with_logits
+from tests.tiny import PAD, CoordinateExit, prompts, tiny_backbone
+
+# From nearly all rows exiting at once to nearly none exiting, in either layout.
+BOUNDS = [0.0, 0.5, 1.0, 1.5, 3.0, 5.0]
+BATCH_POLICIES: tuple[BatchPolicy, ...] = get_args(BatchPolicy)
+PROPAGATIONS: tuple[Propagation, ...] = get_args(Propagation)
+LIMITS = [12, 3, 9, 1, 12, 6]
+
+
+@dataclass
+class Traced:
+    """One decoding, with what it keeps and does.
+
+    Attributes:
+        cache, runner: the decoding's own.
+        projected: (layer, positions) of each projection for missed steps.
+        ran: (layer, rows) of each decode step's layers.
+    """
+
+    result: DecodeResult
+    cache: KVCache
+    runner: FreezingSteps | CompactSteps
+    projected: list[tuple[int, int]] = field(default_factory=list)
+    ran: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def positions(self) -> int:
+        return sum(positions for _, positions in self.projected)
+
+    @torch.inference_mode()
+    def settle(self) -> None:
+        """Pay everything that is still owed."""
+        for layer in range(6):
+            self.runner._deferred.pay(layer)
+
+    def kept(self, layer: int) -> Tensor:
+        """Keys and values of the rows that decoded to the end: (2, B, H, S, K)."""
+        return torch.stack([self.cache._keys[layer], self.cache._values[layer]])[:, : self.cache._rows]
+
+
+Trace = Callable[..., Traced]
+
+
+@pytest.fixture
+def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
+    """Decode prompts of different lengths to different limits; caches begin as zeros."""
+
+    def traced(backbone: Backbone, policy: ExitPolicy, limits: Sequence[int] = LIMITS) -> Traced:
+        made: dict[str, Any] = {}
+        projected: list[tuple[int, int]] = []
+        ran: list[tuple[int, int]] = []
+        new_cache, project, layer, runner = (
+            backbone.new_cache, backbone.project_kv, backbone.layer, skiplab.engine.batch_run.step_runner,
+        )  # fmt: skip
+
+        def zeroed_cache(rows: int, slots_L: list[int]) -> KVCache:
+            made["cache"] = new_cache(rows, slots_L)
+            for buffer in (*made["cache"]._keys, *made["cache"]._values):
+                buffer.zero_()
+            return made["cache"]
+
+        def counted_project(index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
+            projected.append((index, h_BTD.shape[0] * h_BTD.shape[1]))
+            return project(index, h_BTD, rotary)
+
+        def counted_layer(index: int, h_BTD: Tensor, context: Context) -> Tensor:
+            if "runner" in made and h_BTD.shape[1] == 1:
+                ran.append((index, len(h_BTD)))
+            return layer(index, h_BTD, context)
+
+        def kept_runner(*args: Any, **options: Any) -> Any:
+            made["runner"] = runner(*args, **options)
+            return made["runner"]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(backbone, "new_cache", zeroed_cache)
+            patch.setattr(backbone, "project_kv", counted_project)
+            patch.setattr(backbone, "layer", counted_layer)
+            patch.setattr(skiplab.engine.batch_run, "step_runner", kept_runner)
+            rows = prompts(len(limits), seed=2)
+            assert len(set(map(len, rows))) > 1
+            result = decode(backbone, policy, rows, max_new_tokens=limits, eos_id=None, pad_id=PAD)
+        return Traced(result, made["cache"], made["runner"], projected, ran)
+
+    return traced
+
+
+@pytest.mark.parametrize("batch_policy", BATCH_POLICIES)
+def test_lazy_and_eager_are_one_function(backbone: Backbone, trace: Trace, batch_policy: BatchPolicy) -> None:
+    missing = paid = 0
+    for bound in BOUNDS:
+        lazy, eager = (
+            trace(backbone, CoordinateExit(bound, batch_policy=batch_policy, propagation=propagation))
+            for propagation in ("lazy", "eager")
+        )
+        assert torch.equal(lazy.result.tokens_BT, eager.result.tokens_BT)
+        assert torch.equal(lazy.result.depth_BT, eager.result.depth_BT)
+        paid += lazy.positions
+        for layer in range(6):
+            filled = lazy.kept(layer) != 0
+            assert (eager.kept(layer) != 0).all()
+            missing += int((~filled).sum())
+            torch.testing.assert_close(lazy.kept(layer)[filled], eager.kept(layer)[filled])
+        lazy.settle()
+        for layer in range(6):
+            torch.testing.assert_close(lazy.kept(layer), eager.kept(layer))
+    assert missing
+    assert paid
+
+
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+def test_compact_and_freeze_are_one_function(backbone: Backbone, trace: Trace, propagation: Propagation) -> None:
+    depths = set()
+    for bound in BOUNDS:
+        freeze, compact = (
+            trace(backbone, CoordinateExit(bound, batch_policy=batch_policy, propagation=propagation))
+            for batch_policy in ("freeze", "compact")
+        )
+        assert torch.equal(freeze.result.tokens_BT, compact.result.tokens_BT)
+        assert torch.equal(freeze.result.depth_BT, compact.result.depth_BT)
+        assert torch.equal(freeze.result.length_B, torch.tensor(LIMITS))
+        freeze.settle()
+        compact.settle()
+        for layer in range(6):
+            torch.testing.assert_close(freeze.kept(layer), compact.kept(layer))
+        depths |= set(compact.result.depth_BT[:, 1:].unique().tolist())
+    assert len(depths - {0}) > 3
+
+
+@pytest.mark.parametrize("batch_policy", BATCH_POLICIES)
+def test_lazy_projects_no_more_than_eager(backbone: Backbone, trace: Trace, batch_policy: BatchPolicy) -> None:
+    counts = [
+        [
+            trace(backbone, CoordinateExit(bound, batch_policy=batch_policy, propagation=propagation)).positions
+            for propagation in ("lazy", "eager")
+        ]
+        for bound in BOUNDS
+    ]
+    assert all(lazy <= eager for lazy, eager in counts)
+    assert any(0 < lazy < eager for lazy, eager in counts)
+
+
+def test_compact_runs_a_layer_on_the_rows_that_need_it_and_freeze_on_all(backbone: Backbone, trace: Trace) -> None:
+    saved = 0
+    for bound in BOUNDS:
+        compact = trace(backbone, CoordinateExit(bound, batch_policy="compact"))
+        depth_BT = compact.result.depth_BT[:, 1:]
+        needed = int(depth_BT.sum())
+        assert sum(rows for _, rows in compact.ran) == needed
+        deepest = int(((depth_BT > 0).sum(0) * depth_BT.max(0).values).sum())
+        freeze = trace(backbone, CoordinateExit(bound, batch_policy="freeze"))
+        assert sum(rows for _, rows in freeze.ran) == deepest
+        saved += deepest - needed
+    assert saved
+
+
+@pytest.mark.parametrize("batch_policy", ["freeze", "compact"])
+def test_lazy_fills_what_a_row_reads_and_no_more(backbone: Backbone, trace: Trace, batch_policy: BatchPolicy) -> None:
+    left_out = 0
+    for bound in BOUNDS:
+        lazy = trace(backbone, CoordinateExit(bound, batch_policy=batch_policy), [12] * 3)
+        depth_BG = lazy.result.depth_BT[:, 1:]
+        # A layer serves a row at the steps that run it, in a freezing batch as deep as the deepest row's.
+        run_BG = depth_BG if batch_policy == "compact" else depth_BG.max(0).values.expand_as(depth_BG)
+        deepest_later_BG = run_BG.flip(1).cummax(1).values.flip(1)
+        for layer in range(6):
+            filled_BG = (lazy.kept(layer) != 0).all(-1).all(2).all(0)[:, -11:]
+            assert torch.equal(filled_BG, deepest_later_BG > layer)
+            left_out += int((~filled_BG).sum())
+        assert lazy.cache._selected is None
+    assert left_out
+
+
+@final
+class EveryFourthStepDeep(AdaptivePolicy):
+    """All rows leave after the first layer but at every fourth step."""
+
+    def __init__(self, batch_policy: BatchPolicy, propagation: Propagation) -> None:
+        super().__init__(range(5), batch_policy=batch_policy, propagation=propagation)
+
+    def plan(self, step: int) -> LayerPlan:
+        return tuple(range(6))
+
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
+        return torch.full((len(h_BD),), step % 4 != 0)
+
+
+@pytest.mark.parametrize("batch_policy", BATCH_POLICIES)
+def test_layers_project_what_they_missed_when_a_step_reaches_them(trace: Trace, batch_policy: BatchPolicy) -> None:
+    lazy = trace(tiny_backbone(), EveryFourthStepDeep(batch_policy, "lazy"), [10] * 3)
+    # Steps 4 and 8 of 1 to 9 reach the upper five layers; each makes up for three steps of three rows at once.
+    assert lazy.projected == [(layer, 9) for _ in range(2) for layer in range(1, 6)]
+    eager = trace(tiny_backbone(), EveryFourthStepDeep(batch_policy, "eager"), [10] * 3)
+    assert eager.projected == [(layer, 3) for _ in (1, 2, 3, 5, 6, 7, 9) for layer in range(1, 6)]
+
+
+@pytest.mark.parametrize("kind", get_args(PlanKind))
+@pytest.mark.parametrize("batch_policy", BATCH_POLICIES)
+@pytest.mark.parametrize("propagation", PROPAGATIONS)
+def test_rows_may_exit_below_a_schedules_depth(
+    backbone: Backbone, trace: Trace, kind: PlanKind, batch_policy: BatchPolicy, propagation: Propagation
+) -> None:
+    planned = Scheduled(ExitSchedule(num_layers=6, max_exit=5, min_exit=2, horizon=8), kind)
+    above = 0
+    for bound in (-9.0, 1.0, 3.0):
+        policy = CoordinateExit(bound, batch_policy=batch_policy, propagation=propagation, planned=planned)
+        depth_BT = check_parallel_forward(backbone, policy, prompts(4)).depth_BT
+        above += sum(int((depth_BT[:, step] < len(planned.plan(step))).sum()) for step in range(1, 14))
+        if batch_policy != "min":
+            check_leaving_rows(backbone, policy, prompts(3), [2, 14, 14])
+    assert above
+
+
+@torch.inference_mode()
+def test_the_batch_waits_for_its_least_confident_row(backbone: Backbone) -> None:
+    rows, waits = prompts(3, seed=1), 0
+    first = decode(backbone, CoordinateExit(0.0), rows, max_new_tokens=1, eos_id=None, pad_id=PAD).tokens_BT
+    ids, mask = left_pad(rows, PAD)
+    # The states of step 1 with no row out: what the batch has as long as it waits.
+    states = [h[:, -1] for h in layer_states(backbone, torch.cat([ids, first], dim=1), mask)]
+    for bound in BOUNDS:
+        exits_LB = torch.stack([CoordinateExit(bound).exits(h, h, step=1, head=backbone.head) for h in states[:5]])
+        together = [layer + 1 for layer in range(5) if exits_LB[layer].all()]
+        alone = [next((layer + 1 for layer in range(5) if exits_LB[layer, row]), 6) for row in range(3)]
+        policy = CoordinateExit(bound, batch_policy="min")
+        depth_BT = decode(backbone, policy, rows, max_new_tokens=2, eos_id=None, pad_id=PAD).depth_BT
+        assert depth_BT[:, 1].tolist() == [min(together, default=6)] * 3
+        assert depth_BT[0, 1] >= max(alone)
+        waits += int(depth_BT[0, 1]) > min(alone)
+    assert waits
+
+
+@final
+class CoordinateHindsight(HindsightPolicy):
+    """`CoordinateExit`'s exits, chosen when all layers have run."""
+
+    def __init__(self, bound: float, *, exact_kv: bool) -> None:
+        self._bound = bound
+        self._exact_kv = exact_kv
+
+    @property
+    def exact_kv(self) -> bool:
+        return self._exact_kv
+
+    def plan(self, step: int) -> LayerPlan:
+        return tuple(range(6))
+
+    def exit_depths(self, states: Sequence[Tensor], *, step: int, head: Head) -> Tensor:
+        exits_LB = torch.stack([h[:, 0] > self._bound for h in states[1:6]])
+        return torch.where(exits_LB.any(0), exits_LB.int().argmax(0) + 1, 6)
+
+
+def test_hindsight_without_the_full_passes_keys_is_freezing(backbone: Backbone) -> None:
+    for bound in BOUNDS:
+        found, seen = [], []
+        for policy in (CoordinateExit(bound), CoordinateHindsight(bound, exact_kv=False)):
+            result, logits = decode_with_logits(backbone, policy, prompts(4))
+            found.append(result)
+            seen.append(torch.stack([logits[key] for key in sorted(logits)]))
+        assert torch.equal(found[0].tokens_BT, found[1].tokens_BT)
+        assert torch.equal(found[0].depth_BT, found[1].depth_BT)
+        torch.testing.assert_close(seen[0], seen[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("exact_kv", [False, True])
+def test_rows_of_a_hindsight_batch_are_on_their_own(backbone: Backbone, exact_kv: bool) -> None:
+    policy = CoordinateHindsight(1.0, exact_kv=exact_kv)
+    check_rows_alone(backbone, policy, prompts(5, seed=3))
+    check_leaving_rows(backbone, policy, prompts(5, seed=4), [3, 14, 1, 6, 2])
+
+
+@torch.inference_mode()
+def test_exact_keys_leave_exits_on_the_full_passes_states(backbone: Backbone) -> None:
+    depths = set()
+    for bound in BOUNDS:
+        policy = CoordinateHindsight(bound, exact_kv=True)
+        result, seen = decode_with_logits(backbone, policy, prompts(4))
+        for row, (prompt, tokens) in enumerate(zip(prompts(4), result.sequences(), strict=True)):
+            ids = torch.tensor([[*prompt, *tokens[:-1]]])
+            states = list(layer_states(backbone, ids, torch.ones(1, len(prompt), dtype=torch.bool)))
+            for step, depth in enumerate(result.depth_BT[row].tolist()):
+                expected_V = backbone.head(states[depth - 1][0, len(prompt) - 1 + step])
+                torch.testing.assert_close(seen[row, step], expected_V, atol=1e-4, rtol=1e-4)
+                depths.add(depth)
+    assert len(depths) > 2

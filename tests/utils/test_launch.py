@@ -1,0 +1,82 @@
+"""One command, several processes: what they are, what becomes of them, what they leave."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from skiplab.comparison.prepare import ConfigurationError, prepare
+from skiplab.jobs.compare import compare
+from skiplab.utils import launch
+from tests.comparison.faulty import FailsInTraining
+from tests.comparison.small import SIZE, SMALL_TASK, small_config
+from tests.test_run import COMMAND, call, start, stored_runs, wait_for
+
+LEFT_OUT = [f"~methods.{name}" for name in ("multi_layer", "calm", "skipdecode_calibrated", "calm_calibrated")]
+FAULTY = f"+methods.faulty={{name:faulty,_target_:{FailsInTraining.__module__}.FailsInTraining,sweep:{{}}}}"
+JOB = [*LEFT_OUT, FAULTY, "speedups=[1.5]", "benchmark.batch_sizes=[2]", "decode_batch_size=3"]
+
+
+def test_the_number_of_processes_is_the_configurations() -> None:
+    launch.check(None, devices=2, nodes=1)
+    launch.check(4, devices=2, nodes=2)
+    with pytest.raises(launch.LaunchError, match=r"2 processes were started, and trainer.devices=1 times"):
+        launch.check(2, devices=1, nodes=1)
+    with pytest.raises(launch.LaunchError, match=r"torchrun --nnodes 2 --nproc-per-node 8 .*docs/scale.md"):
+        launch.check(None, devices=8, nodes=2)
+
+
+def test_under_slurm_a_step_is_one_of_several_and_the_jobs_script_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in {"NTASKS": "4", "NTASKS_PER_NODE": "2", "PROCID": "3", "LOCALID": "1", "JOB_ID": "7"}.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    assert launch.launcher() is None
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    found = launch.launcher()
+    assert found is not None
+    assert (found.global_rank(), found.local_rank(), found.world_size()) == (3, 1, 4)
+
+
+def test_a_job_that_asks_for_several_processes_is_not_run_by_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"ask for 2 processes, and 1 run; start it by python -m skiplab.run"):
+        compare(small_config(tmp_path, "trainer=ddp"), tmp_path / "run")
+    with pytest.raises(ConfigurationError, match=r"runs in one process, got trainer.devices=2 .* as in trainer=cpu"):
+        prepare(small_config(tmp_path, "trainer=ddp"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_leave_what_one_leaves_though_one_was_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "compare_calm"
+    command = [*COMMAND, "experiment=compare_calm", *SIZE, *SMALL_TASK, *JOB, "trainer=ddp"]
+    process = start(tmp_path, *command)
+    wait_for(folder, "settings/full-1x-seed-0.json", process)
+    # Their own children have the same variables.
+    ranks = {child.environ().get("RANK"): child for child in psutil.Process(process.pid).children()}
+    ranks["1"].send_signal(signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL, output
+    assert "process 1 was killed by signal 9, and the others were ended; the same command goes on" in output
+    assert not ranks["0"].is_running()
+
+    done = call(tmp_path, *command)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("full 1x: finished before") == 1
+    assert done.stdout.count("failed faulty always: RuntimeError: no loss today") == 1
+    assert "Traceback" not in done.stderr
+    statuses = {run.info.run_name: run.info.status for run in stored_runs(tmp_path)}
+    assert statuses.pop("faulty always") == "FAILED"
+    assert set(statuses.values()) == {"FINISHED"}
+
+    results = json.loads((folder / "results.json").read_text())
+    assert results["environment"]["processes"] == 2
+    assert {row.get("error") for row in results["rows"]} == {None, "RuntimeError: no loss today"}
+    assert all("decode_speedup" in row for row in results["rows"] if "error" not in row)
+    two = {path.name: json.loads(path.read_text()) for path in (folder / "settings").iterdir()}
+    assert len(two) == 4
+
+    # The same weights, decoded and scored by one process.
+    shutil.rmtree(folder / "settings")
+    assert not compare(small_config(tmp_path, *JOB), folder)
+    assert two == {path.name: json.loads(path.read_text()) for path in (folder / "settings").iterdir()}

@@ -1,0 +1,39 @@
+"""The folder of one run."""
+
+from pathlib import Path
+
+import pytest
+
+from skiplab.utils.files import load_json, save_json, write_text
+from skiplab.utils.run_folder import RunFolder
+
+
+def test_a_folder_is_bound_to_one_configuration(tmp_path: Path) -> None:
+    RunFolder(tmp_path).bind({"data": {"seed": 0}, "seeds": [0]})
+    RunFolder(tmp_path).bind({"data": {"seed": 0}, "seeds": [0]})
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"another configuration \(it differs in data.seed, limit\); choose another"):
+        RunFolder(tmp_path).bind({"data": {"seed": 1}, "seeds": [0], "limit": 3})
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_saved_values_come_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.load("settings/a") is None
+    folder.save("settings/a", {"x": [1, 2.5, None]})
+    assert folder.load("settings/a") == {"x": [1, 2.5, None]}
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    save_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        save_json(path, {"new": object()})
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert load_json(path) == {"old": 1}
+
+
+def test_a_folder_bound_before_packages_had_their_names_goes_on(tmp_path: Path) -> None:
+    RunFolder(tmp_path).bind({"methods": {"full": {"_target_": "skiplab.full.Full"}}, "on": [1]})
+    RunFolder(tmp_path).check({"methods": {"full": {"_target_": "skiplab.methods.full.Full"}}, "on": [1]})
