@@ -11,13 +11,13 @@ at full depth.
 
 import math
 from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 from torch import Tensor
 
 from skiplab.engine.batch import Batch
-from skiplab.engine.policy import ExitPolicy, Planned
-from skiplab.methods.base import ExitModule, Setup
+from skiplab.engine.policy import Planned
+from skiplab.methods.base import PlannedModule, Setup
 from skiplab.schedules.exit_schedule import decode_steps, expected_depth, skip_plan
 
 
@@ -59,7 +59,7 @@ def solve_alpha(speedup: float, num_layers: int, lengths: Sequence[int], *, core
 
 
 @final
-class D3(ExitModule):
+class D3(PlannedModule):
     """Decodes the base with a depth that decays as a power of the step.
 
     Args:
@@ -67,6 +67,8 @@ class D3(ExitModule):
         core: layers next to input and output, each, that always run; at least 1.
         start: last generation step at full depth.
     """
+
+    trains = False
 
     def __init__(self, setup: Setup, *, speedup: float, core: int = 1, start: int = 0) -> None:
         super().__init__(setup)
@@ -84,7 +86,7 @@ class D3(ExitModule):
             skip_plan(layers, decayed_depth(layers, alpha, step, core=core, start=start), core)
             for step in range(max(setup.lengths) + 1)
         ]
-        self._policy = Planned(plans)
+        self.policy = Planned(plans)
 
     @property
     def setting(self) -> str:
@@ -97,12 +99,5 @@ class D3(ExitModule):
     def target_speedup(self) -> float | None:
         return self._speedup
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
-        return None
-
     def loss(self, batch: Batch) -> Tensor:
         raise TypeError("d3 decodes the base as it is and has no training")
-
-    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        return self._policy

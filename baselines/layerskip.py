@@ -8,6 +8,7 @@ last layer is always part of the loss, as in the released recipe (torchtune).
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -62,8 +63,8 @@ class LayerSkip(ScheduledModule):
         self._exit_scale = exit_scale
         self._rotation = rotation
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
+    def shared_recipe(self) -> Mapping[str, Any]:
+        """One training serves all depths."""
         return {
             "loss": "layerskip",
             "dropout": self._dropout,

@@ -6,6 +6,7 @@ arXiv 2307.02628, section 4). Decoding terminates at the depths that SkipDecode 
 target speedup.
 """
 
+from collections.abc import Mapping
 from typing import Any, final
 
 from torch import Tensor
@@ -32,8 +33,8 @@ def every_layer_loss(backbone: Backbone, batch: Batch) -> Tensor:
 class MultiLayerExit(ScheduledModule):
     """Trains every layer as an exit, terminates by schedule; keywords are those of `ScheduleSpec`."""
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
+    def shared_recipe(self) -> Mapping[str, Any]:
+        """One training serves all depths, and CALM."""
         return RECIPE
 
     def loss(self, batch: Batch) -> Tensor:

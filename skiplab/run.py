@@ -7,11 +7,14 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from skiplab.utils.distributed import Ranks
 
 
 def experiments() -> dict[str, str]:
@@ -42,19 +45,20 @@ def run(cfg: DictConfig) -> None:
     if (devices, nodes) != (1, 1):
         # DDP looks for layers that a plan leaves out, and warns where none is left out. Torch reads it when imported.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from skiplab.utils import distributed
+    from skiplab.utils.distributed import ALONE
 
-    if isinstance(devices, int) and isinstance(nodes, int):
-        _gather(devices, nodes, cfg.trainer.accelerator)
-    code = _run_job(cfg)
-    distributed.leave()
+    known = isinstance(devices, int) and isinstance(nodes, int)
+    ranks = _gather(devices, nodes, cfg.trainer.accelerator) if known else ALONE
+    code = _run_job(cfg, ranks)
+    ranks.leave()
     if code:
         raise SystemExit(code)
 
 
-def _gather(devices: int, nodes: int, accelerator: str) -> None:
-    """Make this process one of the job's, or start these and end with them."""
+def _gather(devices: int, nodes: int, accelerator: str) -> "Ranks":
+    """The ranks of the job, of which this process is made one; or start all of them, and end with them."""
     from skiplab.utils import launch
+    from skiplab.utils.distributed import ALONE
 
     environment = launch.launcher()
     try:
@@ -64,15 +68,15 @@ def _gather(devices: int, nodes: int, accelerator: str) -> None:
     if environment is None and devices > 1:
         raise SystemExit(launch.start(devices))
     if environment is not None and devices * nodes > 1:
-        launch.join(environment, accelerator)
+        return launch.join(environment, accelerator)
+    return ALONE
 
 
-def _run_job(cfg: DictConfig) -> int | str | None:
+def _run_job(cfg: DictConfig, ranks: "Ranks") -> int | str | None:
     """Exit code or error message of the job. What all ranks failed of, the first alone has to say."""
     from skiplab.backbones.checkpoint import CheckpointError
     from skiplab.comparison.prepare import ConfigurationError
     from skiplab.training.trainer import NonFiniteLossError
-    from skiplab.utils import distributed
     from skiplab.utils.files import DiskFullError, disk_full
     from skiplab.utils.quiet import quiet
 
@@ -80,7 +84,7 @@ def _run_job(cfg: DictConfig) -> int | str | None:
     module, _, name = cfg.job.rpartition(".")
     job: Any = getattr(import_module(module), name)
     try:
-        code = 0 if job(cfg, Path(HydraConfig.get().runtime.output_dir)) else 1
+        code = 0 if job(cfg, Path(HydraConfig.get().runtime.output_dir), ranks) else 1
     except (ConfigurationError, CheckpointError, NonFiniteLossError, DiskFullError) as error:
         code = f"error: {error}"
     except OSError as error:
@@ -88,10 +92,10 @@ def _run_job(cfg: DictConfig) -> int | str | None:
             raise
         code = f"error: {error}: make room, then the same command goes on from what is finished"
     except KeyboardInterrupt:
-        if distributed.is_first():
+        if ranks.is_first:
             print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
-    return code if distributed.is_first() else 0
+    return code if ranks.is_first else 0
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -29,7 +29,8 @@ from skiplab.methods.full import Full
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.training.trainer import TrainerSpec, train
 from skiplab.training.weights import load_or_train
-from skiplab.utils import distributed, launch
+from skiplab.utils import launch
+from skiplab.utils.distributed import Ranks
 from tests.comparison.small import small_config
 
 # 65 examples: the last of five steps has but one.
@@ -75,7 +76,13 @@ def backbone(seed: int = 0) -> Backbone:
 
 
 def curve(
-    method: str, spec: TrainerSpec, folder: Path, *, cut_at: int | None = None, found: dict[str, Any] | None = None
+    method: str,
+    spec: TrainerSpec,
+    folder: Path,
+    ranks: Ranks,
+    *,
+    cut_at: int | None = None,
+    found: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Loss of each step and after each epoch; the weights are kept in `folder/weights`.
 
@@ -104,65 +111,65 @@ def curve(
     module.on_validation_end = after_validation  # type: ignore[method-assign]
 
     def trained(checkpoints: Path) -> None:
-        train(module, data(), spec, seed=1, folder=checkpoints, logger=None, checkpoint_every=0)
+        train(module, data(), spec, seed=1, folder=checkpoints, logger=None, checkpoint_every=0, ranks=ranks)
 
-    load_or_train(model.model, folder / "weights", trained)
+    load_or_train(model.model, folder / "weights", trained, ranks=ranks)
     return found
 
 
-def cut_and_resumed(method: str, spec: TrainerSpec, folder: Path) -> dict[str, Any]:
+def cut_and_resumed(method: str, spec: TrainerSpec, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """The curve of a training that was cut off in its second epoch and went on."""
     first: dict[str, Any] = {}
     try:
-        curve(method, spec, folder, cut_at=7, found=first)
+        curve(method, spec, folder, ranks, cut_at=7, found=first)
     except CutOffError:
-        rest = curve(method, spec, folder)
+        rest = curve(method, spec, folder, ranks)
         return {"train": first["train"] | rest["train"], "valid": first["valid"] + rest["valid"]}
     raise AssertionError("the training was not cut off")
 
 
-def scores() -> dict[str, Any]:
+def scores(ranks: Ranks) -> dict[str, Any]:
     """What a random model generates of the test set in batches of 3, and its perplexity."""
     model = backbone().eval()
     policy = Planned([(0, 1, 2, 3), (0, 3)])
-    outputs = generate(model, policy, data(), data().items("test"), batch_size=3)
-    by_library = generate_hf(model, data(), data().items("test"), batch_size=3)
+    outputs = generate(model, policy, data(), data().items("test"), batch_size=3, ranks=ranks)
+    by_library = generate_hf(model, data(), data().items("test"), batch_size=3, ranks=ranks)
     batches = data().batches("test")
     return {
         "tokens": outputs.tokens,
         "depths": outputs.depths,
         "generate": by_library.tokens,
-        "perplexity": perplexity(model, policy, batches),
+        "perplexity": perplexity(model, policy, batches, ranks),
     }
 
 
-def failures() -> dict[str, str]:
+def failures(ranks: Ranks) -> dict[str, str]:
     """What a rank hears of another's failure."""
 
     def fails_at(rank: int) -> None:
-        if distributed.rank() == rank:
+        if ranks.rank == rank:
             raise CutOffError(f"rank {rank}")
 
     heard = {}
     for name, failing in {
-        "on_first": lambda: distributed.on_first(lambda: fails_at(0)),
-        "share": lambda: distributed.share(range(4), lambda _: fails_at(1)),
+        "on_first": lambda: ranks.on_first(lambda: fails_at(0)),
+        "share": lambda: ranks.share(range(4), lambda _: fails_at(1)),
     }.items():
         try:
             failing()
         except CutOffError as error:
-            distributed.meet()
+            ranks.barrier()
             heard[name] = str(error)
     return heard
 
 
-def alone() -> bool:
+def alone(ranks: Ranks) -> bool:
     """Whether a rank that waits for the others in vain ends."""
-    if distributed.is_first():
+    if ranks.is_first:
         time.sleep(2 * PATIENCE.total_seconds())
         return True
     try:
-        distributed.meet()
+        ranks.barrier()
     except RuntimeError:
         return True
     return False
@@ -171,21 +178,20 @@ def alone() -> bool:
 def main(folder: Path) -> None:
     environment = launch.launcher()
     assert environment is not None
-    distributed._PATIENCE = PATIENCE
-    launch.join(environment, "cpu")
-    spec = replace(SPEC, devices=distributed.processes())
-    failed = failures()
-    heard = distributed.share([0, 1], lambda _: failed)
-    found: dict[str, Any] = {"scores": scores(), "failures": heard}
+    ranks = launch.join(environment, "cpu", barrier_timeout=PATIENCE)
+    spec = replace(SPEC, devices=ranks.processes)
+    failed = failures(ranks)
+    heard = ranks.share([0, 1], lambda _: failed)
+    found: dict[str, Any] = {"scores": scores(ranks), "failures": heard}
     for method, name in RUNS:
         spread, kept = replace(spec, **SPREADS[name]), folder / f"{method}-{name}"
-        found[f"{method} {name}"] = (cut_and_resumed if method == "full" else curve)(method, spread, kept)
-    scaling(small_config(folder, "trainer=ddp", "steps_per_round=4", experiment="scaling"), folder / "scaling")
-    ended = alone()
-    found["alone"] = distributed.share([0, 1], lambda _: ended)
-    if distributed.is_first():
+        found[f"{method} {name}"] = (cut_and_resumed if method == "full" else curve)(method, spread, kept, ranks)
+    scaling(small_config(folder, "trainer=ddp", "steps_per_round=4", experiment="scaling"), folder / "scaling", ranks)
+    ended = alone(ranks)
+    found["alone"] = ranks.share([0, 1], lambda _: ended)
+    if ranks.is_first:
         (folder / "found.json").write_text(json.dumps(found))
-    distributed.leave()
+    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from skiplab.comparison.cases import Candidate, expand
+from skiplab.comparison.cases import expand
 from skiplab.engine import packed_linear
 from skiplab.engine.backbone import Backbone, Context
 from skiplab.engine.batch import Batch, collate, left_pad
@@ -23,6 +23,7 @@ from skiplab.engine.decode import DecodeResult, decode
 from skiplab.engine.parallel_forward import causal_mask, planned_logits, positions
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.methods.base import ExitModule, Optimization, Setup
+from skiplab.methods.spec import MethodSpec
 from skiplab.schedules.exit_schedule import layer_steps
 from tests.tiny import DEVICES, EOS, LAYOUTS, PAD, prompts, tiny_backbone
 
@@ -32,7 +33,7 @@ ROOT = files("experiments") / "method"
 METHODS = sorted(entry.name.removesuffix(".yaml") for entry in ROOT.iterdir() if entry.name.endswith(".yaml"))
 
 
-def candidates(method: str, backbone: Backbone) -> list[Candidate]:
+def candidates(method: str, backbone: Backbone) -> list[MethodSpec]:
     """What a method file makes for two speedups; of a calibration's hypotheses a few, from first to last."""
     with initialize_config_module("experiments", version_base="1.3"):
         config = compose("config", overrides=[f"method={method}", "speedups=[1.5,2.5]"])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.scaling import scaling
+from skiplab.utils.distributed import ALONE
 from tests.comparison.small import small_config
 from tests.spread import RUNS, SPEC, SPREADS, curve, data, scores
 
@@ -36,7 +37,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
 
 @pytest.mark.parametrize(("method", "name"), RUNS)
 def test_the_loss_curve_is_that_of_one_process(two, tmp_path: Path, method: str, name: str) -> None:
-    one = curve(method, replace(SPEC, precision=SPREADS[name].get("precision", "32-true")), tmp_path)
+    spec = replace(SPEC, precision=SPREADS[name].get("precision", "32-true"))
+    one = curve(method, spec, tmp_path, ALONE)
     many = two[1][f"{method} {name}"]
     assert one["train"].keys() == many["train"].keys()
     assert len(one["train"]) == 2 * -(-len(data().train_pairs) // SPEC.batch_size)
@@ -49,7 +51,7 @@ def test_the_loss_curve_is_that_of_one_process(two, tmp_path: Path, method: str,
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_the_weights_that_are_kept_are_whole(two, tmp_path: Path, name: str) -> None:
-    curve("full", SPEC, tmp_path)
+    curve("full", SPEC, tmp_path, ALONE)
     one = load_file(tmp_path / "weights" / "model.safetensors")
     many = load_file(two[0] / f"full-{name}" / "weights" / "model.safetensors")
     assert one.keys() == many.keys()
@@ -59,7 +61,7 @@ def test_the_weights_that_are_kept_are_whole(two, tmp_path: Path, name: str) -> 
 
 
 def test_outputs_and_scores_are_those_of_one_process(two) -> None:
-    assert two[1]["scores"] == scores()
+    assert two[1]["scores"] == scores(ALONE)
 
 
 def test_what_one_rank_raises_all_raise(two) -> None:

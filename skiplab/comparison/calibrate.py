@@ -5,9 +5,9 @@ from functools import cached_property
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
-from skiplab.comparison.cases import Case, Entry
-from skiplab.comparison.model_store import Models
-from skiplab.comparison.prepare import Prepared
+from skiplab.comparison.cases import Case
+from skiplab.comparison.model_store import ModelStore
+from skiplab.comparison.session import Session
 from skiplab.data.module import Item
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.policy import AdaptivePolicy, ExitPolicy, FullDepth
@@ -15,22 +15,20 @@ from skiplab.evaluation.calibration import CalibrationSpec, Verdict, certify, st
 from skiplab.evaluation.consistency import consistency_losses, unmoved
 from skiplab.evaluation.generate import Generation, generate
 from skiplab.methods.base import ExitModule
-from skiplab.reporting import mlflow_store
-from skiplab.utils import distributed
+from skiplab.reporting.record import Entry
+from skiplab.reporting.tracker import Tracker
 from skiplab.utils.files import fingerprint, save_json
-from skiplab.utils.progress import Progress
-from skiplab.utils.run_folder import RunFolder
 
 
 @final
 class Calibrator:
     """Chooses candidates. A hypothesis is decoded once, for all deltas; what is measured is kept in the run folder."""
 
-    def __init__(self, prepared: Prepared, models: Models, folder: RunFolder, progress: Progress) -> None:
-        self._prepared = prepared
+    def __init__(self, session: Session, models: ModelStore) -> None:
+        self._session = session
+        self._prepared = session.prepared
+        self._folder = session.folder
         self._models = models
-        self._folder = folder
-        self._progress = progress
         self._full: WeakKeyDictionary[Backbone, dict[bool, Generation]] = WeakKeyDictionary()
         self._all_moved: set[tuple[str, int]] = set()
 
@@ -52,7 +50,7 @@ class Calibrator:
         folder = self._models.base_folder if chosen is None else self._models.folder(chosen, case.entry.seed)
         if folder == self._models.base_folder:
             folder = self._folder.path / "calibration"
-        distributed.on_first(lambda: save_json(folder / f"calibration-{case.entry.key}.json", kept))
+        self._session.ranks.on_first(lambda: save_json(folder / f"calibration-{case.entry.key}.json", kept))
         return verdict
 
     def losses(self, module: ExitModule, own: Generation, items: list[Item]) -> list[float]:
@@ -121,22 +119,23 @@ class Calibrator:
             self._prepared.data,
             items,
             batch_size=batch_size or self._batch_size,
-            progress=self._progress,
+            progress=self._session.progress,
+            ranks=self._session.ranks,
         )
 
     @property
     def _batch_size(self) -> int:
-        return self._prepared.config["decode_batch_size"]
+        return self._prepared.config.decode_batch_size
 
     @cached_property
     def _items(self) -> list[Item]:
         return self._prepared.data.items("valid")
 
 
-def track_verdict(verdict: Verdict) -> None:
+def track_verdict(tracker: Tracker, verdict: Verdict) -> None:
     """The tested hypotheses as a table of the active run."""
     columns: dict[str, list[Any]] = {}
     for one in verdict.tested:
         for name, value in vars(one).items():
             columns.setdefault(name, []).append(value)
-    mlflow_store.log_table(columns, "calibration.json")
+    tracker.log_table(columns, "calibration.json")

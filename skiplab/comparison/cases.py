@@ -1,58 +1,21 @@
 """The settings of a comparison: each method node of the configuration, swept, calibrated and seeded."""
 
 import itertools
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
-from hydra.utils import instantiate
+from hydra.utils import get_class
 
 from skiplab.methods.base import ExitModule, Setup
+from skiplab.methods.spec import MethodSpec
+from skiplab.reporting.record import Entry, Setting
 
-Build = Callable[[Setup], ExitModule]
 # What a node holds beside hyperparameters.
 _RESERVED = ("name", "_target_", "sweep", "calibrate")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What a result row is about."""
-
-    method: str
-    setting: str
-    seed: int
-
-    @property
-    def label(self) -> str:
-        return f"{self.method} {self.setting}"
-
-    @property
-    def name(self) -> str:
-        """The label in characters that file systems and registries take."""
-        return re.sub(r"[^a-z0-9._+]+", "-", self.label.lower()).strip("-")
-
-    @property
-    def key(self) -> str:
-        """A name for files, unique within a comparison."""
-        return f"{self.name}-seed-{self.seed}"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to build a method's module.
-
-    Attributes:
-        setting: its own name for it.
-        params: its hyperparameters.
-        build: makes the module from what the comparison shares.
-    """
-
-    setting: str
-    params: dict[str, Any]
-    build: Build
-
-
+@final
 @dataclass(frozen=True)
 class Case:
     """One method in one setting with one seed.
@@ -66,25 +29,19 @@ class Case:
 
     entry: Entry
     series: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[MethodSpec, ...]
     delta: float | None = None
 
     @property
-    def build(self) -> Build:
-        """Makes the module; of a calibrated case, that of its most careful hypothesis."""
-        return self.candidates[0].build
-
-    @property
     def budget(self) -> tuple[Any, ...]:
-        """What settings of different methods must share to be compared: a speedup, exit layers, or a calibration."""
-        params = {} if self.delta is not None else self.candidates[0].params
-        return (self.delta, *(params.get(name) for name in ("speedup", "max_exit", "min_exit")))
+        """What settings of different methods must share to be compared: a calibration, or a spec's budget."""
+        return (self.delta, *(self.candidates[0].budget if self.delta is None else ()))
 
 
 def expand(
     methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], probe: Setup, deltas: Sequence[float] = ()
 ) -> list[Case]:
-    """All cases of the method nodes, each candidate built once on `probe` so that a bad one is refused here.
+    """All cases of the method nodes, each candidate's spec made on `probe` so that a bad one is refused here.
 
     A node holds `name`, `_target_`, the module's hyperparameters, and `sweep`: lists of values by
     hyperparameter, of which every combination is a setting. With `calibrate`, one hyperparameter and its
@@ -102,7 +59,7 @@ def expand(
         for swept in _combinations(sweep):
             candidates = _candidates(node, swept, probe)
             # Without training of its own a method is the same for every seed.
-            trained = any(build(probe).recipe is not None for build in (c.build for c in candidates))
+            trained = any(spec.training is not None for spec in candidates)
             for seed in seeds if trained else seeds[:1]:
                 cases += _cases(node, swept, candidates, seed, deltas)
     keys = [case.entry.key for case in cases]
@@ -112,20 +69,20 @@ def expand(
     return cases
 
 
-def rivals(cases: Sequence[Case], method: str = "skipdecode") -> dict[str, str]:
-    """For each setting's label, the label of the first setting of `method` with the same budget, if another."""
-    found: dict[str, str] = {}
+def rivals(cases: Sequence[Case], method: str = "skipdecode") -> dict[Setting, Setting]:
+    """For each setting, the first setting of `method` with the same budget, if another."""
+    found: dict[Setting, Setting] = {}
     for case in cases:
         same = [other for other in cases if other.entry.method == method and other.budget == case.budget]
-        if same and any(case.budget) and same[0].entry.label != case.entry.label:
-            found[case.entry.label] = same[0].entry.label
+        if same and any(case.budget) and same[0].entry.over_seeds != case.entry.over_seeds:
+            found[case.entry.over_seeds] = same[0].entry.over_seeds
     return found
 
 
 def _cases(
     node: Mapping[str, Any],
     swept: Mapping[str, Any],
-    candidates: tuple[Candidate, ...],
+    candidates: tuple[MethodSpec, ...],
     seed: int,
     deltas: Sequence[float],
 ) -> Iterator[Case]:
@@ -145,30 +102,39 @@ def _shared_words(settings: Sequence[str]) -> list[str]:
     return [word for word in first if others and all(word in other for other in others)]
 
 
-def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup) -> tuple[Candidate, ...]:
+def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup) -> tuple[MethodSpec, ...]:
     fixed = {key: value for key, value in node.items() if key not in _RESERVED}
     calibrate = node.get("calibrate") or {}
     if len(calibrate) > 1 or any(not values for values in calibrate.values()):
         raise ValueError(
             f"method {node['name']}: calibrate takes one hyperparameter and a list of its values, got {calibrate}"
         )
-    found: list[Candidate] = []
+    method = _method_class(node)
+    found: list[MethodSpec] = []
     slowest = 0.0
     for hypothesis in _combinations(calibrate):
-        params = {**fixed, **swept, **hypothesis}
-        build: Build = instantiate({"_target_": node["_target_"], "_partial_": True, "_convert_": "all", **params})
         try:
-            module = build(probe)
+            spec = MethodSpec.of(method, {**fixed, **swept, **hypothesis}, probe)
         except (TypeError, ValueError) as error:
             raise ValueError(f"method {node['name']}: {error}") from error
-        if calibrate and (module.target_speedup or slowest) < slowest:
+        if calibrate and (spec.target_speedup or slowest) < slowest:
             raise ValueError(
                 f"method {node['name']}: calibrate goes from the most careful value to the fastest, got "
                 f"{next(iter(calibrate.values()))}"
             )
-        slowest = module.target_speedup or slowest
-        found.append(Candidate(module.setting, params, build))
+        slowest = spec.target_speedup or slowest
+        found.append(spec)
     return tuple(found)
+
+
+def _method_class(node: Mapping[str, Any]) -> type[ExitModule]:
+    try:
+        found = get_class(node["_target_"])
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"method {node['name']}: {error}") from error
+    if not issubclass(found, ExitModule):
+        raise ValueError(f"method {node['name']}: _target_ must name an ExitModule, got {node['_target_']}")
+    return found
 
 
 def _combinations(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

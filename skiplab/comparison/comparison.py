@@ -1,270 +1,224 @@
-"""Compare methods on one shared base: train, decode, score, then time all of them in turns."""
+"""One comparison under way: its settings one after the other, then all of them timed in turns, then the results."""
 
-import json
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from rich.console import Console
-from rich.progress import track
-
 from skiplab.comparison import publish
-from skiplab.comparison.cases import Case, Entry, rivals
+from skiplab.comparison.cases import Case, rivals
 from skiplab.comparison.decoders import Decoders
-from skiplab.comparison.model_store import Models
-from skiplab.comparison.prepare import ConfigurationError, Prepared
+from skiplab.comparison.model_store import ModelStore
+from skiplab.comparison.records import Records
+from skiplab.comparison.session import Session
 from skiplab.comparison.settings import Settings
 from skiplab.comparison.timekeeper import Timekeeper
 from skiplab.evaluation.generate import Generation
-from skiplab.reporting import mlflow_store
+from skiplab.reporting.record import Entry, Record
 from skiplab.reporting.results import Row, write_results
 from skiplab.reporting.summary import summarise
 from skiplab.reporting.tables import Table, one_line, print_table
-from skiplab.training.trainer import SPREAD
-from skiplab.utils import distributed
-from skiplab.utils.environment import environment, git_revision
+from skiplab.utils.environment import environment
 from skiplab.utils.files import DiskFullError, writing
-from skiplab.utils.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def open_folder(prepared: Prepared, run_dir: Path, *, free: Sequence[str] = ()) -> RunFolder:
-    """The run folder bound to the configuration, and the tracking store connected.
-
-    How training is spread over devices may change from run to run.
-
-    Args:
-        free: parts of the configuration that may change from run to run, nested keys with dots.
-
-    Raises:
-        ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
-    """
-    comparable = json.loads(json.dumps(prepared.config))
-    for key in ("tracking", "cache_dir", "checkpoint_every", *(f"trainer.{name}" for name in SPREAD), *free):
-        *path, last = key.split(".")
-        node = comparable
-        for name in path:
-            node = node[name]
-        node.pop(last, None)
-    folder = RunFolder(run_dir)
-    try:
-        folder.check(comparable)
-        store = prepared.config["tracking"]
-        distributed.on_first(lambda: mlflow_store.connect(store["uri"], store["experiment"]))
-        folder.bind(comparable)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
-    return folder
-
-
+@final
 @dataclass(frozen=True)
 class Supplement:
     """What a job that ends in a comparison adds to its results.
 
     Attributes:
         job: its name.
-        make: from the finished settings' records by key, tables and plots for the report.
+        make: from the finished settings' records, tables and plots for the report.
     """
 
     job: str = "compare"
-    make: Callable[[Mapping[str, Any]], "tuple[list[Table], dict[str, Figure]]"] = lambda records: ([], {})
+    make: Callable[[Sequence[Record]], "tuple[list[Table], dict[str, Figure]]"] = lambda records: ([], {})
 
 
 @final
 class Comparison:
     """One comparison under way. What is finished is a file in the run folder, and is not made again."""
 
-    def __init__(
-        self, prepared: Prepared, folder: RunFolder, console: Console, supplement: Supplement | None = None
-    ) -> None:
-        self._prepared = prepared
+    def __init__(self, session: Session, supplement: Supplement | None = None) -> None:
+        self._session = session
+        self._prepared = session.prepared
+        self._config = session.prepared.config
+        self._ranks = session.ranks
         self._supplement = supplement or Supplement()
-        self._config = prepared.config
-        self._data = prepared.data
-        self._folder = folder
-        self._console = console
-        self._models = Models(prepared, folder.path, lambda: self._tracked("base", "base", nested=True))
-        self._cases: dict[Entry, Case | None] = {case.entry: case for case in prepared.cases}
-        if self._config["benchmark"]["batch_sizes"]:
-            self._cases[Entry("hf_generate", "full depth", self._config["seeds"][0])] = None
-        self._decoders = Decoders(self._models, own=prepared.calibration.reference == "own")
-        self._settings = Settings(prepared, self._models, self._decoders, folder, self._progress)
+        self._cases: dict[Entry, Case | None] = {case.entry: case for case in self._prepared.cases}
+        if self._config.benchmark.batch_sizes:
+            self._cases[Entry("hf_generate", "full depth", self._config.seeds[0])] = None
+        self._full_entry = self._prepared.cases[0].entry
+        self._records = Records(session.folder, self._cases)
+        self._models = ModelStore(session)
+        self._decoders = Decoders(self._models, own=self._prepared.calibration.reference == "own")
+        self._settings = Settings(session, self._models, self._decoders)
         self._errors: dict[Entry, str] = {}
 
     def run(self) -> bool:
         """All settings, the timing, the results; True if nothing failed."""
-        with self._tracked("parent", self._config["tracking"]["experiment"], nested=False):
-            distributed.on_first(lambda: publish.describe(self._config, self._data, self._environment))
+        with self._session.run("parent", self._config.tracking.experiment, nested=False):
+            self._ranks.on_first(self._describe)
             for note in self._prepared.notes:
-                self._console.print(note, soft_wrap=True, highlight=False)
-            self._console.print("base")
+                self._print(note)
+            self._print("base")
             # By all ranks together, so that none meets them alone later.
             _ = self._models.base, self._models.lengths
-            distributed.on_first(self._track_base_again)
+            self._ranks.on_first(self._track_base_again)
             for number, entry in enumerate(self._cases, start=1):
                 self._attempt(entry, f"[{number}/{len(self._cases)}]")
-                distributed.on_first(self._write)
-            return distributed.on_first(self._finish)
+                self._ranks.on_first(self._write)
+            return self._ranks.on_first(self._finish)
 
-    def _finish(self) -> bool:
-        self._time()
-        summary = self._summary()
-        rows = self._write(summary)
-        if published := self._record(self._full_entry) is not None:
-            self._publish(rows, summary)
-        print_table(rows, summary, self._console)
-        if published:
-            self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
-        if why := mlflow_store.lost():
-            self._console.print(
-                f"[red]not tracked[/]: {why}; the same command writes it", soft_wrap=True, highlight=False
-            )
-        for entry, error in self._errors.items():
-            self._console.print(f"[red]failed[/] {entry.label}: {error}", soft_wrap=True, highlight=False)
-        return not self._errors
+    @property
+    def records(self) -> list[Record]:
+        """What is finished, in the order of the rows."""
+        return self._records.finished()
+
+    def _describe(self) -> None:
+        publish.describe(self._session.tracker, self._config.plain, self._prepared.data, self._environment)
 
     def _attempt(self, entry: Entry, counter: str) -> None:
-        if (finished := self._record(entry)) is not None:
-            self._console.print(f"{counter} {entry.label}: finished before")
-            distributed.on_first(lambda: self._track_again(entry, finished))
+        if (finished := self._records.get(entry)) is not None:
+            self._print(f"{counter} {entry.label}: finished before")
+            self._ranks.on_first(lambda: self._track_again(finished))
             return
-        self._console.print(f"{counter} {entry.label}")
+        self._print(f"{counter} {entry.label}")
         try:
-            with (
-                writing(self._folder.path),
-                self._tracked(entry.key, self._run_name(entry), nested=True) as run_id,
-            ):
-                try:
-                    full = None if entry == self._full_entry else self._full_outputs
-                    record = self._settings.make(entry, self._cases[entry], full, run_id)
-                except Exception:
-                    mlflow_store.log_text(traceback.format_exc(), "error.txt")
-                    raise
-                self._folder.save(f"settings/{entry.key}", record)
+            with writing(self._session.folder.path), self._session.run(entry.key, self._run_name(entry)) as run_id:
+                self._records.add(self._made(entry, run_id))
         except DiskFullError:
             # The others would train for nothing.
             raise
         except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
-            distributed.meet()
+            self._ranks.barrier()
             self._errors[entry] = f"{type(error).__name__}: {error}"
-            self._console.print(f"    [red]failed[/]: {self._errors[entry]}", soft_wrap=True, highlight=False)
+            self._print(f"    failed: {self._errors[entry]}", style="red")
         else:
-            self._console.print(f"    {one_line(record['row'])}", highlight=False, soft_wrap=True)
+            record = self._records.get(entry)
+            assert record is not None
+            self._print(f"    {one_line(record.row)}")
 
-    def _time(self) -> None:
-        """Speed, of the first seed's settings."""
-        of_seed = {entry: self._record(entry) for entry in self._cases if entry.seed == self._config["seeds"][0]}
-        places = {entry: record["candidate"] for entry, record in of_seed.items() if record and record["timed"]}
-        if self._full_entry in places:
-            keeper = Timekeeper(self._prepared, self._models, self._decoders, self._folder, self._console)
-            cases = {entry: self._cases[entry] for entry in places}
-            self._errors |= keeper.run(cases, places, [len(tokens) for tokens in self._full_outputs.tokens])
+    def _made(self, entry: Entry, run_id: str) -> Record:
+        try:
+            full = None if entry == self._full_entry else self._full_outputs
+            return self._settings.make(entry, self._cases[entry], full, run_id)
+        except Exception:
+            self._session.tracker.log_text(traceback.format_exc(), "error.txt")
+            raise
 
     # Results.
 
+    def _finish(self) -> bool:
+        self._time()
+        summary = summarise(self._records.finished(), rivals(self._prepared.cases))
+        rows = self._write(summary)
+        complete = self._records.get(self._full_entry) is not None
+        if complete:
+            self._publish(rows, summary)
+        print_table(rows, summary, self._session.console)
+        if complete:
+            self._print(f"report: {self._session.folder.path / 'report.html'}")
+        if why := self._session.tracker.lost:
+            self._print(f"not tracked: {why}; the same command writes it", style="red")
+        for entry, error in self._errors.items():
+            self._print(f"failed {entry.label}: {error}", style="red")
+        return not self._errors
+
+    def _time(self) -> None:
+        """Measure the speed of the first seed's settings."""
+        full = self._records.get(self._full_entry)
+        timed = {
+            record.entry: self._cases[record.entry]
+            for record in self._records.finished()
+            if record.timed and record.entry.seed == self._config.seeds[0]
+        }
+        if full is not None and full.entry in timed:
+            keeper = Timekeeper(self._session, self._models, self._decoders, self._records)
+            self._errors |= keeper.run(timed, full)
+
     def _write(self, summary: Sequence[Row] = ()) -> list[Row]:
         """Rows of all settings tried so far, one per timed batch size, to the results files."""
-        timing = self._folder.load("timing") or {}
         rows: list[Row] = []
         for entry in self._cases:
-            record = self._record(entry)
-            if record is not None:
-                speeds = [part["row"] for part in timing.get(entry.key, [])] or [{}]
-                failed = {"error": self._errors[entry]} if entry in self._errors else {}
-                rows += [{**record["row"], **speed, **failed} for speed in speeds]
-            elif entry in self._errors:
-                rows.append({**vars(entry), "error": self._errors[entry]})
+            failed = {"error": self._errors[entry]} if entry in self._errors else {}
+            if (record := self._records.get(entry)) is not None:
+                rows += [{**row, **failed} for row in record.rows()]
+            elif failed:
+                rows.append({**vars(entry), **failed})
         write_results(
-            self._folder.path,
+            self._session.folder.path,
             job=self._supplement.job,
-            experiment=self._config["tracking"]["experiment"],
+            experiment=self._config.tracking.experiment,
             environment=self._environment,
             rows=rows,
             summary=summary,
         )
         return rows
 
-    def _summary(self) -> list[Row]:
-        records = [record for entry in self._cases if (record := self._record(entry))]
-        return summarise(records, rivals(self._prepared.cases))
-
     def _publish(self, rows: list[Row], summary: list[Row]) -> None:
         """The report, and everything to MLflow."""
-        records = {entry.key: record for entry in self._cases if (record := self._record(entry))}
-        timing = self._folder.load("timing") or {}
+        records, session = self._records.finished(), self._session
         tables, figures = self._supplement.make(records)
         page = publish.page(
-            self._prepared, rows, summary, list(records.values()), tables=tables, environment=self._environment,
-            figures={**publish.figures(records, summary, timing, self._folder.load("layers")), **figures},
+            self._prepared, rows, summary, records, tables=tables, environment=self._environment,
+            figures={**publish.figures(records, summary, session.folder.load("layers")), **figures},
         )  # fmt: skip
-        publish.publish(self._folder.path, page)
-        tracked = self._folder.load("mlflow") or {}
-        for key, parts in timing.items():
-            for part in parts:
-                publish.track_timing(tracked.get(key), part)
+        publish.publish(session.tracker, session.folder.path, page)
+        run_ids = session.run_ids
+        for record in records:
+            for timing in record.timings:
+                publish.track_timing(session.tracker, run_ids.get(record.entry.key), timing)
 
-    # MLflow.
+    # What a new store, or one that was lost on the way, lacks.
 
-    @contextmanager
-    def _tracked(self, key: str, name: str, *, nested: bool) -> Iterator[str]:
-        """The MLflow run of a piece of work; an earlier attempt's run goes on."""
-        known = self._folder.load("mlflow") or {}
-        with mlflow_store.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
-            self._folder.save("mlflow", known | ({key: run_id} if run_id else {}))
-            yield run_id
-
-    def _run_name(self, entry: Entry) -> str:
-        return f"{entry.label} seed {entry.seed}" if len(self._config["seeds"]) > 1 else entry.label
-
-    def _track_again(self, entry: Entry, record: dict[str, Any]) -> None:
-        """Give a finished setting a run in a store that has none, or not all, of it."""
-        if not mlflow_store.complete((self._folder.load("mlflow") or {}).get(entry.key)):
-            with self._tracked(entry.key, self._run_name(entry), nested=True) as run_id:
-                outputs, case, place = Generation(**record["outputs"]), self._cases[entry], record["candidate"]
-                candidate = None if case is None or place is None else case.candidates[place]
-                mlflow_store.log_params({**vars(entry), **(candidate.params if candidate else {})})
-                publish.track_outputs(record["row"], outputs, self._full_outputs, self._data.items("test"))
-                if candidate is not None:
-                    mlflow_store.log_points(run_id, self._models.curves(candidate, entry.seed))
+    def _track_again(self, record: Record) -> None:
+        """Write a finished setting to a store that does not have all of it."""
+        entry, tracker = record.entry, self._session.tracker
+        if tracker.complete(self._session.run_ids.get(entry.key)):
+            return
+        with self._session.run(entry.key, self._run_name(entry)) as run_id:
+            case = self._cases[entry]
+            spec = None if case is None or record.chosen is None else case.candidates[record.chosen]
+            tracker.log_params({**vars(entry), **(spec.params if spec else {})})
+            publish.track_outputs(tracker, record, self._full_outputs, self._prepared.data.items("test"))
+            if spec is not None:
+                tracker.log_points(run_id, self._models.curves(spec, entry.seed))
 
     def _track_base_again(self) -> None:
-        known = (self._folder.load("mlflow") or {}).get("base")
-        if known and not mlflow_store.complete(known):
-            with self._tracked("base", "base", nested=True) as run_id:
-                mlflow_store.log_points(run_id, self._models.base_curves)
+        known = self._session.run_ids.get("base")
+        if known and not self._session.tracker.complete(known):
+            with self._session.run("base", "base") as run_id:
+                self._session.tracker.log_points(run_id, self._models.base_curves)
 
     # Shared parts.
 
-    @property
-    def _full_entry(self) -> Entry:
-        return self._prepared.cases[0].entry
+    def _run_name(self, entry: Entry) -> str:
+        return f"{entry.label} seed {entry.seed}" if len(self._config.seeds) > 1 else entry.label
 
     @property
     def _full_outputs(self) -> Generation:
-        record = self._record(self._full_entry)
+        record = self._records.get(self._full_entry)
         if record is None:
             raise RuntimeError("the full model has no outputs to compare with, because it failed")
-        return Generation(**record["outputs"])
+        return record.outputs
 
     @cached_property
     def _environment(self) -> dict[str, Any]:
         """The environment that the run began in, with those that it went on in where they differ."""
-        known = self._folder.load("environments") or []
-        present = environment(self._config["seeds"])
+        folder = self._session.folder
+        known = folder.load("environments") or []
+        present = environment(self._config.seeds, processes=self._ranks.processes)
         if present not in known:
             known.append(present)
-            self._folder.save("environments", known)
+            folder.save("environments", known)
         first, *later = known
         return {**first, "continued_under": later} if later else first
 
-    def _record(self, entry: Entry) -> dict[str, Any] | None:
-        return self._folder.load(f"settings/{entry.key}")
-
-    def _progress(self, work: Any) -> Any:
-        return track(list(work), console=self._console, transient=True)
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._session.console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)

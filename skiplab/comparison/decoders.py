@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from skiplab.comparison.cases import Case, Entry
-from skiplab.comparison.model_store import Models
+from skiplab.comparison.cases import Case
+from skiplab.comparison.model_store import ModelStore
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.policy import ExitPolicy, FullDepth
 from skiplab.methods.base import ExitModule
+from skiplab.reporting.record import Entry
 
 
+@final
 @dataclass(frozen=True)
 class WeightsAndPolicy:
     """A setting's policy, and the folder of its weights."""
@@ -19,6 +21,7 @@ class WeightsAndPolicy:
     policy: ExitPolicy
 
 
+@final
 @dataclass(frozen=True)
 class Decoder:
     """Weights and policy, and the module that they come from; None is full depth for want of a certified setting."""
@@ -36,7 +39,7 @@ class Decoders:
         own: whether full depth is that of a method's own weights, or else the base's.
     """
 
-    def __init__(self, models: Models, *, own: bool) -> None:
+    def __init__(self, models: ModelStore, *, own: bool) -> None:
         self._models = models
         self._own = own
         self._known: dict[Entry, WeightsAndPolicy] = {}
@@ -47,13 +50,13 @@ class Decoders:
         Args:
             run_id: MLflow run for the training curves; None keeps none.
         """
-        candidate, seed = case.candidates[place or 0], case.entry.seed
+        spec, seed = case.candidates[place or 0], case.entry.seed
         if place is None and not self._own:
             decoder = Decoder(self._models.base, FullDepth(self._models.base.num_layers), None)
             weights = self._models.base_folder
         else:
-            module = self._models.module(candidate, seed, run_id)
-            weights = self._models.folder(candidate, seed)
+            module = self._models.module(spec, seed, run_id)
+            weights = self._models.folder(spec, seed)
             if place is None:
                 decoder = Decoder(module.backbone, FullDepth(module.backbone.num_layers), None)
             else:

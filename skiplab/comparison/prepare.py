@@ -1,6 +1,6 @@
 """Everything that can be refused, before anything is trained or written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,11 +60,16 @@ class Prepared:
         ids = {"pad_id": self.data.pad_id, "bos_id": self.data.bos_id, "eos_id": self.data.eos_id}
         return self.spec.build(vocab_size=vocabulary, **ids)
 
-    def probe(self) -> Setup:
-        """What modules can be built on to see whether they can: no weights, the references' lengths."""
+    def probe(self, lengths: Sequence[int] | None = None) -> Setup:
+        """What modules can be built on to see whether they can, and what they are: there are no weights.
+
+        Args:
+            lengths: of outputs; None takes those of the references.
+        """
         with torch.device("meta"):
             backbone = self.new_backbone()
-        return Setup(backbone, [target for _, target in self.data.valid_pairs.lengths], self.trainer.optimization)
+        lengths = lengths or [target for _, target in self.data.valid_pairs.lengths]
+        return Setup(backbone, lengths, self.trainer.optimization)
 
 
 @contextmanager
@@ -80,18 +85,18 @@ def configuring() -> Iterator[None]:
         raise ConfigurationError(str(error)) from error
 
 
-def prepare(cfg: DictConfig, *, together: bool = False) -> Prepared:
+def prepare(cfg: DictConfig, *, allow_distributed: bool = False) -> Prepared:
     """Resolve and check a configuration.
 
     Args:
-        together: whether the job can be that of several processes.
+        allow_distributed: whether the job can be that of several processes.
 
     Raises:
         ConfigurationError: anything in it cannot work.
     """
     with configuring():
         prepared = _prepare(cfg)
-        if prepared.trainer.processes > 1 and not together:
+        if prepared.trainer.processes > 1 and not allow_distributed:
             raise ValueError(
                 f"this experiment runs in one process, got trainer.devices={prepared.trainer.devices} and "
                 f"trainer.num_nodes={prepared.trainer.num_nodes}; take 1 and 1, as in trainer=cpu"
@@ -164,7 +169,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
     calibration.check_metric(["rouge_l", *task_scores(data)])
     if calibration.reference == "own":
         for case in calibrated:
-            _check_own(case, probe)
+            _check_own(case)
     items = len(data.splits["valid"])
     try:
         calibration.check_items(items)
@@ -191,9 +196,8 @@ def _random_weights(config: dict[str, Any], data: TextData) -> tuple[str, ...]:
     return (f"random weights instead of {name}, and a tokenizer of {len(data.tokenizer)} entries trained on the task",)
 
 
-def _check_own(case: Case, probe: Setup) -> None:
-    recipes = [candidate.build(probe).recipe for candidate in case.candidates]
-    if any(recipe != recipes[0] for recipe in recipes):
+def _check_own(case: Case) -> None:
+    if len({spec.training for spec in case.candidates}) > 1:
         raise ValueError(
             f"calibration reference=own compares with the method's own weights at full depth, and the hypotheses of "
             f"{case.entry.label} have different weights; use reference=base"

@@ -9,10 +9,12 @@ from omegaconf import OmegaConf
 from skiplab.comparison.prepare import Prepared
 from skiplab.data.module import Item, TextData
 from skiplab.evaluation.generate import Generation
-from skiplab.reporting import html, mlflow_store, plots
+from skiplab.reporting import html, plots
+from skiplab.reporting.record import Record, Timing
 from skiplab.reporting.results import Row
 from skiplab.reporting.tables import Table, markdown, notes
 from skiplab.reporting.tables import tables as comparison_tables
+from skiplab.reporting.tracker import Tracker
 from skiplab.utils.files import write_text
 
 if TYPE_CHECKING:
@@ -21,22 +23,22 @@ if TYPE_CHECKING:
 _DESCRIBED = ("backbone", "trainer", "base", "speedups", "seeds", "limit", "benchmark")
 
 
-def describe(config: Mapping[str, Any], data: TextData, environment: Mapping[str, Any]) -> None:
+def describe(tracker: Tracker, config: Mapping[str, Any], data: TextData, environment: Mapping[str, Any]) -> None:
     """Configuration, environment and data sets of the active run."""
     described = {key: config[key] for key in _DESCRIBED} | {"environment": environment}
-    mlflow_store.log_params({"data": data.source.name, **_flat(described)})
+    tracker.log_params({"data": data.source.name, **_flat(described)})
     for split, context in (("train", "training"), ("test", "testing")):
-        mlflow_store.log_dataset(data.splits[split], f"{data.source.name} {split}", context)
+        tracker.log_dataset(data.splits[split], f"{data.source.name} {split}", context)
 
 
-def track_outputs(row: Row, outputs: Generation, full: Generation, items: Sequence[Item], count: int = 50) -> None:
+def track_outputs(tracker: Tracker, record: Record, full: Generation, items: Sequence[Item], count: int = 50) -> None:
     """A setting's figures, its depth by step, and its first outputs beside the full model's, to the active run."""
-    mlflow_store.log_figures(row)
-    mlflow_store.log_series("depth", outputs.depth_by_step())
-    mlflow_store.log_table(
+    tracker.log_figures(record.row)
+    tracker.log_series("depth", record.outputs.depth_by_step())
+    tracker.log_table(
         {
             "prompt": [item.prompt for item in items[:count]],
-            "output": outputs.texts[:count],
+            "output": record.outputs.texts[:count],
             "full model": full.texts[:count],
             "reference": [item.references[0] for item in items[:count]],
         },
@@ -44,26 +46,21 @@ def track_outputs(row: Row, outputs: Generation, full: Generation, items: Sequen
     )
 
 
-def track_timing(run_id: str | None, part: Mapping[str, Any]) -> None:
+def track_timing(tracker: Tracker, run_id: str | None, timing: Timing) -> None:
     """A setting's speed at one batch size to its run."""
-    group = f"batch{part['row']['batch_size']}/"
-    mlflow_store.log_figures(part["row"], group=group, run_id=run_id)
-    mlflow_store.log_series(f"{group}step_ms", part["step_ms"], first_step=1, run_id=run_id)
+    group = f"batch{timing.batch_size}/"
+    tracker.log_figures(timing.figures, group=group, run_id=run_id)
+    tracker.log_series(f"{group}step_ms", timing.step_ms, first_step=1, run_id=run_id)
 
 
-def figures(
-    records: Mapping[str, Mapping[str, Any]],
-    summary: Sequence[Row],
-    timing: Mapping[str, Any],
-    layers: Mapping[str, Any] | None,
-) -> "dict[str, Figure]":
+def figures(records: Sequence[Record], summary: Sequence[Row], layers: Mapping[str, Any] | None) -> "dict[str, Figure]":
     """A comparison's plots.
 
     Args:
-        records: finished settings by key.
+        records: finished settings.
         layers: where the time of decode steps goes, layer by layer, by setting's label.
     """
-    found = plots.figures(plots.curves(summary, records, timing))
+    found = plots.figures(plots.curves(summary, records))
     return {**found, "ms_by_layer": plots.layer_figure(layers)} if layers else found
 
 
@@ -71,7 +68,7 @@ def page(
     prepared: Prepared,
     rows: Sequence[Row],
     summary: Sequence[Row],
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Record],
     *,
     tables: Sequence[Table],
     figures: "Mapping[str, Figure]",
@@ -85,20 +82,20 @@ def page(
     """
     config, data = prepared.config, prepared.data
     return html.Page(
-        title=config["tracking"]["experiment"],
-        description="; ".join(filter(None, [config["description"], *prepared.notes])),
+        title=config.tracking.experiment,
+        description="; ".join(filter(None, [config.description, *prepared.notes])),
         task=data.source.name,
         rows=rows,
         tables=[*comparison_tables(rows, summary), *tables],
         figures=figures,
         samples=html.samples(data.items("test"), records, count=5),
         environment=environment,
-        config=OmegaConf.to_yaml(OmegaConf.create(config)),
+        config=OmegaConf.to_yaml(OmegaConf.create(config.plain)),
         notes=notes(rows),
     )
 
 
-def publish(folder: Path, page: html.Page) -> None:
+def publish(tracker: Tracker, folder: Path, page: html.Page) -> None:
     """Report, plots and configuration to the run folder; these and the results to the active run."""
     write_text(folder / "report.html", html.html(page))
     write_text(folder / "config.yaml", page.config)
@@ -106,10 +103,10 @@ def publish(folder: Path, page: html.Page) -> None:
         path = folder / "plots" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, dpi=150)
-        mlflow_store.log_file(path, "plots")
+        tracker.log_file(path, "plots")
     for name in ("report.html", "results.json", "results.csv", "config.yaml"):
-        mlflow_store.log_file(folder / name)
-    mlflow_store.set_note(f"{page.description}. Task: {page.task}.\n\n{markdown(page.tables[:1], page.rows)}")
+        tracker.log_file(folder / name)
+    tracker.set_note(f"{page.description}. Task: {page.task}.\n\n{markdown(page.tables[:1], page.rows)}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, final
 
-from skiplab.comparison import publish
 from skiplab.comparison.calibrate import Calibrator, track_verdict
-from skiplab.comparison.cases import Case, Entry
+from skiplab.comparison.cases import Case
 from skiplab.comparison.decoders import Decoder, Decoders
-from skiplab.comparison.model_store import Models
-from skiplab.comparison.prepare import Prepared
+from skiplab.comparison.model_store import ModelStore
+from skiplab.comparison.publish import track_outputs
+from skiplab.comparison.session import Session
 from skiplab.data.module import Item
 from skiplab.engine.policy import ExitPolicy, HindsightPolicy
 from skiplab.evaluation.calibration import Verdict
@@ -17,11 +17,9 @@ from skiplab.evaluation.generate import Generation, generate, generate_hf, perpl
 from skiplab.evaluation.metrics import mean_interval
 from skiplab.export.saved_method import save_method
 from skiplab.methods.base import ExitModule
-from skiplab.reporting import mlflow_store
+from skiplab.methods.spec import MethodSpec
+from skiplab.reporting.record import Entry, Record
 from skiplab.reporting.results import Row, check_row
-from skiplab.utils import distributed
-from skiplab.utils.progress import Progress
-from skiplab.utils.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -44,20 +42,18 @@ class _Decoded:
 class Settings:
     """Makes the settings' records on the test split."""
 
-    def __init__(
-        self, prepared: Prepared, models: Models, decoders: Decoders, folder: RunFolder, progress: Progress
-    ) -> None:
-        self._prepared = prepared
-        self._config = prepared.config
-        self._data = prepared.data
+    def __init__(self, session: Session, models: ModelStore, decoders: Decoders) -> None:
+        self._session = session
+        self._prepared = session.prepared
+        self._config = session.prepared.config
+        self._data = session.prepared.data
+        self._ranks = session.ranks
         self._models = models
         self._decoders = decoders
-        self._folder = folder
-        self._progress = progress
-        self._calibrator = Calibrator(prepared, models, folder, progress)
+        self._calibrator = Calibrator(session, models)
 
-    def make(self, entry: Entry, case: Case | None, full: Generation | None, run_id: str) -> dict[str, Any]:
-        """A setting's record as plain values: its result `row`, its `outputs`, scores `by_item` and so on.
+    def make(self, entry: Entry, case: Case | None, full: Generation | None, run_id: str) -> Record:
+        """A setting's record.
 
         Args:
             case: what it is built from; None is Hugging Face's `generate` with the base's weights.
@@ -66,49 +62,52 @@ class Settings:
         """
         made = self._decoded_by_hf(entry) if case is None else self._decoded(entry, case, run_id)
         outputs, module = made.outputs, made.decoder and made.decoder.module
-        figures, by_item = quality(outputs, self._items, self._data, full or outputs, self._prepared.bertscore)
-        row: Row = {
-            **vars(entry),
-            **made.figures,
-            **_given("decode_batch_size", outputs.decode_batch_size),
-            "mean_depth": outputs.mean_depth,
-            "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
-            "dtype": str(self._models.base.dtype).removeprefix("torch."),
-            **figures,
-        }
-        check_row(row)
-        if self._config["save_models"] and case is not None and made.decoder is not None and module is not None:
-            params = case.candidates[made.place or 0].params
-            distributed.on_first(partial(self._save_model, entry, module, made.decoder.policy, params, row))
-        publish.track_outputs(row, outputs, full or outputs, self._items)
-        return {
-            "series": entry.method if case is None else case.series,
-            "candidate": made.place,
-            "trained": module is not None and module.recipe is not None,
+        scored, item_scores = quality(
+            outputs, self._items, self._data, full or outputs, self._prepared.bertscore, self._ranks
+        )
+        record = Record(
+            entry=entry,
+            series=entry.method if case is None else case.series,
+            chosen=made.place,
+            trained=module is not None and module.trains,
             # An oracle runs every layer to choose in hindsight: its clock would say nothing.
-            "timed": made.decoder is None or not isinstance(made.decoder.policy, HindsightPolicy),
-            "row": row,
-            "outputs": vars(outputs),
-            "depth_by_step": outputs.depth_by_step(),
-            "by_item": by_item,
-        }
+            timed=made.decoder is None or not isinstance(made.decoder.policy, HindsightPolicy),
+            figures={
+                **made.figures,
+                **_given("decode_batch_size", outputs.decode_batch_size),
+                "mean_depth": outputs.mean_depth,
+                "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
+                "dtype": str(self._models.base.dtype).removeprefix("torch."),
+                **scored,
+            },
+            outputs=outputs,
+            item_scores=item_scores,
+        )
+        check_row(record.row)
+        if self._config.save_models and case is not None and made.decoder is not None and module is not None:
+            spec = case.candidates[made.place or 0]
+            self._ranks.on_first(partial(self._save_model, record, module, made.decoder.policy, spec))
+        track_outputs(self._session.tracker, record, full or outputs, self._items)
+        return record
 
     def _decoded_by_hf(self, entry: Entry) -> _Decoded:
-        mlflow_store.log_params(vars(entry))
-        batch_size = self._config["decode_batch_size"]
-        return _Decoded(generate_hf(self._models.base, self._data, self._items, batch_size=batch_size))
+        self._session.tracker.log_params(vars(entry))
+        size = self._config.decode_batch_size
+        return _Decoded(generate_hf(self._models.base, self._data, self._items, batch_size=size, ranks=self._ranks))
 
     def _decoded(self, entry: Entry, case: Case, run_id: str) -> _Decoded:
         place, verdict = self._chosen(case, run_id)
-        mlflow_store.log_params({**vars(entry), **({} if place is None else case.candidates[place].params)})
+        self._session.tracker.log_params({**vars(entry), **({} if place is None else case.candidates[place].params)})
         decoder = self._decoders.make(case, place, run_id)
         backbone, policy, module = decoder.backbone, decoder.policy, decoder.module
-        batch_size = self._config["decode_batch_size"]
-        outputs = generate(backbone, policy, self._data, self._items, batch_size=batch_size, progress=self._progress)
+        outputs = generate(
+            backbone, policy, self._data, self._items,
+            batch_size=self._config.decode_batch_size, progress=self._session.progress, ranks=self._ranks,
+        )  # fmt: skip
         figures: Row = {
             **_given("target_speedup", module and module.target_speedup),
             **_given("threshold", getattr(policy, "threshold", None)),
-            **_given("perplexity", perplexity(backbone, policy, self._models.test_batches)),
+            **_given("perplexity", perplexity(backbone, policy, self._models.test_batches, self._ranks)),
         }
         if place is not None:
             figures |= _given("train_batch_part", self._models.batch_part(case.candidates[place], entry.seed))
@@ -121,7 +120,7 @@ class Settings:
         if case.delta is None:
             return 0, None
         verdict = self._calibrator.choose(case, run_id)
-        track_verdict(verdict)
+        track_verdict(self._session.tracker, verdict)
         return verdict.chosen, verdict
 
     def _calibration_figures(self, case: Case, verdict: Verdict, module: ExitModule | None, outputs: Generation) -> Row:
@@ -138,22 +137,21 @@ class Settings:
             **_given("test_loss_ci95", interval and list(interval)),
         }
 
-    def _save_model(
-        self, entry: Entry, module: ExitModule, policy: ExitPolicy, params: dict[str, Any], row: Row
-    ) -> None:
-        """The setting as a folder that `skiplab.export.saved_method.load_method` reads, and registered to be served."""
-        folder = self._folder.path / "models" / entry.key
+    def _save_model(self, record: Record, module: ExitModule, policy: ExitPolicy, spec: MethodSpec) -> None:
+        """The setting as a folder that `load_method` reads, and registered to be served."""
+        entry = record.entry
+        folder = self._session.folder.path / "models" / entry.key
         save_method(
             folder,
             module,
             policy,
             self._data.encoding,
-            params=params,
+            params=spec.params,
             max_new_tokens=self._data.max_new_tokens,
-            facts={"task": self._data.source.name, **row},
+            facts={"task": self._data.source.name, **record.row},
         )
-        name = f"{self._config['tracking']['experiment']}-{entry.name}"
-        mlflow_store.register_method(folder, name, tags={"seed": entry.seed})
+        name = f"{self._config.tracking.experiment}-{entry.slug}"
+        self._session.tracker.register_method(folder, name, tags={"seed": entry.seed})
 
     @cached_property
     def _items(self) -> list[Item]:

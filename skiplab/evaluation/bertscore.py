@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skiplab.utils import distributed
+from skiplab.utils.distributed import ALONE, Ranks
 
 # Tokens of a text that count, and texts encoded at once.
 _LONGEST = 512
@@ -39,13 +39,13 @@ class BERTScore:
 
     encoder: str
 
-    def scores(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    def scores(self, outputs: Sequence[str], references: Sequence[Sequence[str]], ranks: Ranks = ALONE) -> list[float]:
         """F1 of each output against its best reference; an empty output has 0. The ranks share the outputs.
 
         Raises:
             ValueError: the encoder cannot be had.
         """
-        return distributed.share(list(zip(outputs, references, strict=True)), self._score)
+        return ranks.share(list(zip(outputs, references, strict=True)), self._score)
 
     def _score(self, pair: tuple[str, Sequence[str]]) -> float:
         output_TD, *references = self._states([pair[0], *pair[1]])

@@ -19,7 +19,7 @@ from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.evaluation import metrics
 from skiplab.evaluation.bertscore import BERTScore
-from skiplab.utils import distributed
+from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.progress import Progress
 
 
@@ -63,6 +63,7 @@ def generate(
     *,
     batch_size: int,
     progress: Progress = iter,
+    ranks: Ranks = ALONE,
 ) -> Generation:
     """Decode all items in batches of like prompt length, shared by the ranks, with weights packed for them on a CPU.
 
@@ -88,13 +89,15 @@ def generate(
 
     order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    found = dict(zip(order, chain.from_iterable(distributed.share(batches, decoded, progress)), strict=True))
+    found = dict(zip(order, chain.from_iterable(ranks.share(batches, decoded, progress)), strict=True))
     tokens = [found[index][0] for index in range(len(items))]
     depths = [found[index][1] for index in range(len(items))]
-    return Generation(data.encoding.texts(tokens), tokens, depths, _fewer(halving, batch_size))
+    return Generation(data.encoding.texts(tokens), tokens, depths, _fewer(halving, batch_size, ranks))
 
 
-def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int) -> Generation:
+def generate_hf(
+    backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int, ranks: Ranks = ALONE
+) -> Generation:
     """As `generate`, by Hugging Face's `generate` on the same weights, in batches as the items come."""
     from transformers import GenerationConfig
 
@@ -115,14 +118,14 @@ def generate_hf(backbone: Backbone, data: TextData, items: Sequence[Item], *, ba
         return [row for _, found in halving(batch, generated) for row in found]
 
     batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
-    tokens = list(chain.from_iterable(distributed.share(batches, decoded)))
+    tokens = list(chain.from_iterable(ranks.share(batches, decoded)))
     depths = [[backbone.num_layers] * len(row) for row in tokens]
-    return Generation(data.encoding.texts(tokens), tokens, depths, _fewer(halving, batch_size))
+    return Generation(data.encoding.texts(tokens), tokens, depths, _fewer(halving, batch_size, ranks))
 
 
-def _fewer(halving: Halving, asked: int) -> int | None:
+def _fewer(halving: Halving, asked: int, ranks: Ranks) -> int | None:
     """Rows at a time on the rank that had room for the fewest; None where all had room for what was asked."""
-    rows = min(distributed.share(range(distributed.world_size()), lambda _: halving.rows))
+    rows = min(ranks.share(range(ranks.world_size), lambda _: halving.rows))
     return rows if rows < asked else None
 
 
@@ -132,6 +135,7 @@ def quality(
     data: TextData,
     full: Generation,
     bertscore: BERTScore | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Quality figures with their intervals, and the item scores behind the means."""
     references = [item.references for item in items]
@@ -142,7 +146,7 @@ def quality(
         "agreement": metrics.agreement(generation.tokens, full.tokens),
     }
     if bertscore is not None:
-        by_item["bertscore_f1"] = bertscore.scores(generation.texts, references)
+        by_item["bertscore_f1"] = bertscore.scores(generation.texts, references, ranks)
     scored = [data.source.item_scores(item.prompt, text) for item, text in zip(items, generation.texts, strict=True)]
     by_item |= {name: [scores[name] for scores in scored] for name in scored[0]}
     for name, values in by_item.items():
@@ -153,7 +157,7 @@ def quality(
 
 
 @torch.inference_mode()
-def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch]) -> float | None:
+def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch], ranks: Ranks = ALONE) -> float | None:
     """Teacher-forced perplexity of the references under the policy's plans; None if rows exit on their own.
 
     The ranks share the batches; what each gives is summed in their order, so that any number finds the same.
@@ -168,5 +172,5 @@ def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch])
         )
         return float(loss), int((batch.target_BG != IGNORE).sum())
 
-    losses, counts = zip(*distributed.share(batches, summed), strict=True)
+    losses, counts = zip(*ranks.share(batches, summed), strict=True)
     return math.exp(sum(losses) / sum(counts))

@@ -3,23 +3,23 @@
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
-from skiplab.comparison.comparison import Comparison, open_folder
+from skiplab.comparison.comparison import Comparison
 from skiplab.comparison.prepare import ConfigurationError, prepare
-from skiplab.utils import distributed
+from skiplab.comparison.session import open_session
+from skiplab.utils.distributed import ALONE, Ranks
 
 
-def compare(cfg: DictConfig, run_dir: Path) -> bool:
+def compare(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     """Run the comparison into a folder; True if every setting has its figures.
 
     Raises:
         ConfigurationError: before anything is trained or written.
     """
-    prepared = distributed.first_before_others(lambda: prepare(cfg, together=True))
-    if prepared.trainer.processes != distributed.processes():
+    prepared = ranks.first_before_others(lambda: prepare(cfg, allow_distributed=True))
+    if prepared.trainer.processes != ranks.processes:
         raise ConfigurationError(
             f"trainer.devices and trainer.num_nodes ask for {prepared.trainer.processes} processes, and "
-            f"{distributed.processes()} run; start it by python -m skiplab.run"
+            f"{ranks.processes} run; start it by python -m skiplab.run"
         )
-    return Comparison(prepared, open_folder(prepared, run_dir), Console(quiet=not distributed.is_first())).run()
+    return Comparison(open_session(prepared, run_dir, ranks=ranks)).run()

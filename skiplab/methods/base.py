@@ -2,9 +2,9 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import lightning as L
 import torch
@@ -15,6 +15,9 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch, Part
 from skiplab.engine.out_of_memory import free, loss_in_parts, out_of_memory
 from skiplab.engine.policy import ExitPolicy
+
+# What a training goes through. Who overrides one of these trains differently.
+_TRAINING_METHODS = ("loss", "training_step", "optimizer_step", "configure_optimizers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,11 @@ class TrainedModule(L.LightningModule, ABC):
         prefix: of the names of its training curves.
 
     Attributes:
+        trains: whether there is a training; False leaves the weights as they are.
         parts: a training batch goes through the model in so many; doubled where memory does not hold it.
     """
+
+    trains: bool = True
 
     def __init__(self, optimization: Optimization, *, prefix: str = "") -> None:
         super().__init__()
@@ -78,13 +84,27 @@ class TrainedModule(L.LightningModule, ABC):
         self._step_losses: list[Tensor] = []
         self._valid_losses: list[Tensor] = []
 
+    def shared_recipe(self) -> Mapping[str, Any] | None:
+        """State that settings, or classes, share one training: the plain values that their training depends on.
+
+        By default nothing is shared. The statement belongs to the loss it stands beside: in a subclass that
+        overrides the loss and makes no statement of its own, it does not count.
+        """
+        return None
+
+    @final
     @property
-    @abstractmethod
     def recipe(self) -> dict[str, Any] | None:
         """What the trained weights depend on beside base model, data, trainer and seed, as plain values.
 
-        Modules with equal recipes share one training. None: there is none, the weights stay the base's.
+        The class and all its hyperparameters, or what `shared_recipe` states. Modules with equal recipes share one
+        training. None: there is no training.
         """
+        if not self.trains:
+            return None
+        if _statement_counts(type(self)) and (shared := self.shared_recipe()) is not None:
+            return dict(shared)
+        return {"class": qualified_name(type(self)), **self.hparams}
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
@@ -207,3 +227,29 @@ class ExitModule(TrainedModule, ABC):
         Args:
             valid: validation batches, for what a policy must measure.
         """
+
+
+class PlannedModule(ExitModule, ABC):
+    """Decodes by plans that follow from its hyperparameters and the outputs' lengths. A subclass sets `policy`."""
+
+    policy: ExitPolicy
+
+    @final
+    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
+        return self.policy
+
+
+def qualified_name(cls: type) -> str:
+    """A class by module and name."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _statement_counts(cls: type[TrainedModule]) -> bool:
+    """Whether `shared_recipe` is stated by the class that defines the training, or by one below it."""
+    stated = _owner(cls, "shared_recipe")
+    return all(issubclass(stated, _owner(cls, name)) for name in _TRAINING_METHODS)
+
+
+def _owner(cls: type, name: str) -> type:
+    """The class whose attribute of that name `cls` has."""
+    return next(base for base in cls.__mro__ if name in vars(base))

@@ -1,19 +1,18 @@
 """The full model: every layer at every step. Its training makes the base that all methods start from."""
 
-from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 from torch import Tensor
 
 from skiplab.engine.batch import Batch
 from skiplab.engine.parallel_forward import planned_states
-from skiplab.engine.policy import ExitPolicy, FullDepth
-from skiplab.methods.base import ExitModule, Setup
+from skiplab.engine.policy import FullDepth
+from skiplab.methods.base import PlannedModule, Setup
 from skiplab.methods.lm_loss import lm_loss
 
 
 @final
-class Full(ExitModule):
+class Full(PlannedModule):
     """Full depth.
 
     Args:
@@ -23,23 +22,16 @@ class Full(ExitModule):
 
     def __init__(self, setup: Setup, *, fine_tune: bool = False) -> None:
         super().__init__(setup)
-        self._fine_tune = fine_tune
-        self._policy = FullDepth(setup.backbone.num_layers)
+        self.trains = fine_tune
+        self.policy = FullDepth(setup.backbone.num_layers)
 
     @property
     def setting(self) -> str:
-        return "1x fine-tuned" if self._fine_tune else "1x"
+        return "1x fine-tuned" if self.trains else "1x"
 
     @property
     def target_speedup(self) -> float | None:
         return 1.0
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
-        return {"loss": "full"} if self._fine_tune else None
-
     def loss(self, batch: Batch) -> Tensor:
-        return lm_loss(self.backbone, planned_states(self.backbone, self._policy, batch), batch.target_BG)
-
-    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        return self._policy
+        return lm_loss(self.backbone, planned_states(self.backbone, self.policy, batch), batch.target_BG)

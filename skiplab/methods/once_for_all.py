@@ -5,6 +5,7 @@ drawn is a nested plan. It decodes under a schedule without further training, an
 """
 
 import random
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -33,8 +34,8 @@ class OnceForAll(ScheduledModule):
             raise ValueError(f"lowest must lie between 1 and {setup.backbone.num_layers} layers, got {lowest}")
         self._lowest = lowest
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
+    def shared_recipe(self) -> Mapping[str, Any]:
+        """One training serves all schedules."""
         return {"loss": "once_for_all", "lowest": self._lowest}
 
     def loss(self, batch: Batch) -> Tensor:

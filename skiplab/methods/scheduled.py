@@ -1,21 +1,21 @@
 """What the methods with a fixed plan per step share: training under the plans, and the schedule's solution."""
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor
 
 from skiplab.engine.batch import Batch
-from skiplab.engine.policy import ExitPolicy, Planned, Scheduled
-from skiplab.methods.base import ExitModule, Setup
+from skiplab.engine.policy import Planned, Scheduled
+from skiplab.methods.base import PlannedModule, Setup
 from skiplab.methods.distillation import Distillation, planned_loss
 from skiplab.schedules.exit_schedule import PlanKind, ScheduleSpec
 from skiplab.schedules.schedule_file import named_plan
 
 
-class PlanTrainedModule(ExitModule, ABC):
+class PlanTrainedModule(PlannedModule, ABC):
     """Is fine-tuned under the plans that it decodes with.
 
     A subclass sets the attributes. As arguments they would count as hyperparameters, which checkpoints keep.
@@ -29,7 +29,6 @@ class PlanTrainedModule(ExitModule, ABC):
         plans: what they follow from, as plain values.
     """
 
-    policy: ExitPolicy
     plans: dict[str, Any]
 
     def __init__(self, setup: Setup, distill: Mapping[str, float] | None, learning_rate: float | None = None) -> None:
@@ -41,17 +40,14 @@ class PlanTrainedModule(ExitModule, ABC):
         # In a tuple, so that its weights are not this module's.
         self._teacher = (setup.teacher,)
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
+    def shared_recipe(self) -> Mapping[str, Any]:
+        """Equal plans, trained alike, share one training, whatever they follow from."""
         rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         return {"loss": "planned", **self.plans, **self.distillation.recipe, **rate}
 
     def loss(self, batch: Batch) -> Tensor:
         (teacher,) = self._teacher
         return planned_loss(self.backbone, self.policy, batch, teacher=teacher, distillation=self.distillation)
-
-    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        return self.policy
 
 
 class ScheduleTrainedModule(PlanTrainedModule, ABC):
@@ -114,13 +110,13 @@ def _budget(options: Mapping[str, Any]) -> float | None:
     return options.get("speedup")
 
 
-class ScheduledModule(ExitModule, ABC):
+class ScheduledModule(PlannedModule, ABC):
     """Decodes by a schedule, whatever it is trained by; keywords are those of `ScheduleSpec`."""
 
     def __init__(self, setup: Setup, kind: PlanKind = "terminate", **schedule: Any) -> None:
         super().__init__(setup)
         self._spec = ScheduleSpec(**schedule)
-        self._policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), kind)
+        self.policy = Scheduled(self._spec.schedule(setup.backbone.num_layers, setup.lengths), kind)
 
     @property
     def setting(self) -> str:
@@ -129,6 +125,3 @@ class ScheduledModule(ExitModule, ABC):
     @property
     def target_speedup(self) -> float | None:
         return self._spec.speedup
-
-    def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        return self._policy

@@ -1,4 +1,4 @@
-"""Training curves: to a file beside the weights, and from there to MLflow."""
+"""Training curves: to a file beside the weights, and to a tracker."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,22 +9,22 @@ from typing import Any, final
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
-from skiplab.reporting import mlflow_store
+from skiplab.reporting.tracker import Point, Tracker
 
 FILE = "curves.jsonl"
-Point = tuple[str, float, int, int]
 
 
 @final
 class Curves(Logger):
-    """Writes each point to a file, and to an MLflow run as long as there is one.
+    """Writes each point to a file, and to a run where there is one.
 
     Args:
         folder: the checkpoints' folder, whose JSON files are kept with the weights.
     """
 
-    def __init__(self, folder: Path, run_id: str | None) -> None:
+    def __init__(self, folder: Path, tracker: Tracker, run_id: str | None) -> None:
         super().__init__()
+        self._tracker = tracker
         self._file = folder / FILE
         self._run_id = run_id
 
@@ -43,7 +43,7 @@ class Curves(Logger):
         with self._file.open("a") as file:
             file.write("".join(f"{json.dumps(point)}\n" for point in points))
         if self._run_id:
-            mlflow_store.log_points(self._run_id, points)
+            self._tracker.log_points(self._run_id, points)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Those of a setting are written by its job."""

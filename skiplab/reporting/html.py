@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from skiplab.reporting.record import Record
 from skiplab.reporting.results import VOCABULARY, Row
 from skiplab.reporting.tables import Table
 
@@ -24,11 +25,11 @@ class Sample:
     outputs: dict[str, str]
 
 
-def samples(items: Sequence["Item"], records: Sequence[Mapping[str, Any]], *, count: int) -> list[Sample]:
+def samples(items: Sequence["Item"], records: Sequence[Record], *, count: int) -> list[Sample]:
     """The first test items with the outputs of all finished settings at their first seed, the full model's first."""
     outputs: dict[str, Sequence[str]] = {}
     for record in records:
-        outputs.setdefault(f"{record['row']['method']} {record['row']['setting']}", record["outputs"]["texts"])
+        outputs.setdefault(record.entry.label, record.outputs.texts)
     return [
         Sample(item.prompt, item.references, {label: texts[index] for label, texts in outputs.items()})
         for index, item in enumerate(items[:count])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from skiplab.reporting.record import Record, Setting
 from skiplab.reporting.results import Row
 
 if TYPE_CHECKING:
@@ -37,24 +38,22 @@ class Curve:
     step_ms: Mapping[int, Sequence[float]]
 
 
-def curves(summary: Sequence[Row], records: Mapping[str, Mapping[str, Any]], timing: Mapping[str, Any]) -> list[Curve]:
-    """What is drawn, from the summary, and the finished records and timing parts by setting and seed."""
-    keys: dict[str, str] = {}
-    for key, record in records.items():
-        keys.setdefault(f"{record['row']['method']} {record['row']['setting']}", key)
+def curves(summary: Sequence[Row], records: Sequence[Record]) -> list[Curve]:
+    """What is drawn: each setting's summary, with depth and speed of its first record."""
+    first: dict[Setting, Record] = {}
+    for record in records:
+        first.setdefault(record.entry.over_seeds, record)
     found = []
     for row in summary:
-        label = f"{row['method']} {row['setting']}"
-        record = records[keys[label]]
-        parts = {part["row"]["batch_size"]: part for part in timing.get(keys[label], [])}
+        record = first[Setting.of(row)]
         found.append(
             Curve(
-                series=record["series"],
-                label=label,
+                series=record.series,
+                label=record.entry.label,
                 row=row,
-                depth_by_step=record["depth_by_step"],
-                speeds={batch: part["row"] for batch, part in parts.items()},
-                step_ms={batch: part["step_ms"] for batch, part in parts.items()},
+                depth_by_step=record.outputs.depth_by_step(),
+                speeds={timing.batch_size: timing.figures for timing in record.timings},
+                step_ms={timing.batch_size: timing.step_ms for timing in record.timings},
             )
         )
     return found

@@ -8,6 +8,8 @@ from optuna.study import Study
 
 from skiplab.comparison.cases import Case, expand
 from skiplab.comparison.prepare import Prepared
+from skiplab.methods.base import qualified_name
+from skiplab.methods.skipdecode import SkipDecode
 from skiplab.schedules.nested_plan import NestedPlan
 from skiplab.schedules.schedule_file import NamedPlan
 from skiplab.search.pareto import Scored, Sense, best_at, better
@@ -82,7 +84,7 @@ def cases_of(prepared: Prepared, finalists: Sequence[Finalist], calibrated: Sequ
     Args:
         calibrated: those among which the fastest certified one is a setting too.
     """
-    target = "skiplab.methods.skipdecode.SkipDecode"
+    target = qualified_name(SkipDecode)
     nodes: dict[str, dict[str, Any]] = {
         one.named.name: {
             "name": "skipdecode", "_target_": target, "speedup": one.speedup,
@@ -96,8 +98,12 @@ def cases_of(prepared: Prepared, finalists: Sequence[Finalist], calibrated: Sequ
     # Hypotheses differ in their schedule alone.
     if prepared.calibration.delta and len(hypotheses) > 1 and not any(one.training for one in calibrated):
         nodes["calibrated"] = {"name": "skipdecode", "_target_": target, "calibrate": {"schedule": hypotheses}}
-    cases = expand(nodes, prepared.config["seeds"], prepared.probe(), prepared.calibration.delta)
+    cases = expand(nodes, prepared.config.seeds, prepared.probe(), prepared.calibration.delta)
     series = {one.named.name: one.series for one in finalists}
-    # What a setting is trained with stands behind its plan's name.
-    by_case = [next((name for name in series if f"{case.entry.setting} ".startswith(f"{name} ")), "") for case in cases]
-    return [replace(case, series=series.get(name, case.series)) for case, name in zip(cases, by_case, strict=True)]
+    # A calibrated case has many plans, and a series of its own.
+    return [case if case.delta is not None else replace(case, series=series[_plan_name(case)]) for case in cases]
+
+
+def _plan_name(case: Case) -> str:
+    """The name of the plan that a finalist's case was given."""
+    return case.candidates[0].params["schedule"]["name"]

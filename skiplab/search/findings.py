@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import optuna
 from optuna.study import Study
-from rich.console import Console
 
 from skiplab.comparison.cases import Case
-from skiplab.reporting import mlflow_store
+from skiplab.comparison.session import Session
+from skiplab.reporting.record import Record, Setting
+from skiplab.reporting.results import Row
 from skiplab.reporting.tables import Cell, Table
+from skiplab.reporting.tracker import Tracker
 from skiplab.schedules.nested_plan import NestedPlan
 from skiplab.schedules.schedule_file import NamedPlan
 from skiplab.search import plots
@@ -48,41 +50,37 @@ class Findings:
     others: Sequence[Finalist]
     folder: RunFolder
 
-    def for_report(
-        self, records: Mapping[str, Mapping[str, Any]], cases: Sequence[Case]
-    ) -> "tuple[list[Table], dict[str, Figure]]":
+    def for_report(self, records: Sequence[Record], cases: Sequence[Case]) -> "tuple[list[Table], dict[str, Figure]]":
         """Tables and plots that go with the comparison's."""
         tables = [self._plans(), self._fidelities(records, cases)]
         return [*tables, self._seconds()], {**self._study_figures(), "layer_importance": self._profile_figure()}
 
-    def write_schedules(self, folder: RunFolder, run_id: str, console: Console) -> None:
+    def write_schedules(self, session: Session, records: Sequence[Record]) -> None:
         """A file per finalist in `schedules/`, and the chosen one as `schedule.yaml`; all to the MLflow run."""
         for one in (*self.found, *self.others):
-            path = folder.path / "schedules" / f"{one.named.name.replace(' #', '-trial-').replace(' ', '-')}.yaml"
+            path = (
+                session.folder.path / "schedules" / f"{one.named.name.replace(' #', '-trial-').replace(' ', '-')}.yaml"
+            )
             one.named.write(path)
-            mlflow_store.log_file(path, "schedules")
-        chosen = self._chosen()
+            session.tracker.log_file(path, "schedules")
+        chosen = self._chosen(records)
         if chosen is None:
-            console.print("no schedule meets search.select; full depth is the answer", highlight=False)
+            session.console.print("no schedule meets search.select; full depth is the answer", highlight=False)
             return
-        path = folder.path / "schedule.yaml"
+        path = session.folder.path / "schedule.yaml"
         chosen.write(path)
-        mlflow_store.log_file(path)
+        session.tracker.log_file(path)
         asked = ", ".join(f"{key} {value:g}" for key, value in self.spec.select.items())
-        console.print(f"chosen by {asked}: {chosen.name}, {chosen.plan}", highlight=False, soft_wrap=True)
-        console.print(f"schedule: {path}", soft_wrap=True, highlight=False)
+        session.console.print(f"chosen by {asked}: {chosen.name}, {chosen.plan}", highlight=False, soft_wrap=True)
+        session.console.print(f"schedule: {path}", soft_wrap=True, highlight=False)
 
-    def _chosen(self) -> NamedPlan | None:
+    def _chosen(self, records: Sequence[Record]) -> NamedPlan | None:
         """The schedule that `search.select` picks among the search's own finalists."""
         by_name = {one.named.name: one.named for one in self.found}
         ((rule, value),) = self.spec.select.items()
         if rule == "guarantee":
-            rows = [
-                record["row"]
-                for record in (self.folder.load(f"settings/{path.stem}") for path in self._settings())
-                if record is not None and record["row"].get("delta") == value and "calibrated" in record["row"]
-            ]
-            names = [by_name[row["calibrated"]] for row in rows if row["calibrated"] in by_name]
+            found = [record.figures for record in records if record.figures.get("delta") == value]
+            names = [by_name[row["calibrated"]] for row in found if row.get("calibrated") in by_name]
             return names[0] if names else None
         if len(self.found) == 1:
             return self.found[0].named
@@ -97,9 +95,6 @@ class Findings:
         fast = [one for one in self.found if one.speedup is not None and one.speedup >= value]
         return fast[0].named if fast else None
 
-    def _settings(self) -> list[Path]:
-        return sorted((self.folder.path / "settings").glob("*.json"))
-
     def _plans(self) -> Table:
         """All finalists, and what the dynamic programme gave before exchanges of layers."""
         loss = self.judge.loss_from
@@ -113,34 +108,34 @@ class Findings:
             table.lines.append([Cell(name), Cell(str(plan)), *map(Cell, figures)])
         return table
 
-    def _fidelities(self, records: Mapping[str, Mapping[str, Any]], cases: Sequence[Case]) -> Table:
+    def _fidelities(self, records: Sequence[Record], cases: Sequence[Case]) -> Table:
         """Cheap losses of all different fine-tuned plans against their figures after fine-tuning, mean over seeds."""
-        plans: dict[str, tuple[NestedPlan, float | None]] = {}
+        plans: dict[Setting, tuple[NestedPlan, float | None]] = {}
         for case in cases:
-            if case.entry.method == "skipdecode" and case.delta is None and case.entry.label not in plans:
-                setup = self.judge.setup()
-                policy = case.build(setup).exit_policy([])
+            setting = case.entry.over_seeds
+            if case.entry.method == "skipdecode" and case.delta is None and setting not in plans:
+                policy = case.candidates[0].build(self.judge.setup()).exit_policy([])
                 plan = NestedPlan.of(policy.plan, self.judge.num_layers, self.judge.steps)
                 if all(plan != other for other, _ in plans.values()):
-                    plans[case.entry.label] = (plan, case.candidates[0].params.get("speedup"))
-        rows: dict[str, list[Mapping[str, Any]]] = {}
-        for record in records.values():
-            rows.setdefault(f"{record['row']['method']} {record['row']['setting']}", []).append(record["row"])
-        labels = [label for label in plans if label in rows]
+                    plans[setting] = (plan, case.candidates[0].params.get("speedup"))
+        rows: dict[Setting, list[Row]] = {}
+        for record in records:
+            rows.setdefault(record.entry.over_seeds, []).append(record.figures)
+        compared = [setting for setting in plans if setting in rows]
 
         def mean(name: str, sign: float) -> list[float]:
-            return [sign * sum(row[name] for row in rows[label]) / len(rows[label]) for label in labels]
+            return [sign * sum(row[name] for row in rows[setting]) / len(rows[setting]) for setting in compared]
 
-        example = rows[labels[0]][0] if labels else {}
+        example = rows[compared[0]][0] if compared else {}
         full = {"perplexity": mean("perplexity", 1.0)} if "perplexity" in example else {}
         for name in ("slot_accuracy", "rouge_l", "bleu"):
             if name in example:
                 full[name] = mean(name, -1.0)
         cheap = {
-            name.replace("_", "-"): [self.judge.loss_from(name, plans[label][0]) for label in labels]
+            name.replace("_", "-"): [self.judge.loss_from(name, plans[setting][0]) for setting in compared]
             for name in ("base", "once_for_all")
         }
-        return fidelity_table(cheap, full, [plans[label][1] for label in labels])
+        return fidelity_table(cheap, full, [plans[setting][1] for setting in compared])
 
     def _study_figures(self) -> "dict[str, Figure]":
         if len(self.spec.objectives) == 1 or not any(self.points.values()):
@@ -168,14 +163,12 @@ class Findings:
     def _seconds(self) -> Table:
         """Where the trials' time went, over workers."""
         table = Table("Seconds of trials", ["study", "judging", "Optuna", "MLflow", "notes and plots", "overhead"])
+        paths = sorted((self.folder.path / "seconds").glob("*.json"))
+        workers = [self.folder.load(f"seconds/{path.stem}") for path in paths]
         for name in self.points:
             total: dict[str, float] = {}
-            for path in (self.folder.path / "seconds").glob(f"{name}-*.json"):
-                own = path.stem.removeprefix(f"{name}-")
-                # A baseline's study has the search's name before its own.
-                if any(own.startswith(f"{other.removeprefix(name + '-')}-") for other in self.points if other != name):
-                    continue
-                for part, seconds in (self.folder.load(f"seconds/{path.stem}") or {}).items():
+            for worker in workers:
+                for part, seconds in worker["seconds"].items() if worker["study"] == name else ():
                     total[part] = total.get(part, 0.0) + seconds
             if total:
                 spent = [total.get(part, 0.0) for part in ("judging", "optuna", "mlflow", "dashboard")]
@@ -185,30 +178,30 @@ class Findings:
         return table
 
 
-def publish_study(study: Study, findings: Findings, folder: Path) -> None:
+def publish_study(tracker: Tracker, study: Study, findings: Findings, folder: Path) -> None:
     """Front, hypervolume and importances of a study to the active MLflow run, and a note to the study."""
     points = findings.points[study.study_name]
-    mlflow_store.log_params({"sampler": findings.spec.samplers[study.study_name], **findings.spec.identity["space"]})
+    tracker.log_params({"sampler": findings.spec.samplers[study.study_name], **findings.spec.identity["space"]})
     duplicates = sum(DUPLICATE in trial.user_attrs for trial in study.get_trials(deepcopy=False))
     counts = {state.name.lower(): 0 for state in optuna.trial.TrialState}
     for trial in study.get_trials(deepcopy=False):
         counts[trial.state.name.lower()] += 1
-    mlflow_store.log_figures({f"trials_{state}": float(count) for state, count in counts.items()} | {
+    tracker.log_figures({f"trials_{state}": float(count) for state, count in counts.items()} | {
         "trials_duplicate": float(duplicates)
     })  # fmt: skip
     if len(findings.spec.objectives) == 2 and points:
         reference = plots.reference_of(findings.points, findings.sense)
-        mlflow_store.log_series("hypervolume", plots.hypervolumes(points, findings.sense, reference), first_step=1)
+        tracker.log_series("hypervolume", plots.hypervolumes(points, findings.sense, reference), first_step=1)
     figures = {}
     if importances := parameter_importances(study, list(findings.spec.objectives)):
         figures["parameter_importance"] = plots.importance_figure(importances)
         for objective, found in importances.items():
-            mlflow_store.log_figures({f"importance/{objective}/{name}": value for name, value in found.items()})
+            tracker.log_figures({f"importance/{objective}/{name}": value for name, value in found.items()})
     for name, figure in figures.items():
         path = folder / "plots" / f"{name}_{study.study_name}.png"
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, dpi=150)
-        mlflow_store.log_file(path, "plots")
+        tracker.log_file(path, "plots")
     lines = [f"- {state}: {count}" for state, count in counts.items() if count]
     best = [f"- {one.named.name}: {one.named.plan}" for one in findings.found]
     text = "\n".join(
@@ -223,7 +216,7 @@ def publish_study(study: Study, findings: Findings, folder: Path) -> None:
         ]
     )
     save_note(study, text)
-    mlflow_store.set_note(text)
+    tracker.set_note(text)
 
 
 def parameter_importances(study: Study, objectives: Sequence[str]) -> dict[str, dict[str, float]]:

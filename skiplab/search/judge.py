@@ -7,10 +7,9 @@ from functools import cached_property
 from typing import Any, final
 
 from skiplab.benchmarking.timing import engine_system
-from skiplab.comparison.cases import Candidate
-from skiplab.comparison.model_store import Models
-from skiplab.comparison.prepare import Prepared
-from skiplab.comparison.timekeeper import spread_workload, time_systems
+from skiplab.comparison.model_store import ModelStore
+from skiplab.comparison.session import Session
+from skiplab.comparison.timed_systems import spread_workload, time_systems
 from skiplab.data.module import Item
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch, collate
@@ -32,8 +31,9 @@ _BATCH = 64
 class Judge:
     """Judges plans on the validation split. A plan judged before, trained alike, is not judged again."""
 
-    def __init__(self, prepared: Prepared, models: Models, spec: SearchSpec) -> None:
-        self._prepared = prepared
+    def __init__(self, session: Session, models: ModelStore, spec: SearchSpec) -> None:
+        self._session = session
+        self._prepared = session.prepared
         self._models = models
         self._spec = spec
         self._known: dict[tuple[NestedPlan, str], dict[str, float]] = {}
@@ -114,7 +114,7 @@ class Judge:
         return found
 
     def _decode_speedup(self, backbone: Backbone, plan: NestedPlan) -> float:
-        options = self._prepared.config["benchmark"]
+        options = self._prepared.config.benchmark
         systems = {
             name: lambda workload, policy=policy: engine_system(
                 prepack(backbone, rows=workload.batch_size), policy, workload
@@ -122,7 +122,7 @@ class Judge:
             for name, policy in (("full", FullDepth(self.num_layers)), ("plan", Planned(plan.plans())))
         }
         workload = spread_workload(
-            self._items, self.lengths, batch_size=max(options["batch_sizes"]), options=options,
+            self._items, self.lengths, batch_size=max(options.batch_sizes), options=options,
             pad_id=self._prepared.data.pad_id,
         )  # fmt: skip
         found, errors = time_systems(
@@ -130,10 +130,10 @@ class Judge:
         )
         for error in errors.values():
             raise error
-        return float(found["plan"][0]["row"]["decode_speedup"])
+        return float(found["plan"][0].figures["decode_speedup"])
 
     def _generated(self, backbone: Backbone, plan: NestedPlan) -> Generation:
-        size = self._prepared.config["decode_batch_size"]
+        size = self._prepared.config.decode_batch_size
         return generate(backbone, Planned(plan.plans()), self._prepared.data, self._items, batch_size=size)
 
     @cached_property
@@ -146,8 +146,8 @@ class Judge:
     def _weights(self, name: str) -> Backbone:
         if name == "base":
             return self._models.base
-        candidate = Candidate("once-for-all", {}, lambda setup: OnceForAll(setup, speedup=1.0))
-        return self._models.module(candidate, self._prepared.config["seeds"][0], None).backbone
+        spec = self._models.spec(OnceForAll, speedup=1.0)
+        return self._models.module(spec, self._prepared.config.seeds[0], None).backbone
 
     def _batches(self, pairs: Sequence[Any]) -> list[Batch]:
         """Examples of like length together, which pads least."""
@@ -164,5 +164,5 @@ class Judge:
     @cached_property
     def _full(self) -> Generation:
         backbone = self._models.base
-        size = self._prepared.config["decode_batch_size"]
+        size = self._prepared.config.decode_batch_size
         return generate(backbone, FullDepth(self.num_layers), self._prepared.data, self._items, batch_size=size)

@@ -7,7 +7,7 @@ from typing import Any, final
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from skiplab.comparison.model_store import Models
+from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.prepare import Prepared
 from skiplab.engine.backbone import Backbone
 from skiplab.methods.base import Setup
@@ -34,7 +34,7 @@ class _Watched(Callback):
 
 def tune(
     prepared: Prepared,
-    models: Models,
+    models: ModelStore,
     spec: SearchSpec,
     plan: NestedPlan,
     training: Mapping[str, Any],
@@ -48,7 +48,7 @@ def tune(
     Raises:
         Exception: whatever `report` raises ends it.
     """
-    L.seed_everything(prepared.config["seeds"][0], verbose=False)
+    L.seed_everything(prepared.config.seeds[0], verbose=False)
     backbone = prepared.new_backbone()
     backbone.model.load_state_dict(models.base.model.state_dict())
     setup = Setup(backbone, models.lengths, prepared.trainer.optimization, teacher=models.base)

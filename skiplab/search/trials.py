@@ -15,7 +15,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from skiplab.reporting import mlflow_store
+from skiplab.reporting.tracker import Tracker
 from skiplab.schedules.nested_plan import NestedPlan
 from skiplab.search.judge import Judge
 from skiplab.search.plan_svg import plan_svg
@@ -38,9 +38,10 @@ class Objective:
         worker: who runs it.
     """
 
-    def __init__(self, spec: SearchSpec, judge: Judge, *, parent: str, worker: str) -> None:
+    def __init__(self, spec: SearchSpec, judge: Judge, tracker: Tracker, *, parent: str, worker: str) -> None:
         self._spec = spec
         self._judge = judge
+        self._tracker = tracker
         self._parent = parent
         self._worker = worker
         self._artifacts = FileSystemArtifactStore(Path(spec.artifacts).absolute())
@@ -52,7 +53,7 @@ class Objective:
             params = self._spec.space.suggest(trial, self._judge.lengths)
         with self._timed("mlflow"):
             tags = {"optuna.study": trial.study.study_name, "optuna.trial": trial.number}
-            run_id = mlflow_store.new_run(f"trial {trial.number}", self._parent, tags)
+            run_id = self._tracker.new_run(f"trial {trial.number}", self._parent, tags)
         with self._timed("optuna"):
             trial.set_user_attr(RUN, run_id)
         status, figures, note = "KILLED", {}, ""
@@ -75,7 +76,7 @@ class Objective:
             raise
         finally:
             with self._timed("mlflow"):
-                mlflow_store.finish_run(run_id, status, params=params, figures=figures, note=note)
+                self._tracker.finish_run(run_id, status, params=params, figures=figures, note=note)
             with self._timed("dashboard"):
                 if figures or status == "FAILED":
                     save_note(trial, f"{note}\n\nMLflow run `{run_id}`, parent `{self._parent}`")

@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from skiplab.comparison.model_store import Models
+from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.prepare import Prepared, prepare
-from skiplab.reporting import mlflow_store
+from skiplab.comparison.session import Session, open_tracker
 from skiplab.search.judge import Judge
 from skiplab.search.spec import SearchSpec
 from skiplab.search.study import (
@@ -51,19 +51,13 @@ def study_of(prepared: Prepared, spec: SearchSpec, name: str, *, worker: int = 0
 
 @final
 class StudyRunner:
-    """Runs the search's studies up to their number of trials.
+    """Runs the search's studies up to their number of trials."""
 
-    Args:
-        run_dir: the run folder.
-    """
-
-    def __init__(self, prepared: Prepared, spec: SearchSpec, judge: Judge, run_dir: Path, console: Console) -> None:
-        self._prepared = prepared
+    def __init__(self, session: Session, spec: SearchSpec, judge: Judge) -> None:
+        self._session = session
         self._spec = spec
         self._judge = judge
-        self._run_dir = run_dir
-        self._console = console
-        self._workers = Workers(run_dir / "workers")
+        self._workers = Workers(session.folder.path / "workers")
 
     def run(self, name: str, parent: str, workers: int) -> None:
         """Run a study to its end.
@@ -74,13 +68,13 @@ class StudyRunner:
         Raises:
             RuntimeError: no worker is left.
         """
-        study = study_of(self._prepared, self._spec, name)
+        study = study_of(self._session.prepared, self._spec, name)
         self.retry(study)
         if is_done(trials_of(study), self._spec.trials):
             return
         with self._progress(name, study) as shown:
             if workers == 1:
-                work(self._prepared, self._spec, self._judge, self._run_dir, name, parent, after=shown)
+                work(self._session, self._spec, self._judge, name, parent, after=shown)
             else:
                 self._run_processes(study, name, parent, workers, shown)
 
@@ -88,12 +82,18 @@ class StudyRunner:
         """Queue the trials of dead workers again, and say so."""
         for trial in retry_lost(study, self._workers):
             if run_id := trial.user_attrs.get(RUN):
-                mlflow_store.end_lost_run(run_id)
-            self._console.print(f"    trial {trial.number} lost its worker; it is tried again", highlight=False)
+                self._session.tracker.end_lost_run(run_id)
+            self._session.console.print(f"    trial {trial.number} lost its worker; it is tried again", highlight=False)
 
     def _run_processes(self, study: Study, name: str, parent: str, count: int, shown: Shown) -> None:
         context = multiprocessing.get_context("spawn")
-        arguments = (self._prepared.config, os.fspath(self._run_dir), name, parent, os.getpid())
+        arguments = (
+            self._session.prepared.config.plain,
+            os.fspath(self._session.folder.path),
+            name,
+            parent,
+            os.getpid(),
+        )
         processes = [
             context.Process(target=work_apart, args=(*arguments, number), name=f"worker {number}")
             for number in range(count)
@@ -106,7 +106,9 @@ class StudyRunner:
             for process in [process for process in alive if not process.is_alive()]:
                 alive.remove(process)
                 if process.exitcode:
-                    self._console.print(f"    {process.name} ended with exit code {process.exitcode}", highlight=False)
+                    self._session.console.print(
+                        f"    {process.name} ended with exit code {process.exitcode}", highlight=False
+                    )
                     self.retry(study)
             shown(trials_of(study))
         if not is_done(trials_of(study), self._spec.trials):
@@ -114,14 +116,13 @@ class StudyRunner:
             raise RuntimeError(f"study {name} has no worker left ({done}); the same command goes on with it")
 
     def _progress(self, name: str, study: Study) -> "_Shown":
-        return _Shown(name, study, self._spec.trials, self._console)
+        return _Shown(name, study, self._spec.trials, self._session.console)
 
 
 def work(
-    prepared: Prepared,
+    session: Session,
     spec: SearchSpec,
     judge: Judge,
-    run_dir: Path,
     name: str,
     parent: str,
     *,
@@ -136,9 +137,9 @@ def work(
         after: called after each trial with all there are.
         owner: process without which it makes no sense to go on.
     """
-    study = study_of(prepared, spec, name, worker=worker)
-    with Workers(run_dir / "workers").alive() as own:
-        objective = Objective(spec, judge, parent=parent, worker=own)
+    study = study_of(session.prepared, spec, name, worker=worker)
+    with Workers(session.folder.path / "workers").alive() as own:
+        objective = Objective(spec, judge, session.tracker, parent=parent, worker=own)
 
         def stop(study: Study, trial: Any) -> None:
             trials = trials_of(study)
@@ -154,7 +155,7 @@ def work(
             if exit_.code == INTERRUPTED:
                 raise KeyboardInterrupt from None
             raise
-    RunFolder(run_dir).save(f"seconds/{name}-{own}", dict(objective.seconds))
+    session.folder.save(f"seconds/{name}-{own}", {"study": name, "seconds": dict(objective.seconds)})
 
 
 def work_apart(config: Mapping[str, Any], run_dir: str, name: str, parent: str, owner: int, worker: int) -> None:
@@ -165,15 +166,11 @@ def work_apart(config: Mapping[str, Any], run_dir: str, name: str, parent: str, 
 
     quiet(threads=config["threads"])
     prepared = prepare(OmegaConf.create(dict(config)))
-    spec = instantiate(prepared.config["search"], _convert_="all")
-    mlflow_store.connect(prepared.config["tracking"]["uri"], prepared.config["tracking"]["experiment"])
-    judge = Judge(prepared, Models(prepared, Path(run_dir), _no_base), spec)
+    spec = instantiate(prepared.config.plain["search"], _convert_="all")
+    session = Session(prepared, RunFolder(Path(run_dir)), open_tracker(prepared))
+    judge = Judge(session, ModelStore(session), spec)
     judge.prepare()
-    work(prepared, spec, judge, Path(run_dir), name, parent, worker=worker, owner=owner)
-
-
-def _no_base() -> Any:
-    raise RuntimeError("the base is trained before workers start; its folder is gone")
+    work(session, spec, judge, name, parent, worker=worker, owner=owner)
 
 
 def trials_of(study: Study) -> list[FrozenTrial]:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from skiplab.data.module import TextData
 from skiplab.methods.base import ExitModule, Optimization, TrainedModule
 from skiplab.training.checkpoints import Checkpoints, latest
-from skiplab.utils import distributed
+from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import save_json
 
 if TYPE_CHECKING:
@@ -217,6 +217,7 @@ def train(
     folder: Path,
     logger: "Logger | None",
     checkpoint_every: float = 60.0,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Train in place; go on from the folder's checkpoint, with the same losses, if an earlier run left one.
 
@@ -230,7 +231,7 @@ def train(
         NonFiniteLossError: the loss left the finite numbers.
     """
     L.seed_everything(seed, verbose=False)
-    if distributed.world_size() == 1:
+    if ranks.world_size == 1:
         spec = replace(spec, devices=1, num_nodes=1)
     steps = -(-len(data.train_pairs) // spec.batch_size)
     trainer = spec.trainer(
@@ -242,7 +243,7 @@ def train(
             Checkpoints(folder, checkpoint_every),
         ],
     )
-    start = distributed.on_first(partial(latest, folder))
+    start = ranks.on_first(partial(latest, folder))
     try:
         with _layers_for_training(module, spec):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)

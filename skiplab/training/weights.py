@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from skiplab.backbones.adapters import adapt
 from skiplab.engine.backbone import Backbone
-from skiplab.utils import distributed
+from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import writing
 
 
-def saved(folder: Path) -> bool:
+def saved(folder: Path, ranks: Ranks = ALONE) -> bool:
     """Whether a folder holds trained weights, as the first rank sees it."""
-    return distributed.on_first(lambda: any(folder.glob("*.safetensors")))
+    return ranks.on_first(lambda: any(folder.glob("*.safetensors")))
 
 
 def load_backbone(folder: Path, dtype: torch.dtype | None = None) -> Backbone:
@@ -64,6 +64,7 @@ def load_or_train(
     folder: Path,
     train: Callable[[Path], None],
     complete: Callable[[Path], object] = lambda folder: None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Give a model the folder's weights; if there are none, train them and keep them there.
 
@@ -79,22 +80,22 @@ def load_or_train(
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")) if distributed.is_first() else nullcontext():
-            _load_or_train(model, folder, train, complete)
+        with FileLock(folder.with_name(f"{folder.name}.lock")) if ranks.is_first else nullcontext():
+            _load_or_train(model, folder, train, complete, ranks)
 
 
 def _load_or_train(
-    model: nn.Module, folder: Path, train: Callable[[Path], None], complete: Callable[[Path], object]
+    model: nn.Module, folder: Path, train: Callable[[Path], None], complete: Callable[[Path], object], ranks: Ranks
 ) -> None:
     weights = folder / "model.safetensors"
-    if distributed.on_first(weights.exists):
+    if ranks.on_first(weights.exists):
         load_model(model, weights)
         model.eval()
         return
     checkpoints = folder.with_name(f"{folder.name}.training")
     train(checkpoints)
     model.eval()
-    state = _gathered(model)
+    state = _gathered(model, keep=ranks.is_first)
 
     def save() -> None:
         with _whole_folder(folder) as partial:
@@ -107,12 +108,12 @@ def _load_or_train(
             complete(partial)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
-    distributed.on_first(save)
+    ranks.on_first(save)
 
 
 @torch.no_grad()
-def _gathered(model: nn.Module) -> dict[str, Any] | None:
-    """All weights of a model that is sharded over the ranks, on the first of them; None if it is not sharded."""
+def _gathered(model: nn.Module, *, keep: bool) -> dict[str, Any] | None:
+    """All weights of a model that is sharded over the ranks, where they are to be kept; None if it is not sharded."""
     if not any(isinstance(weight, DTensor) for weight in model.parameters()):
         return None
     gathered: dict[int, Any] = {}
@@ -121,7 +122,7 @@ def _gathered(model: nn.Module) -> dict[str, Any] | None:
         # Tied weights once.
         if id(weight) not in gathered:
             full = weight.full_tensor().cpu() if isinstance(weight, DTensor) else weight
-            gathered[id(weight)] = full if distributed.is_first() else None
+            gathered[id(weight)] = full if keep else None
     return {name: gathered[id(weight)] for name, weight in names.items()}
 
 

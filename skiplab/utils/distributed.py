@@ -1,143 +1,142 @@
-"""The processes that run one job together: what the first does alone, and work that is dealt out.
-
-In a job of one process all of it is as if this module were not there.
-"""
+"""The processes that run one job together: what the first rank does for all, and work shared out between ranks."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Self, TypeVar, final
 
 import torch.distributed as dist
 
-P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-# The others wait while the first times, for hours if need be; but not for a rank that failed where they did not.
-_LONGEST = timedelta(days=7)
-_PATIENCE = timedelta(seconds=60)
-
-_group: Any = None
-_meeting: Any = None
-_alone = False
+# The other ranks wait while the first one times, for hours if need be.
+_COLLECTIVE_TIMEOUT = timedelta(days=7)
+BARRIER_TIMEOUT = timedelta(seconds=60)
 
 
-def join(backend: str, *, rank: int, world_size: int) -> None:
-    """Connect to the other ranks, at `MASTER_ADDR` and `MASTER_PORT`. Lightning uses the connection too.
+@final
+class Ranks:
+    """The ranks of a job as one of them sees them. `Ranks()` is a job of one process.
 
     Args:
-        backend: for gradients, gloo or nccl. What this module sends goes by gloo.
+        group: process group for what the ranks send each other; None is a single process.
+        barrier: process group with a short timeout, for `barrier`.
     """
-    global _group, _meeting
-    dist.init_process_group(backend, rank=rank, world_size=world_size)
-    _group = dist.new_group(backend="gloo", timeout=_LONGEST)
-    _meeting = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
+    def __init__(self, group: Any = None, barrier: Any = None) -> None:
+        self._group = group
+        self._barrier = barrier
+        # Within `on_first` the first rank works for all: to what it calls, it is the only one.
+        self._alone = False
 
-def leave() -> None:
-    """Disconnect, if connected."""
-    global _group
-    if _group is not None:
-        _group = None
-        dist.destroy_process_group()
+    @classmethod
+    def join(cls, backend: str, *, rank: int, world_size: int, barrier_timeout: timedelta = BARRIER_TIMEOUT) -> Self:
+        """Connect to the other ranks, at `MASTER_ADDR` and `MASTER_PORT`. Lightning uses the same connection.
 
+        Args:
+            backend: of the gradients: gloo or nccl. All else goes by gloo.
+            barrier_timeout: how long `barrier` waits for a rank.
+        """
+        dist.init_process_group(backend, rank=rank, world_size=world_size)
+        return cls(
+            dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT),
+            dist.new_group(backend="gloo", timeout=barrier_timeout),
+        )
 
-def processes() -> int:
-    """How many processes the job has."""
-    return 1 if _group is None else dist.get_world_size(_group)
+    def leave(self) -> None:
+        """Disconnect, if connected."""
+        if self._group is not None:
+            self._group = self._barrier = None
+            dist.destroy_process_group()
 
+    @property
+    def processes(self) -> int:
+        """Number of processes of the job."""
+        return 1 if self._group is None else dist.get_world_size(self._group)
 
-def world_size() -> int:
-    """How many of them work together here; 1 within `on_first`."""
-    return 1 if _alone else processes()
+    @property
+    def world_size(self) -> int:
+        """Number of ranks that work together at this point; 1 within `on_first`."""
+        return 1 if self._alone else self.processes
 
+    @property
+    def rank(self) -> int:
+        """This process's number, from 0."""
+        return 0 if self._group is None else dist.get_rank(self._group)
 
-def rank() -> int:
-    """This process's number, from 0."""
-    return 0 if _group is None else dist.get_rank(_group)
+    @property
+    def is_first(self) -> bool:
+        """Whether this process reads and writes files and talks to the user."""
+        return self.rank == 0
 
+    def on_first(self, call: Callable[[], R]) -> R:
+        """Call on the first rank while the others wait; its result on all ranks.
 
-def is_first() -> bool:
-    """Whether this process is the one that reads and writes files and talks to the user."""
-    return rank() == 0
+        Raises:
+            Exception: what the call raised, on all ranks.
+        """
+        if self.world_size == 1:
+            return call()
+        name = getattr(call, "__qualname__", None)
+        outcome: list[Any] = [name, None, None]
+        if self.is_first:
+            self._alone = True
+            try:
+                outcome[1] = call()
+            except Exception as error:  # noqa: BLE001 - the other ranks raise it too
+                outcome[2] = error
+            finally:
+                self._alone = False
+        dist.broadcast_object_list(outcome, src=0, group=self._group)
+        if outcome[0] != name:
+            raise SystemExit(
+                f"rank {self.rank} is at {name}, the first rank at {outcome[0]}: ranks went different ways"
+            )
+        if outcome[2] is not None:
+            raise outcome[2]
+        return outcome[1]
 
+    def first_before_others(self, call: Callable[[], R]) -> R:
+        """Call on every rank, on the first one before the others, which find what it left in a cache.
 
-def on_first(call: Callable[[], R]) -> R:
-    """What the first rank's call gives, on all ranks; the others wait. To what is called, it is the only rank.
+        Raises:
+            Exception: what the first rank's call raised, on all ranks.
+        """
+        kept: list[R] = []
+        self.on_first(lambda: kept.append(call()))
+        return kept[0] if kept else call()
 
-    Raises:
-        Exception: what the call raised, on all ranks.
-    """
-    global _alone
-    if world_size() == 1:
-        return call()
-    name = getattr(call, "__qualname__", None)
-    outcome: list[Any] = [name, None, None]
-    if is_first():
-        _alone = True
+    def share(
+        self, work: Sequence[T], do: Callable[[T], R], progress: Callable[[Sequence[T]], Iterable[T]] = iter
+    ) -> list[R]:
+        """Apply `do` to each piece of work, shared out round robin; all results in order, on all ranks.
+
+        Raises:
+            Exception: what a rank's `do` raised, on all ranks.
+        """
+        ranks = self.world_size
+        if ranks == 1:
+            return [do(piece) for piece in progress(work)]
+        mine: tuple[list[R], Exception | None]
         try:
-            outcome[1] = call()
-        except Exception as error:  # noqa: BLE001 - the others must hear of it
-            outcome[2] = error
-        finally:
-            _alone = False
-    dist.broadcast_object_list(outcome, src=0, group=_group)
-    if outcome[0] != name:
-        raise SystemExit(f"rank {rank()} is at {name}, the first rank at {outcome[0]}: ranks went different ways")
-    if outcome[2] is not None:
-        raise outcome[2]
-    return outcome[1]
+            mine = [do(piece) for piece in progress(work[self.rank :: ranks])], None
+        except Exception as error:  # noqa: BLE001 - the other ranks raise it too
+            mine = [], error
+        parts: list[Any] = [None] * ranks
+        dist.all_gather_object(parts, mine, group=self._group)
+        for _, error in parts:
+            if error is not None:
+                raise error
+        return [parts[place % ranks][0][place // ranks] for place in range(len(work))]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here; after an error it confirms that every rank failed.
+
+        Raises:
+            RuntimeError: a rank does not come in time. This process must end then, and the others with it.
+        """
+        if self.world_size > 1:
+            dist.barrier(self._barrier)
 
 
-def first_only(function: Callable[P, None]) -> Callable[P, None]:
-    """A function that does nothing on the other ranks, and waits for none."""
-
-    @wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> None:
-        if is_first():
-            function(*args, **kwargs)
-
-    return called
-
-
-def first_before_others(call: Callable[[], R]) -> R:
-    """Each rank's own call, made when the first's is done: the others find what it left in a cache.
-
-    Raises:
-        Exception: what the first's call raised, on all ranks.
-    """
-    kept: list[R] = []
-    on_first(lambda: kept.append(call()))
-    return kept[0] if kept else call()
-
-
-def share(work: Sequence[T], do: Callable[[T], R], progress: Callable[[Sequence[T]], Iterable[T]] = iter) -> list[R]:
-    """What `do` makes of each piece of work, in order, on all ranks. They take turns in the pieces.
-
-    Raises:
-        Exception: what a rank's `do` raised, on all ranks.
-    """
-    ranks = world_size()
-    if ranks == 1:
-        return [do(piece) for piece in progress(work)]
-    mine: tuple[list[R], Exception | None]
-    try:
-        mine = [do(piece) for piece in progress(work[rank() :: ranks])], None
-    except Exception as error:  # noqa: BLE001 - the others must hear of it
-        mine = [], error
-    parts: list[Any] = [None] * ranks
-    dist.all_gather_object(parts, mine, group=_group)
-    for _, error in parts:
-        if error is not None:
-            raise error
-    return [parts[place % ranks][0][place // ranks] for place in range(len(work))]
-
-
-def meet() -> None:
-    """Wait until every rank is here, which after an error tells that all had it.
-
-    Raises:
-        RuntimeError: one does not come within a minute. This process must end then, and the others with it.
-    """
-    if world_size() > 1:
-        dist.barrier(_meeting)
+ALONE = Ranks()
+"""A job of one process."""

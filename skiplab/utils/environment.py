@@ -7,22 +7,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from skiplab.utils import distributed
-
 _PACKAGES = (
     "torch", "lightning", "transformers", "torchmetrics", "datasets", "sacrebleu", "mlflow", "hydra-core", "optuna",
 )  # fmt: skip
 
 
-def environment(seed: int | list[int]) -> dict[str, Any]:
-    """The record that stands in every `results.json`."""
+def environment(seed: int | list[int], *, processes: int = 1) -> dict[str, Any]:
+    """The record that stands in every `results.json`.
+
+    Args:
+        processes: of the job.
+    """
     import torch
 
     found: dict[str, Any] = {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": distributed.processes(),
+        "processes": processes,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "platform": platform.platform(),

@@ -5,6 +5,7 @@ import os
 import sys
 import uuid
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from skiplab.utils import distributed
+from skiplab.utils.distributed import BARRIER_TIMEOUT, Ranks
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -58,7 +59,7 @@ def check(started: int | None, *, devices: int, nodes: int) -> None:
         )
 
 
-def join(environment: "ClusterEnvironment", accelerator: str) -> None:
+def join(environment: "ClusterEnvironment", accelerator: str, *, barrier_timeout: timedelta = BARRIER_TIMEOUT) -> Ranks:
     """Connect to the other ranks. All but the first fall silent."""
     os.environ["MASTER_ADDR"] = environment.main_address
     os.environ["MASTER_PORT"] = str(environment.main_port)
@@ -66,10 +67,12 @@ def join(environment: "ClusterEnvironment", accelerator: str) -> None:
     if on_gpu and torch.cuda.is_available():
         torch.cuda.set_device(environment.local_rank())
     backend = "nccl" if on_gpu else "gloo"
-    distributed.join(backend, rank=environment.global_rank(), world_size=environment.world_size())
-    if not distributed.is_first():
+    rank, world_size = environment.global_rank(), environment.world_size()
+    ranks = Ranks.join(backend, rank=rank, world_size=world_size, barrier_timeout=barrier_timeout)
+    if not ranks.is_first:
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
+    return ranks
 
 
 def start(processes: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from skiplab.utils import distributed
+from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import load_json, save_json
 from skiplab.utils.old_names import with_present_names
 
@@ -14,8 +14,9 @@ from skiplab.utils.old_names import with_present_names
 class RunFolder:
     """Finished pieces of work as JSON files, bound to one configuration. The first rank reads and writes for all."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ranks: Ranks = ALONE) -> None:
         self.path = path
+        self._ranks = ranks
 
     def bind(self, config: Mapping[str, Any]) -> None:
         """Take the folder for a configuration of plain values.
@@ -43,11 +44,11 @@ class RunFolder:
 
     def load(self, name: str) -> Any | None:
         """What `save` stored under a name; None if nothing."""
-        return distributed.on_first(lambda: load_json(self.path / f"{name}.json"))
+        return self._ranks.on_first(lambda: load_json(self.path / f"{name}.json"))
 
     def save(self, name: str, content: Any) -> None:
         """Store plain values under a name."""
-        distributed.on_first(lambda: save_json(self.path / f"{name}.json", content))
+        self._ranks.on_first(lambda: save_json(self.path / f"{name}.json", content))
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Methods that fail on purpose."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -21,10 +20,6 @@ class FailsInTraining(ExitModule):
     def target_speedup(self) -> float | None:
         return None
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
-        return {"loss": "none"}
-
     def loss(self, batch: Batch) -> Tensor:
         raise RuntimeError("no loss today")
 
@@ -35,6 +30,4 @@ class FailsInTraining(ExitModule):
 class FailsInDecoding(FailsInTraining):
     """Trains nothing, and has no policy."""
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
-        return None
+    trains = False

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from skiplab.export.saved_method import load_method
 from skiplab.methods.skipdecode import SkipDecode
-from skiplab.reporting import mlflow_store
+from skiplab.reporting.mlflow_tracker import MLflowTracker
 from tests.export import test_saved_method
 
 PROMPTS = test_saved_method.PROMPTS[:3]
@@ -30,7 +30,7 @@ NAME = "compare_calm-skipdecode-2.5x"
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    mlflow_store.connect(uri, "test")
+    MLflowTracker.open(uri, "test")
     return uri
 
 
@@ -39,8 +39,8 @@ def folder(tmp_path: Path, store: str) -> Path:
     """A saved method, registered once."""
     folder = tmp_path / "models" / "skipdecode-2x-seed-0"
     test_saved_method.saved(folder, SkipDecode(test_saved_method.setup(), speedup=2.0), speedup=2.0)
-    with mlflow_store.run("skipdecode 2x"):
-        mlflow_store.register_method(folder, NAME, tags={"seed": 0})
+    with MLflowTracker().run("skipdecode 2x"):
+        MLflowTracker().register_method(folder, NAME, tags={"seed": 0})
     return folder
 
 
@@ -65,8 +65,8 @@ def test_a_registered_method_is_a_model_with_a_signature_and_no_pickle(folder: P
 
 
 def test_every_seed_is_a_version(folder: Path) -> None:
-    with mlflow_store.run("skipdecode 2x seed 1") as run_id:
-        mlflow_store.register_method(folder, NAME, tags={"seed": 1})
+    with MLflowTracker().run("skipdecode 2x seed 1") as run_id:
+        MLflowTracker().register_method(folder, NAME, tags={"seed": 1})
     found = mlflow.MlflowClient().get_model_version(NAME, "2")
     assert found.tags == {"seed": "1"}
     assert found.run_id == run_id

@@ -17,7 +17,7 @@ import mlflow
 import pytest
 
 from skiplab.methods.base import TrainedModule
-from skiplab.reporting import mlflow_store
+from skiplab.reporting.mlflow_tracker import MLflowTracker
 from tests.faults.comparisons import command, output, results, statuses, tracked
 from tests.faults.processes import KILLED, in_child, kills_at
 
@@ -106,10 +106,10 @@ def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undis
 
 
 def test_a_call_that_no_store_would_take_is_an_error_as_ever(tmp_path: Path) -> None:
-    mlflow_store.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
-    with pytest.raises(mlflow.MlflowException, match="Names may only contain"), mlflow_store.run("work"):
-        mlflow_store.log_figures({"no name?": 1.0})
-    assert mlflow_store.lost() is None
+    tracker = MLflowTracker.open(f"sqlite:///{tmp_path}/mlflow.db", "test")
+    with pytest.raises(mlflow.MlflowException, match="Names may only contain"), tracker.run("work"):
+        tracker.log_figures({"no name?": 1.0})
+    assert tracker.lost is None
 
 
 def test_a_sqlite_store_that_was_killed_in_its_making_is_made_again(tmp_path: Path) -> None:
@@ -118,26 +118,26 @@ def test_a_sqlite_store_that_was_killed_in_its_making_is_made_again(tmp_path: Pa
     def killed() -> None:
         # In the midst of some forty changes to its tables.
         alembic.op.create_table = kills_at(5, alembic.op.create_table)
-        mlflow_store.connect(uri, "test")
+        MLflowTracker.open(uri, "test")
 
     assert in_child(killed) == KILLED
-    mlflow_store.connect(uri, "test")
-    with mlflow_store.run("work") as run_id:
-        mlflow_store.log_figures({"bleu": 1.0})
+    tracker = MLflowTracker.open(uri, "test")
+    with tracker.run("work") as run_id:
+        tracker.log_figures({"bleu": 1.0})
     assert mlflow.get_run(run_id).data.metrics == {"bleu": 1}
     assert not list(tmp_path.glob(".mlflow.db*"))
 
 
 def test_a_full_sqlite_store_is_lost_and_the_work_goes_on(tmp_path: Path) -> None:
     def work() -> None:
-        mlflow_store.connect(f"sqlite:///{tmp_path}/mlflow.db", "test")
-        with mlflow_store.run("work"):
+        tracker = MLflowTracker.open(f"sqlite:///{tmp_path}/mlflow.db", "test")
+        with tracker.run("work"):
             size = (tmp_path / "mlflow.db-wal").stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
             figures = {f"figure{number}": 1.0 for number in range(900)}
             with pytest.warns(UserWarning, match="the tracking store .* is lost: .*the same command started again"):
-                mlflow_store.log_figures(figures)
-            assert mlflow_store.lost()
-            mlflow_store.set_note("is not tracked, and no error")
+                tracker.log_figures(figures)
+            assert tracker.lost
+            tracker.set_note("is not tracked, and no error")
 
     assert in_child(work, tmp_path / "output.txt") == 0, (tmp_path / "output.txt").read_text()

@@ -1,17 +1,25 @@
 """Settings over their seeds, against their rivals."""
 
-from typing import Any
-
 import pytest
 
+from skiplab.evaluation.generate import Generation
+from skiplab.reporting.record import Entry, Record, Setting
 from skiplab.reporting.summary import summarise
 
 
 def record(
     method: str, setting: str, seed: int, scores: list[float], bleu: float = 50.0, trained: bool = True
-) -> dict[str, Any]:
-    row = {"method": method, "setting": setting, "seed": seed, "bleu": bleu, "layer_speedup": 2.0 + seed}
-    return {"row": row, "trained": trained, "by_item": {"rouge_l": scores, "agreement": [1.0] * len(scores)}}
+) -> Record:
+    return Record(
+        entry=Entry(method, setting, seed),
+        series=method,
+        chosen=0,
+        trained=trained,
+        timed=True,
+        figures={"bleu": bleu, "layer_speedup": 2.0 + seed},
+        outputs=Generation([], [], []),
+        item_scores={"rouge_l": scores, "agreement": [1.0] * len(scores)},
+    )
 
 
 SKIP = [record("skipdecode", "2x", seed, [0.5, 0.6, 0.7], bleu=50.0 + seed) for seed in (0, 1, 2)]
@@ -31,7 +39,7 @@ def test_a_setting_is_one_row_over_its_seeds() -> None:
 
 def test_the_difference_is_paired_by_seed_and_item() -> None:
     other = [record("early_termination", "2x", seed, [0.4, 0.5, 0.6]) for seed in (1, 2, 3)]
-    row = summarise([*SKIP, *other], {"early_termination 2x": "skipdecode 2x"})[1]
+    row = summarise([*SKIP, *other], {Setting("early_termination", "2x"): Setting("skipdecode", "2x")})[1]
     assert row["against"] == "skipdecode 2x"
     assert row["rouge_l_difference"] == pytest.approx(-0.1)
     assert row["rouge_l_difference_ci95"] == pytest.approx([-0.1, -0.1])
@@ -40,17 +48,20 @@ def test_the_difference_is_paired_by_seed_and_item() -> None:
 
 
 def test_an_untrained_setting_meets_all_seeds_of_its_rival() -> None:
-    row = summarise([*SKIP, record("d3", "2x", 0, [0.2, 0.3, 0.4], trained=False)], {"d3 2x": "skipdecode 2x"})[1]
+    row = summarise(
+        [*SKIP, record("d3", "2x", 0, [0.2, 0.3, 0.4], trained=False)],
+        {Setting("d3", "2x"): Setting("skipdecode", "2x")},
+    )[1]
     assert row["seeds"] == [0]
     assert row["rouge_l_difference"] == pytest.approx(-0.3)
 
 
 def test_a_rival_that_failed_leaves_the_row_without_a_difference() -> None:
-    (row,) = summarise([record("d3", "2x", 0, [0.2, 0.3])], {"d3 2x": "skipdecode 2x"})
+    (row,) = summarise([record("d3", "2x", 0, [0.2, 0.3])], {Setting("d3", "2x"): Setting("skipdecode", "2x")})
     assert "against" not in row
 
 
 def test_the_one_seed_that_a_rival_has_left_is_paired_with_that_seed_alone() -> None:
     other = [record("early_termination", "2x", seed, [0.4 + seed, 0.5, 0.6]) for seed in (0, 1, 2)]
-    row = summarise([SKIP[1], *other], {"early_termination 2x": "skipdecode 2x"})[1]
+    row = summarise([SKIP[1], *other], {Setting("early_termination", "2x"): Setting("skipdecode", "2x")})[1]
     assert row["rouge_l_difference"] == pytest.approx((0.9 - 0.1 - 0.1) / 3)

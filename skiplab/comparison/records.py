@@ -1,0 +1,47 @@
+"""The records of a comparison's settings, in its run folder."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, final
+
+from skiplab.reporting.record import Entry, Record, Timing
+from skiplab.utils.run_folder import RunFolder
+
+_TIMING = "timing"
+
+
+@final
+class Records:
+    """What is finished. Each record is read from disk once.
+
+    Args:
+        entries: what the comparison has, in the order of its rows.
+    """
+
+    def __init__(self, folder: RunFolder, entries: Iterable[Entry]) -> None:
+        self._folder = folder
+        timings: Mapping[str, Sequence[Mapping[str, Any]]] = folder.load(_TIMING) or {}
+        self._found: dict[Entry, Record | None] = {}
+        for entry in entries:
+            plain = folder.load(f"settings/{entry.key}")
+            record = None if plain is None else Record.from_plain(plain)
+            self._found[entry] = record and record.with_timings([Timing(**one) for one in timings.get(entry.key, ())])
+
+    def get(self, entry: Entry) -> Record | None:
+        """A setting's record; None if it is not finished."""
+        return self._found[entry]
+
+    def finished(self) -> list[Record]:
+        """All records there are, in the order of the rows."""
+        return [record for record in self._found.values() if record is not None]
+
+    def add(self, record: Record) -> None:
+        """Keep a finished setting's record."""
+        self._folder.save(f"settings/{record.entry.key}", record.plain())
+        self._found[record.entry] = record
+
+    def add_timings(self, timings: Mapping[Entry, Sequence[Timing]]) -> None:
+        """Keep the speeds that one interleaved run measured, instead of all earlier ones."""
+        plain = {entry.key: [vars(one) for one in found] for entry, found in timings.items()}
+        self._folder.save(_TIMING, plain)
+        for entry, record in self._found.items():
+            self._found[entry] = record and record.with_timings(timings.get(entry, ()))

@@ -1,0 +1,100 @@
+"""What the parts of a job have in common."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from rich.console import Console
+from rich.progress import track
+
+from skiplab.comparison.prepare import ConfigurationError, Prepared
+from skiplab.reporting.mlflow_tracker import MLflowTracker
+from skiplab.reporting.tracker import NoTracker, Tracker
+from skiplab.training.trainer import SPREAD
+from skiplab.utils.distributed import ALONE, Ranks
+from skiplab.utils.environment import git_revision
+from skiplab.utils.run_folder import RunFolder
+
+# Parts of the configuration that may change when a run goes on.
+_MAY_CHANGE = ("tracking", "cache_dir", "checkpoint_every", *(f"trainer.{name}" for name in SPREAD))
+
+
+@final
+@dataclass(frozen=True)
+class Session:
+    """A checked configuration, and where its results go.
+
+    Attributes:
+        folder: of the run, bound to the configuration.
+    """
+
+    prepared: Prepared
+    folder: RunFolder
+    tracker: Tracker = field(default_factory=NoTracker)
+    ranks: Ranks = ALONE
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+
+    def progress(self, work: Any) -> Any:
+        """Pass pieces of work on, with a bar on the console."""
+        return track(list(work), console=self.console, transient=True)
+
+    @contextmanager
+    def run(self, key: str, name: str, *, nested: bool = True) -> Iterator[str]:
+        """The tracker's run for a piece of work; an earlier attempt's run goes on.
+
+        Args:
+            key: of the piece of work in the run folder.
+            name: of the run.
+        """
+        known = self.run_ids
+        with self.tracker.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
+            self.folder.save("mlflow", self.run_ids | ({key: run_id} if run_id else {}))
+            yield run_id
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """The tracker's runs by piece of work."""
+        return self.folder.load("mlflow") or {}
+
+
+def open_session(prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, free: Sequence[str] = ()) -> Session:
+    """Bind the run folder to the configuration, and connect to the tracking store.
+
+    How training is spread over devices may change from run to run.
+
+    Args:
+        free: further parts of the configuration that may change, nested keys with dots.
+
+    Raises:
+        ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
+    """
+    comparable = json.loads(json.dumps(prepared.config.plain))
+    for key in (*_MAY_CHANGE, *free):
+        *path, last = key.split(".")
+        node = comparable
+        for name in path:
+            node = node[name]
+        node.pop(last, None)
+    folder = RunFolder(run_dir, ranks)
+    try:
+        folder.check(comparable)
+        tracker = open_tracker(prepared, ranks)
+        folder.bind(comparable)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    return Session(prepared, folder, tracker, ranks, Console(quiet=not ranks.is_first))
+
+
+def open_tracker(prepared: Prepared, ranks: Ranks = ALONE) -> Tracker:
+    """The tracker of the configuration, on the first rank; the others track nothing.
+
+    Raises:
+        ValueError: the store cannot be used.
+    """
+    store = prepared.config.tracking
+    opened: list[Tracker] = []
+    ranks.on_first(lambda: opened.append(MLflowTracker.open(store.uri, store.experiment)))
+    return opened[0] if opened else NoTracker()

@@ -1,0 +1,70 @@
+"""What a setting of a method is, before it has weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, final
+
+from skiplab.methods.base import ExitModule, PlannedModule, Setup
+from skiplab.schedules.exit_schedule import LayerPlan
+from skiplab.utils.files import fingerprint
+
+
+@final
+@dataclass(frozen=True)
+class MethodSpec:
+    """A class and its hyperparameters, and what follows from them; see `of`.
+
+    Attributes:
+        method: the LightningModule's class.
+        params: its hyperparameters, plain values.
+        setting: what a person would call it, such as `3x`.
+        target_speedup: the layer speedup that it promises; None if it promises none.
+        plan: layers by generation step, as far as the longest output reaches; None where rows decide for themselves.
+        training: key of its training: what the weights depend on beside base, data, trainer and seed. Equal keys
+            share one training; None is no training.
+        probes: the same for the small modules that are trained on its frozen weights.
+    """
+
+    method: type[ExitModule]
+    params: Mapping[str, Any] = field(hash=False)
+    setting: str
+    target_speedup: float | None
+    plan: tuple[LayerPlan, ...] | None
+    training: str | None
+    probes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, method: type[ExitModule], params: Mapping[str, Any], setup: Setup) -> Self:
+        """Read a module's facts from one that is built and thrown away.
+
+        Args:
+            setup: its backbone needs no weights; the meta device will do.
+
+        Raises:
+            TypeError, ValueError: the module refuses its hyperparameters.
+        """
+        module = method(setup, **params)
+        steps = range(max(setup.lengths, default=1))
+        plan = tuple(module.policy.plan(step) for step in steps) if isinstance(module, PlannedModule) else None
+        return cls(
+            method=method,
+            params=params,
+            setting=module.setting,
+            target_speedup=module.target_speedup,
+            plan=plan,
+            training=None if module.recipe is None else fingerprint(recipe=module.recipe),
+            probes=tuple(fingerprint(of=module.recipe, probe=probe.recipe) for probe in module.probes),
+        )
+
+    def resolved(self, setup: Setup) -> Self:
+        """The same class and hyperparameters where the outputs' lengths, or the backbone, are others."""
+        return type(self).of(self.method, self.params, setup)
+
+    def build(self, setup: Setup) -> ExitModule:
+        """The module on a backbone."""
+        return self.method(setup, **self.params)
+
+    @property
+    def budget(self) -> tuple[Any, ...]:
+        """What settings of different methods must share to be compared: a speedup, or exit layers."""
+        return tuple(self.params.get(name) for name in ("speedup", "max_exit", "min_exit"))

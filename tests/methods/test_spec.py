@@ -1,0 +1,110 @@
+"""What a setting is before it has weights, and whose training it shares."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from baselines.calm import CALM
+from baselines.multi_layer import MultiLayerExit
+from skiplab.engine.batch import Batch
+from skiplab.methods.base import ExitModule, Optimization, Setup
+from skiplab.methods.full import Full
+from skiplab.methods.once_for_all import OnceForAll
+from skiplab.methods.scheduled import PlanTrainedModule, ScheduleTrainedModule
+from skiplab.methods.skipdecode import SkipDecode
+from skiplab.methods.spec import MethodSpec
+from tests.tiny import tiny_backbone
+
+
+def setup() -> Setup:
+    return Setup(tiny_backbone(), [6, 9, 12], Optimization(learning_rate=1e-3))
+
+
+def spec(method: type[ExitModule], **params: Any) -> MethodSpec:
+    return MethodSpec.of(method, params, setup())
+
+
+class OtherLoss(ScheduleTrainedModule):
+    """A method as a user writes it: another's class with a loss of its own, and nothing said of sharing."""
+
+    def __init__(self, setup: Setup, **options: Any) -> None:
+        super().__init__(setup, "skip", **options)
+
+    def loss(self, batch: Batch) -> Tensor:
+        return 2 * super().loss(batch)
+
+
+class OtherOptimizer(ScheduleTrainedModule):
+    def __init__(self, setup: Setup, **options: Any) -> None:
+        super().__init__(setup, "skip", **options)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+class SharesWithOtherLoss(OtherLoss):
+    def shared_recipe(self) -> Mapping[str, Any]:
+        return {"loss": "doubled", **self.plans}
+
+
+@pytest.mark.parametrize("method", [OtherLoss, OtherOptimizer])
+def test_who_trains_otherwise_and_says_nothing_shares_with_nobody(method: type[PlanTrainedModule]) -> None:
+    own, other = spec(method, speedup=2.0), spec(SkipDecode, speedup=2.0)
+    assert own.plan == other.plan
+    assert own.training not in (None, other.training)
+    assert own.training != spec(method, speedup=1.5).training
+    assert own.training != spec(method, speedup=2.0, warmup=2).training
+
+
+def test_what_is_stated_beside_a_loss_is_shared() -> None:
+    same = [
+        spec(SharesWithOtherLoss, speedup=2.0).training,
+        spec(SharesWithOtherLoss, speedup=2.0, horizon="median").training,
+    ]
+    assert same[0] == same[1] != spec(OtherLoss, speedup=2.0).training
+    assert spec(MultiLayerExit, speedup=1.5).training == spec(MultiLayerExit, speedup=2.0).training
+    assert spec(MultiLayerExit, speedup=1.5).training == spec(CALM, threshold=0.5).training
+    assert spec(OnceForAll, speedup=1.5).training == spec(OnceForAll, speedup=2.0, warmup=2).training
+
+
+def test_facts_are_read_without_weights() -> None:
+    with torch.device("meta"):
+        backbone = tiny_backbone()
+    found = MethodSpec.of(SkipDecode, {"speedup": 2.0}, Setup(backbone, [6, 9, 12], Optimization(learning_rate=1e-3)))
+    assert found == spec(SkipDecode, speedup=2.0)
+    assert hash(found) == hash(spec(SkipDecode, speedup=2.0))
+    assert (found.setting, found.target_speedup, found.budget) == ("2x", 2.0, (2.0, None, None))
+    assert found.plan is not None
+    assert [len(layers) for layers in found.plan] == sorted((len(layers) for layers in found.plan), reverse=True)
+    assert len(found.plan) == 12
+
+
+def test_rows_that_decide_for_themselves_have_no_plan() -> None:
+    assert spec(CALM, threshold=0.5).plan is None
+    assert spec(CALM, threshold=0.5).target_speedup is None
+
+
+def test_what_is_not_trained_has_no_key() -> None:
+    assert spec(Full).training is None
+    assert spec(Full, fine_tune=True).training is not None
+
+
+def test_a_spec_follows_the_lengths_of_outputs() -> None:
+    short = spec(SkipDecode, speedup=2.0)
+    longer = short.resolved(replace(setup(), lengths=[20, 30, 40]))
+    assert (longer.setting, longer.params) == (short.setting, short.params)
+    assert longer.plan != short.plan
+    assert longer.training != short.training
+    module = longer.build(replace(setup(), lengths=[20, 30, 40]))
+    assert tuple(module.exit_policy([]).plan(step) for step in range(40)) == longer.plan
+
+
+def test_bad_hyperparameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="target speedup 40 cannot be reached"):
+        spec(SkipDecode, speedup=40.0)
+    with pytest.raises(TypeError, match="decai"):
+        spec(SkipDecode, speedup=2.0, decai="linear")

@@ -1,0 +1,68 @@
+"""MLflow runs and what goes into them."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from skiplab.reporting.mlflow_tracker import MLflowTracker
+from skiplab.reporting.tracker import NoTracker, Tracker
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Tracker:
+    return MLflowTracker.open(f"sqlite:///{tmp_path}/store/mlflow.db", "test")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
+)
+def test_a_run_ends_as_its_work_does(tracker: Tracker, error: type[BaseException] | None, status: str) -> None:
+    run_id = ""
+    try:
+        with tracker.run("work") as run_id:
+            if error is not None:
+                raise error
+    except (ValueError, KeyboardInterrupt, SystemExit):
+        pass
+    assert mlflow.get_run(run_id).info.status == status
+    assert mlflow.active_run() is None
+
+
+def test_a_known_run_goes_on_and_an_unknown_one_is_made_anew(tracker: Tracker) -> None:
+    with tracker.run("work") as first:
+        tracker.log_params({"a": 1})
+    with tracker.run("work", run_id=first) as again:
+        tracker.log_params({"a": 2, "b": 3})
+    assert again == first
+    assert mlflow.get_run(first).data.params == {"a": "1", "b": "3"}
+    with tracker.run("work", run_id="0" * 32) as other:
+        assert other != first
+
+
+def test_figures_series_and_artifacts(tracker: Tracker, tmp_path: Path) -> None:
+    with tracker.run("parent"), tracker.run("child", nested=True) as run_id:
+        tracker.log_figures({"method": "x", "seed": 3, "bleu": 40.0, "bleu_ci95": [39.0, 41.0]}, group="b1/")
+        tracker.log_series("depth", [12, 4, 3])
+        tracker.log_text("hello", "error.txt")
+    run = mlflow.get_run(run_id)
+    assert run.data.metrics == {
+        "b1/bleu": 40,
+        "b1/spread/bleu_ci95_low": 39,
+        "b1/spread/bleu_ci95_high": 41,
+        "depth": 3,
+    }
+    client = mlflow.MlflowClient()
+    assert [point.value for point in client.get_metric_history(run_id, "depth")] == [12, 4, 3]
+    assert (tmp_path / "store" / "mlartifacts" / run_id / "artifacts" / "error.txt").read_text() == "hello"
+
+
+def test_without_a_tracker_the_same_work_leaves_no_run(tmp_path: Path) -> None:
+    tracker = NoTracker()
+    with tracker.run("parent"), tracker.run("child", nested=True) as run_id:
+        tracker.log_figures({"bleu": 40.0})
+        tracker.log_file(tmp_path / "missing.txt")
+    assert run_id == ""
+    assert tracker.complete(run_id)
+    assert mlflow.active_run() is None
