@@ -36,7 +36,7 @@ def test_experiments(tmp_path: Path, name: str) -> None:
     parts = prepared(f"experiment={name}", *task, together=name == "scaling")
     assert parts.cases[0].entry.label == "full 1x"
     assert len(experiments()[name]) > 20
-    job_module, _, job = parts.config["job"].rpartition(".")
+    job_module, _, job = parts.config.job.rpartition(".")
     assert callable(getattr(import_module(job_module), job))
 
 
@@ -53,7 +53,7 @@ def test_the_papers_comparisons_take_either_model_by_one_override(
     }
     assert parts.trainer.beta2 == parts.base_trainer.beta2 == 0.95
     assert parts.trainer.learning_rate == 2e-5
-    assert parts.config["backbone"]["dropout"] == 0.1
+    assert parts.config.plain["backbone"]["dropout"] == 0.1
 
 
 @pytest.mark.parametrize("name", options("backbone"))

@@ -126,7 +126,7 @@ class Calibrator:
 
     @property
     def _batch_size(self) -> int:
-        return self._prepared.config["decode_batch_size"]
+        return self._prepared.config.decode_batch_size
 
     @cached_property
     def _items(self) -> list[Item]:

@@ -45,7 +45,7 @@ def open_folder(prepared: Prepared, run_dir: Path, *, free: Sequence[str] = ()) 
     Raises:
         ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
     """
-    comparable = json.loads(json.dumps(prepared.config))
+    comparable = json.loads(json.dumps(prepared.config.plain))
     for key in ("tracking", "cache_dir", "checkpoint_every", *(f"trainer.{name}" for name in SPREAD), *free):
         *path, last = key.split(".")
         node = comparable
@@ -55,8 +55,8 @@ def open_folder(prepared: Prepared, run_dir: Path, *, free: Sequence[str] = ()) 
     folder = RunFolder(run_dir)
     try:
         folder.check(comparable)
-        store = prepared.config["tracking"]
-        distributed.on_first(lambda: mlflow_store.connect(store["uri"], store["experiment"]))
+        store = prepared.config.tracking
+        distributed.on_first(lambda: mlflow_store.connect(store.uri, store.experiment))
         folder.bind(comparable)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
@@ -91,16 +91,16 @@ class Comparison:
         self._console = console
         self._models = Models(prepared, folder.path, lambda: self._tracked("base", "base", nested=True))
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in prepared.cases}
-        if self._config["benchmark"]["batch_sizes"]:
-            self._cases[Entry("hf_generate", "full depth", self._config["seeds"][0])] = None
+        if self._config.benchmark.batch_sizes:
+            self._cases[Entry("hf_generate", "full depth", self._config.seeds[0])] = None
         self._decoders = Decoders(self._models, own=prepared.calibration.reference == "own")
         self._settings = Settings(prepared, self._models, self._decoders, folder, self._progress)
         self._errors: dict[Entry, str] = {}
 
     def run(self) -> bool:
         """All settings, the timing, the results; True if nothing failed."""
-        with self._tracked("parent", self._config["tracking"]["experiment"], nested=False):
-            distributed.on_first(lambda: publish.describe(self._config, self._data, self._environment))
+        with self._tracked("parent", self._config.tracking.experiment, nested=False):
+            distributed.on_first(lambda: publish.describe(self._config.plain, self._data, self._environment))
             for note in self._prepared.notes:
                 self._console.print(note, soft_wrap=True, highlight=False)
             self._console.print("base")
@@ -159,7 +159,7 @@ class Comparison:
 
     def _time(self) -> None:
         """Speed, of the first seed's settings."""
-        of_seed = {entry: self._record(entry) for entry in self._cases if entry.seed == self._config["seeds"][0]}
+        of_seed = {entry: self._record(entry) for entry in self._cases if entry.seed == self._config.seeds[0]}
         places = {entry: record["candidate"] for entry, record in of_seed.items() if record and record["timed"]}
         if self._full_entry in places:
             keeper = Timekeeper(self._prepared, self._models, self._decoders, self._folder, self._console)
@@ -183,7 +183,7 @@ class Comparison:
         write_results(
             self._folder.path,
             job=self._supplement.job,
-            experiment=self._config["tracking"]["experiment"],
+            experiment=self._config.tracking.experiment,
             environment=self._environment,
             rows=rows,
             summary=summary,
@@ -220,7 +220,7 @@ class Comparison:
             yield run_id
 
     def _run_name(self, entry: Entry) -> str:
-        return f"{entry.label} seed {entry.seed}" if len(self._config["seeds"]) > 1 else entry.label
+        return f"{entry.label} seed {entry.seed}" if len(self._config.seeds) > 1 else entry.label
 
     def _track_again(self, entry: Entry, record: dict[str, Any]) -> None:
         """Give a finished setting a run in a store that has none, or not all, of it."""
@@ -256,7 +256,7 @@ class Comparison:
     def _environment(self) -> dict[str, Any]:
         """The environment that the run began in, with those that it went on in where they differ."""
         known = self._folder.load("environments") or []
-        present = environment(self._config["seeds"])
+        present = environment(self._config.seeds)
         if present not in known:
             known.append(present)
             self._folder.save("environments", known)

@@ -42,7 +42,7 @@ class Models:
         self._prepared = prepared
         self._base_run = base_run
         self._run_dir = run_dir
-        self._base_dir = Path(prepared.config["cache_dir"]) / f"base-{prepared.base_key}"
+        self._base_dir = Path(prepared.config.cache_dir).expanduser() / f"base-{prepared.base_key}"
         self._at_hand: tuple[Path, Backbone] | None = None
 
     @cached_property
@@ -53,7 +53,7 @@ class Models:
         return self.load(self._base_dir)
 
     def _train_base(self) -> None:
-        prepared, seed = self._prepared, self._prepared.config["base"]["seed"]
+        prepared, seed = self._prepared, self._prepared.config.base.seed
         L.seed_everything(seed, verbose=False)
         backbone = prepared.new_backbone()
 
@@ -67,11 +67,11 @@ class Models:
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens per output of the base on the validation prompts: what schedules are solved for."""
-        decoded_in = self._prepared.config["decode_dtype"]
+        decoded_in = self._prepared.config.decode_dtype
         stored = self._base_dir / ("lengths.json" if decoded_in is None else f"lengths-{decoded_in}.json")
         if (lengths := distributed.on_first(lambda: load_json(stored))) is None:
             data, policy = self._prepared.data, FullDepth(self.base.num_layers)
-            batch_size = self._prepared.config["decode_batch_size"]
+            batch_size = self._prepared.config.decode_batch_size
             outputs = generate(self.base, policy, data, data.items("valid"), batch_size=batch_size)
             lengths = [len(tokens) for tokens in outputs.tokens]
             distributed.on_first(lambda: save_json(stored, lengths))
@@ -115,7 +115,7 @@ class Models:
         """A folder's weights, on the device and in the number format that settings decode in."""
         # Lightning's trainer and module hold each other.
         gc.collect()
-        dtype = self._prepared.config["decode_dtype"]
+        dtype = self._prepared.config.decode_dtype
         return load_backbone(folder, getattr(torch, dtype) if dtype else None).eval().to(self._prepared.device)
 
     def let_go(self) -> None:
@@ -187,5 +187,5 @@ class Models:
             seed=seed,
             folder=checkpoints,
             logger=Curves(checkpoints, run_id),
-            checkpoint_every=self._prepared.config["checkpoint_every"],
+            checkpoint_every=self._prepared.config.checkpoint_every,
         )

@@ -85,15 +85,15 @@ def page(
     """
     config, data = prepared.config, prepared.data
     return html.Page(
-        title=config["tracking"]["experiment"],
-        description="; ".join(filter(None, [config["description"], *prepared.notes])),
+        title=config.tracking.experiment,
+        description="; ".join(filter(None, [config.description, *prepared.notes])),
         task=data.source.name,
         rows=rows,
         tables=[*comparison_tables(rows, summary), *tables],
         figures=figures,
         samples=html.samples(data.items("test"), records, count=5),
         environment=environment,
-        config=OmegaConf.to_yaml(OmegaConf.create(config)),
+        config=OmegaConf.to_yaml(OmegaConf.create(config.plain)),
         notes=notes(rows),
     )
 

@@ -77,7 +77,7 @@ class Settings:
             **figures,
         }
         check_row(row)
-        if self._config["save_models"] and case is not None and made.decoder is not None and module is not None:
+        if self._config.save_models and case is not None and made.decoder is not None and module is not None:
             params = case.candidates[made.place or 0].params
             distributed.on_first(partial(self._save_model, entry, module, made.decoder.policy, params, row))
         publish.track_outputs(row, outputs, full or outputs, self._items)
@@ -95,7 +95,7 @@ class Settings:
 
     def _decoded_by_hf(self, entry: Entry) -> _Decoded:
         mlflow_store.log_params(vars(entry))
-        batch_size = self._config["decode_batch_size"]
+        batch_size = self._config.decode_batch_size
         return _Decoded(generate_hf(self._models.base, self._data, self._items, batch_size=batch_size))
 
     def _decoded(self, entry: Entry, case: Case, run_id: str) -> _Decoded:
@@ -103,7 +103,7 @@ class Settings:
         mlflow_store.log_params({**vars(entry), **({} if place is None else case.candidates[place].params)})
         decoder = self._decoders.make(case, place, run_id)
         backbone, policy, module = decoder.backbone, decoder.policy, decoder.module
-        batch_size = self._config["decode_batch_size"]
+        batch_size = self._config.decode_batch_size
         outputs = generate(backbone, policy, self._data, self._items, batch_size=batch_size, progress=self._progress)
         figures: Row = {
             **_given("target_speedup", module and module.target_speedup),
@@ -152,7 +152,7 @@ class Settings:
             max_new_tokens=self._data.max_new_tokens,
             facts={"task": self._data.source.name, **row},
         )
-        name = f"{self._config['tracking']['experiment']}-{entry.name}"
+        name = f"{self._config.tracking.experiment}-{entry.name}"
         mlflow_store.register_method(folder, name, tags={"seed": entry.seed})
 
     @cached_property

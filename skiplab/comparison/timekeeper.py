@@ -12,6 +12,7 @@ from rich.progress import track
 from skiplab.benchmarking.layer_times import layer_times
 from skiplab.benchmarking.timing import System, Workload, engine_system, hf_generate_system, interleave
 from skiplab.comparison.cases import Case, Entry
+from skiplab.comparison.config import Benchmark
 from skiplab.comparison.decoders import Decoders, WeightsAndPolicy
 from skiplab.comparison.model_store import Models
 from skiplab.comparison.prepare import Prepared
@@ -33,7 +34,7 @@ class Timekeeper:
     def __init__(
         self, prepared: Prepared, models: Models, decoders: Decoders, folder: RunFolder, console: Console
     ) -> None:
-        self._options = prepared.config["benchmark"]
+        self._options = prepared.config.benchmark
         self._data = prepared.data
         self._device = prepared.device
         self._models = models
@@ -54,12 +55,12 @@ class Timekeeper:
         Returns:
             The errors of those that raised; the others are timed nevertheless.
         """
-        sizes: list[int] = self._options["batch_sizes"]
+        sizes = self._options.batch_sizes
         if not sizes:
             return {}
         done = self._folder.load("timing") or {}
         in_turns = any(len(done.get(entry.key, ())) < len(sizes) for entry in cases)
-        layers_at: int | None = self._options["layers_at"] if self._folder.load("layers") is None else None
+        layers_at = self._options.layers_at if self._folder.load("layers") is None else None
         if not in_turns:
             self._console.print("timing: finished before")
         errors: dict[Entry, Exception] = {}
@@ -184,7 +185,7 @@ def time_systems(
     workloads: Sequence[Workload],
     *,
     baseline: str,
-    options: Mapping[str, Any],
+    options: Benchmark,
     device: torch.device,
     before: Callable[[str], None] = lambda name: None,
     progress: Progress,
@@ -202,7 +203,7 @@ def time_systems(
     for workload in workloads:
         ready = {name: make(workload) for name, make in systems.items()}
         timings, errors = interleave(
-            ready, workload, rounds=options["rounds"], warmup=options["warmup"], device=device, before=before,
+            ready, workload, rounds=options.rounds, warmup=options.warmup, device=device, before=before,
             progress=progress,
         )  # fmt: skip
         for name, timed in timings.items():
@@ -214,7 +215,7 @@ def time_systems(
 
 
 def spread_workload(
-    items: Sequence[Item], lengths: Sequence[int], *, batch_size: int, options: Mapping[str, Any], pad_id: int
+    items: Sequence[Item], lengths: Sequence[int], *, batch_size: int, options: Benchmark, pad_id: int
 ) -> Workload:
     """Prompts at even places of the length distribution.
 
@@ -223,13 +224,13 @@ def spread_workload(
         options: the configuration's `benchmark`.
     """
     by_length = sorted(range(len(items)), key=lambda index: lengths[index])
-    count = batch_size * math.ceil(options["prompts"] / batch_size)
+    count = batch_size * math.ceil(options.prompts / batch_size)
     # The middles of equal parts, in an order that mixes lengths between batches.
     chosen = [by_length[(2 * part + 1) * len(by_length) // (2 * count)] for part in range(count)]
     chosen = [index for offset in range(count // batch_size) for index in chosen[offset :: count // batch_size]]
     return Workload(
         prompts=[items[index].prompt_ids for index in chosen],
-        lengths=[options["new_tokens"] or max(2, lengths[index]) for index in chosen],
+        lengths=[options.new_tokens or max(2, lengths[index]) for index in chosen],
         batch_size=batch_size,
         pad_id=pad_id,
     )

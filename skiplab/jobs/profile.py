@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
 from skiplab.benchmarking.step_profile import step_profile
 from skiplab.benchmarking.timing import System, Workload, engine_system
+from skiplab.comparison.config import load
 from skiplab.comparison.prepare import configuring
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.number_format import FORMATS
@@ -27,11 +28,11 @@ def profile(cfg: DictConfig, run_dir: Path) -> bool:
     Raises:
         ConfigurationError: before anything is run.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = load(cfg)
     with configuring():
         spec, shape, device = asked_for(config)
-        RunFolder(run_dir).bind(config)
-        mlflow_store.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
+        RunFolder(run_dir).bind(config.plain)
+        mlflow_store.connect(config.tracking.uri, config.tracking.experiment)
     found: list[dict[str, Any]] = []
     console = Console()
     for dtype in track(spec.dtypes, console=console, transient=True):
@@ -43,7 +44,7 @@ def profile(cfg: DictConfig, run_dir: Path) -> bool:
                 parts = step_profile(system, workload, device)
                 found.append({"dtype": dtype, "batch_size": batch_size, "path": path, "ms_per_step": parts})
     save_json(run_dir / "profile.json", {"environment": environment(0), "profiles": found})
-    with mlflow_store.run(config["tracking"]["experiment"]):
+    with mlflow_store.run(config.tracking.experiment):
         mlflow_store.log_file(run_dir / "profile.json")
     _table(found).print(console)
     return True

@@ -36,10 +36,10 @@ def scaling(cfg: DictConfig, run_dir: Path) -> bool:
     if prepared.trainer.processes < 2:
         raise ConfigurationError("experiment=scaling compares several processes with one; take trainer=ddp")
     try:
-        RunFolder(run_dir).bind(prepared.config)
+        RunFolder(run_dir).bind(prepared.config.plain)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    count, rounds = prepared.trainer.processes, prepared.config["benchmark"]["rounds"]
+    count, rounds = prepared.trainer.processes, prepared.config.benchmark.rounds
     alone = replace(prepared.trainer, devices=1, num_nodes=1, strategy="auto")
     together = {f"{name}, {count} processes": replace(prepared.trainer, strategy=name) for name in ("ddp", "fsdp")}
     times: dict[str, list[float]] = {name: [] for name in ("1 process", *together)}
@@ -77,7 +77,7 @@ def _step_seconds(prepared: Prepared, spec: TrainerSpec) -> float:
     L.seed_everything(0, verbose=False)
     module = prepared.cases[0].build(Setup(prepared.new_backbone(), [], spec.optimization))
     clock = _Clock()
-    steps = prepared.config["steps_per_round"]
+    steps = prepared.config.section("steps_per_round")
     # As many epochs as it takes.
     trainer = replace(spec, max_epochs=steps).trainer(
         max_steps=steps, limit_val_batches=0, callbacks=[clock],
@@ -107,7 +107,7 @@ def _write(prepared: Prepared, run_dir: Path, rows: list[Row]) -> None:
     write_results(
         run_dir,
         job="scaling",
-        experiment=prepared.config["tracking"]["experiment"],
-        environment=environment(prepared.config["seeds"]),
+        experiment=prepared.config.tracking.experiment,
+        environment=environment(prepared.config.seeds),
         rows=rows,
     )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, final
 
 from filelock import FileLock
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.study import Study
 from rich.console import Console
@@ -56,17 +55,16 @@ def checked_spec(prepared: Prepared) -> SearchSpec:
         ConfigurationError: anything in it cannot work.
     """
     with configuring():
-        if prepared.config["decode_dtype"] is not None:
+        if prepared.config.decode_dtype is not None:
             raise ValueError(
                 f"a search judges schedules in the weights' own number format, got decode_dtype="
-                f"{prepared.config['decode_dtype']}; search with null, and compare what it found with another"
+                f"{prepared.config.decode_dtype}; search with null, and compare what it found with another"
             )
-        if not isinstance(prepared.config["workers"], int) or prepared.config["workers"] < 1:
-            raise ValueError(f"workers must be an integer of at least 1, got {prepared.config['workers']!r}")
-        spec: SearchSpec = instantiate(prepared.config["search"], _convert_="all")
+        spec: SearchSpec = prepared.config.section("search")
+        prepared.config.section("workers")
         spec.check(task_scores(prepared.data), prepared.probe().backbone.num_layers, prepared.calibration.delta)
         spec.space.horizons(prepared.probe().lengths)
-        if spec.times and not prepared.config["benchmark"]["batch_sizes"]:
+        if spec.times and not prepared.config.benchmark.batch_sizes:
             raise ValueError("decode_speedup is measured at the largest of benchmark.batch_sizes, and there is none")
     return spec
 
@@ -90,14 +88,14 @@ class Search:
 
     def run(self) -> bool:
         """Studies, profile, comparison; True if nothing failed."""
-        with self._tracked("parent", self._config["tracking"]["experiment"], nested=False):
+        with self._tracked("parent", self._config.tracking.experiment, nested=False):
             self._console.print("base and once-for-all model")
             self._judge.prepare()
             self._warm_starts(next(iter(self._studies.values())))
             for name in self._studies:
                 self._console.print(f"study {name}: {self._spec.trials} trials by {self._spec.samplers[name]}")
                 with self._tracked(f"study {name}", f"study {name}", nested=True) as run_id:
-                    self._runner.run(name, run_id, self._config["workers"])
+                    self._runner.run(name, run_id, self._config.section("workers"))
             # Of several processes that search together, one goes on at a time.
             with FileLock(self._folder.path / "comparison.lock"):
                 findings = self._findings(self._profile())
@@ -108,7 +106,7 @@ class Search:
             prepared = replace(self._prepared, cases=[*self._prepared.cases, *self._cases(findings)])
             supplement = Supplement("search", lambda records: findings.for_report(records, prepared.cases))
             complete = Comparison(prepared, self._folder, self._console, supplement).run()
-            with self._tracked("parent", self._config["tracking"]["experiment"], nested=False) as run_id:
+            with self._tracked("parent", self._config.tracking.experiment, nested=False) as run_id:
                 findings.write_schedules(self._folder, run_id, self._console)
         return complete
 
@@ -117,7 +115,7 @@ class Search:
         if study.trials:
             return
         for decay in self._spec.warm_starts:
-            for speedup in self._config["speedups"]:
+            for speedup in self._config.speedups:
                 try:
                     solved = solve_schedule(
                         speedup, num_layers=self._judge.num_layers, lengths=self._judge.lengths, decay=decay
@@ -136,7 +134,7 @@ class Search:
             self._judge.profile_loss,
             num_layers=self._judge.num_layers,
             reach=self._judge.reach,
-            speedups=self._config["speedups"],
+            speedups=self._config.speedups,
             parts=self._spec.profile_parts,
             stages=self._spec.profile_stages,
         )
@@ -147,11 +145,11 @@ class Search:
         senses = self._spec.senses(task_scores(self._prepared.data))
         sense = senses[self._spec.quality] if self._spec.quality else "maximize"
         own, *others = self._studies.items()
-        found = of_study(own[1], self._spec, "searched", self._config["speedups"], sense)
+        found = of_study(own[1], self._spec, "searched", self._config.speedups, sense)
         rest = [
             one
             for name, study in others
-            for one in of_study(study, self._spec, self._spec.samplers[name], self._config["speedups"], sense)
+            for one in of_study(study, self._spec, self._spec.samplers[name], self._config.speedups, sense)
         ]
         made = [
             Finalist(

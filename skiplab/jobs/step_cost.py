@@ -34,10 +34,10 @@ def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
     """
     prepared = prepare(cfg)
     try:
-        RunFolder(run_dir).bind(prepared.config)
+        RunFolder(run_dir).bind(prepared.config.plain)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    rounds = prepared.config["benchmark"]["rounds"]
+    rounds = prepared.config.benchmark.rounds
     modules = [_module(prepared, number) for number in range(len(prepared.cases))]
     optimizers = [torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True) for module in modules]
     parts = itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1)
@@ -54,8 +54,8 @@ def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
     write_results(
         run_dir,
         job="step_cost",
-        experiment=prepared.config["tracking"]["experiment"],
-        environment=environment(prepared.config["seeds"]),
+        experiment=prepared.config.tracking.experiment,
+        environment=environment(prepared.config.seeds),
         rows=rows,
     )
     for row in rows:

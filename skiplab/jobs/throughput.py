@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
@@ -22,6 +21,7 @@ from skiplab.benchmarking.throughput_spec import ThroughputSpec, bound_figures, 
 from skiplab.benchmarking.timing import System, Timing, Workload, engine_system, hf_generate_system, interleave
 from skiplab.comparison import publish
 from skiplab.comparison.cases import Case, expand
+from skiplab.comparison.config import RunConfig, load
 from skiplab.comparison.prepare import configuring, device_of
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import collate
@@ -52,26 +52,26 @@ def throughput(cfg: DictConfig, run_dir: Path) -> bool:
     Raises:
         ConfigurationError: before anything is timed.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = load(cfg)
     with configuring():
         spec, shape, device = asked_for(config)
         folder = RunFolder(run_dir)
-        folder.check(config)
+        folder.check(config.plain)
         job = Throughput(config, spec, shape, folder, device)
-        mlflow_store.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
-        folder.bind(config)
+        mlflow_store.connect(config.tracking.uri, config.tracking.experiment)
+        folder.bind(config.plain)
     return job.run()
 
 
-def asked_for(config: Mapping[str, Any]) -> tuple[ThroughputSpec, BackboneSpec, torch.device]:
+def asked_for(config: RunConfig) -> tuple[ThroughputSpec, BackboneSpec, torch.device]:
     """What is timed, on which shape, where.
 
     Raises:
         ValueError: they do not fit together.
     """
-    spec = ThroughputSpec(**config["throughput"])
-    shape: BackboneSpec = instantiate(config["backbone"])
-    device = device_of(config["trainer"]["accelerator"])
+    spec: ThroughputSpec = config.section("throughput")
+    shape = config.backbone
+    device = device_of(config.trainer.accelerator)
     spec.check_positions(shape.positions)
     if any(FORMATS[dtype].integers for dtype in spec.dtypes):
         check_integers(device)
@@ -122,7 +122,7 @@ class Throughput:
 
     def __init__(
         self,
-        config: dict[str, Any],
+        config: RunConfig,
         spec: ThroughputSpec,
         shape: BackboneSpec,
         folder: RunFolder,
@@ -139,7 +139,7 @@ class Throughput:
 
     def run(self) -> bool:
         """All batch sizes, the table, MLflow."""
-        name = self._config["tracking"]["experiment"]
+        name = self._config.tracking.experiment
         with mlflow_store.run(name):
             ceilings = self._measured_ceilings()
             entrants = self._entrants()
@@ -160,12 +160,12 @@ class Throughput:
             return known
         self._console.print(f"batch {batch_size}: {len(entrants)} systems in turns")
         workload = self._spec.workload(batch_size, vocabulary(self._shape), PAD)
-        options = self._config["benchmark"]
+        options = self._config.benchmark
         timings, errors = interleave(
             {name: entrant.system(workload) for name, entrant in entrants.items()},
             workload,
-            rounds=options["rounds"],
-            warmup=options["warmup"],
+            rounds=options.rounds,
+            warmup=options.warmup,
             device=self._device,
             count_memory=True,
             progress=lambda work: track(list(work), console=self._console, transient=True),
@@ -249,7 +249,7 @@ class Throughput:
         found: dict[str, Entrant] = {}
         for kind in ("float32", "int8"):
             row = {"method": "ctranslate2", "setting": "full depth", "seed": 0, "dtype": kind}
-            system = ctranslate2_system(backbone, folder, kind, threads=self._config["threads"])
+            system = ctranslate2_system(backbone, folder, kind, threads=self._config.threads)
             baseline = kind if kind in self._spec.dtypes else "float32"
             found[f"ctranslate2 {kind}"] = Entrant(row, lambda _, system=system: system, None, None, baseline)
         return found
@@ -296,14 +296,14 @@ class Throughput:
         table = throughput_table(rows)
         page = html.Page(
             title=name,
-            description=self._config["description"] or "",
+            description=self._config.description or "",
             task=f"prompts of {self._spec.prompt_tokens} random tokens, {self._spec.new_tokens} new ones",
             rows=rows,
             tables=[table],
             figures=plots.throughput_figures(rows, parts[-1]),
             samples=[],
             environment=described,
-            config=OmegaConf.to_yaml(OmegaConf.create(self._config)),
+            config=OmegaConf.to_yaml(OmegaConf.create(self._config.plain)),
             notes=_NOTES,
         )
         publish.publish(self._folder.path, page)
@@ -325,8 +325,7 @@ class Throughput:
                 mlflow_store.log_series(f"{group}step_ms", part["step_ms"], first_step=1)
 
     def _expand(self, probe: Backbone) -> list[Case]:
-        methods = self._config["methods"]
-        return expand({"full": methods["full"], **methods}, [0], self._setup(probe))
+        return expand(self._config.method_nodes, [0], self._setup(probe))
 
     def _setup(self, backbone: Backbone) -> Setup:
         return Setup(backbone, [self._spec.new_tokens] * 8, Optimization(learning_rate=1e-3))

@@ -96,7 +96,7 @@ def cases_of(prepared: Prepared, finalists: Sequence[Finalist], calibrated: Sequ
     # Hypotheses differ in their schedule alone.
     if prepared.calibration.delta and len(hypotheses) > 1 and not any(one.training for one in calibrated):
         nodes["calibrated"] = {"name": "skipdecode", "_target_": target, "calibrate": {"schedule": hypotheses}}
-    cases = expand(nodes, prepared.config["seeds"], prepared.probe(), prepared.calibration.delta)
+    cases = expand(nodes, prepared.config.seeds, prepared.probe(), prepared.calibration.delta)
     series = {one.named.name: one.series for one in finalists}
     # What a setting is trained with stands behind its plan's name.
     by_case = [next((name for name in series if f"{case.entry.setting} ".startswith(f"{name} ")), "") for case in cases]

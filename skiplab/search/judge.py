@@ -114,7 +114,7 @@ class Judge:
         return found
 
     def _decode_speedup(self, backbone: Backbone, plan: NestedPlan) -> float:
-        options = self._prepared.config["benchmark"]
+        options = self._prepared.config.benchmark
         systems = {
             name: lambda workload, policy=policy: engine_system(
                 prepack(backbone, rows=workload.batch_size), policy, workload
@@ -122,7 +122,7 @@ class Judge:
             for name, policy in (("full", FullDepth(self.num_layers)), ("plan", Planned(plan.plans())))
         }
         workload = spread_workload(
-            self._items, self.lengths, batch_size=max(options["batch_sizes"]), options=options,
+            self._items, self.lengths, batch_size=max(options.batch_sizes), options=options,
             pad_id=self._prepared.data.pad_id,
         )  # fmt: skip
         found, errors = time_systems(
@@ -133,7 +133,7 @@ class Judge:
         return float(found["plan"][0]["row"]["decode_speedup"])
 
     def _generated(self, backbone: Backbone, plan: NestedPlan) -> Generation:
-        size = self._prepared.config["decode_batch_size"]
+        size = self._prepared.config.decode_batch_size
         return generate(backbone, Planned(plan.plans()), self._prepared.data, self._items, batch_size=size)
 
     @cached_property
@@ -147,7 +147,7 @@ class Judge:
         if name == "base":
             return self._models.base
         candidate = Candidate("once-for-all", {}, lambda setup: OnceForAll(setup, speedup=1.0))
-        return self._models.module(candidate, self._prepared.config["seeds"][0], None).backbone
+        return self._models.module(candidate, self._prepared.config.seeds[0], None).backbone
 
     def _batches(self, pairs: Sequence[Any]) -> list[Batch]:
         """Examples of like length together, which pads least."""
@@ -164,5 +164,5 @@ class Judge:
     @cached_property
     def _full(self) -> Generation:
         backbone = self._models.base
-        size = self._prepared.config["decode_batch_size"]
+        size = self._prepared.config.decode_batch_size
         return generate(backbone, FullDepth(self.num_layers), self._prepared.data, self._items, batch_size=size)

@@ -48,7 +48,7 @@ def tune(
     Raises:
         Exception: whatever `report` raises ends it.
     """
-    L.seed_everything(prepared.config["seeds"][0], verbose=False)
+    L.seed_everything(prepared.config.seeds[0], verbose=False)
     backbone = prepared.new_backbone()
     backbone.model.load_state_dict(models.base.model.state_dict())
     setup = Setup(backbone, models.lengths, prepared.trainer.optimization, teacher=models.base)

@@ -93,7 +93,7 @@ class StudyRunner:
 
     def _run_processes(self, study: Study, name: str, parent: str, count: int, shown: Shown) -> None:
         context = multiprocessing.get_context("spawn")
-        arguments = (self._prepared.config, os.fspath(self._run_dir), name, parent, os.getpid())
+        arguments = (self._prepared.config.plain, os.fspath(self._run_dir), name, parent, os.getpid())
         processes = [
             context.Process(target=work_apart, args=(*arguments, number), name=f"worker {number}")
             for number in range(count)
@@ -159,14 +159,12 @@ def work(
 
 def work_apart(config: Mapping[str, Any], run_dir: str, name: str, parent: str, owner: int, worker: int) -> None:
     """`work` in a process of its own, from the configuration alone."""
-    from hydra.utils import instantiate
-
     from skiplab.utils.quiet import quiet
 
     quiet(threads=config["threads"])
     prepared = prepare(OmegaConf.create(dict(config)))
-    spec = instantiate(prepared.config["search"], _convert_="all")
-    mlflow_store.connect(prepared.config["tracking"]["uri"], prepared.config["tracking"]["experiment"])
+    spec = prepared.config.search
+    mlflow_store.connect(prepared.config.tracking.uri, prepared.config.tracking.experiment)
     judge = Judge(prepared, Models(prepared, Path(run_dir), _no_base), spec)
     judge.prepare()
     work(prepared, spec, judge, Path(run_dir), name, parent, worker=worker, owner=owner)
