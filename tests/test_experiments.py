@@ -23,9 +23,11 @@ def options(group: str) -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def prepared(*overrides: str, together: bool = False) -> Prepared:
+def prepared(*overrides: str, allow_distributed: bool = False) -> Prepared:
     with initialize_config_module("experiments", version_base="1.3"):
-        return prepare(compose("config", overrides=[*overrides, "tracking.experiment=test"]), together=together)
+        return prepare(
+            compose("config", overrides=[*overrides, "tracking.experiment=test"]), allow_distributed=allow_distributed
+        )
 
 
 @pytest.mark.parametrize("name", options("experiment"))
@@ -33,10 +35,10 @@ def test_experiments(tmp_path: Path, name: str) -> None:
     # The paper's tasks are on the hub, as are OPT's weights.
     paper = name in papers.EXPERIMENTS
     task = (*papers.local_copy(name, tmp_path), "backbone.pretrained=false") if paper else SMALL_TASK
-    parts = prepared(f"experiment={name}", *task, together=name == "scaling")
+    parts = prepared(f"experiment={name}", *task, allow_distributed=name == "scaling")
     assert parts.cases[0].entry.label == "full 1x"
     assert len(experiments()[name]) > 20
-    job_module, _, job = parts.config["job"].rpartition(".")
+    job_module, _, job = parts.config.job.rpartition(".")
     assert callable(getattr(import_module(job_module), job))
 
 
@@ -53,7 +55,7 @@ def test_the_papers_comparisons_take_either_model_by_one_override(
     }
     assert parts.trainer.beta2 == parts.base_trainer.beta2 == 0.95
     assert parts.trainer.learning_rate == 2e-5
-    assert parts.config["backbone"]["dropout"] == 0.1
+    assert parts.config.plain["backbone"]["dropout"] == 0.1
 
 
 @pytest.mark.parametrize("name", options("backbone"))
@@ -82,7 +84,7 @@ def test_trainers(name: str) -> None:
         with pytest.raises(ConfigurationError, match="this machine has none"):
             prepared(*overrides)
     else:
-        assert prepared(*overrides, together=True).trainer.max_epochs == 1
+        assert prepared(*overrides, allow_distributed=True).trainer.max_epochs == 1
 
 
 @pytest.mark.parametrize("name", ["compare_calm", "smoke"])

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from hydra.utils import get_class
-
-from skiplab.methods.base import ExitModule, Setup
+from skiplab.comparison.config_nodes import target
+from skiplab.methods.base import Setup
 from skiplab.methods.spec import MethodSpec
 from skiplab.reporting.record import Entry, Setting
 
@@ -109,7 +108,7 @@ def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup)
         raise ValueError(
             f"method {node['name']}: calibrate takes one hyperparameter and a list of its values, got {calibrate}"
         )
-    method = _method_class(node)
+    method = target(node["_target_"], f"method {node['name']}: _target_")
     found: list[MethodSpec] = []
     slowest = 0.0
     for hypothesis in _combinations(calibrate):
@@ -125,16 +124,6 @@ def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup)
         slowest = spec.target_speedup or slowest
         found.append(spec)
     return tuple(found)
-
-
-def _method_class(node: Mapping[str, Any]) -> type[ExitModule]:
-    try:
-        found = get_class(node["_target_"])
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"method {node['name']}: {error}") from error
-    if not issubclass(found, ExitModule):
-        raise ValueError(f"method {node['name']}: _target_ must name an ExitModule, got {node['_target_']}")
-    return found
 
 
 def _combinations(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -40,7 +40,7 @@ class ModelStore:
         self._prepared = session.prepared
         self._ranks = session.ranks
         self._weights_dir = session.folder.path / "weights"
-        self._base_dir = Path(self._prepared.config.cache_dir) / f"base-{self._prepared.base_key}"
+        self._base_dir = Path(self._prepared.config.cache_dir).expanduser() / f"base-{self._prepared.base_key}"
         self._at_hand: tuple[Path, Backbone] | None = None
         self._resolved: dict[MethodSpec, MethodSpec] = {}
 

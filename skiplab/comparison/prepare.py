@@ -1,32 +1,23 @@
 """Everything that can be refused, before anything is trained or written."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig
 
 from skiplab.backbones.spec import BackboneSpec
 from skiplab.comparison.cases import Case, expand
-from skiplab.comparison.check_types import check_types
-from skiplab.data.encoding import Template
+from skiplab.comparison.config import RunConfig, load
+from skiplab.comparison.config_base import ConfigurationError as ConfigurationError
+from skiplab.comparison.config_base import configuring as configuring
 from skiplab.data.module import TextData
 from skiplab.engine.backbone import Backbone
 from skiplab.evaluation.bertscore import BERTScore
 from skiplab.evaluation.calibration import CalibrationSpec
 from skiplab.methods.base import Setup
-from skiplab.training.trainer import SPREAD, TrainerSpec
+from skiplab.training.trainer import TrainerSpec
 from skiplab.utils.files import fingerprint
-
-
-class ConfigurationError(Exception):
-    """The configuration cannot be run; the message says what was expected, what came, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,7 @@ class Prepared:
     """A comparison's parts, checked.
 
     Attributes:
-        config: the resolved configuration as plain values.
+        config: the configuration; `config.plain` is what is written to disk.
         base_key: hash of all that the shared base depends on.
         base_trainer: the training that makes the base.
         calibration: what calibrated settings are certified for.
@@ -42,7 +33,7 @@ class Prepared:
         notes: what the user should know before it starts.
     """
 
-    config: dict[str, Any]
+    config: RunConfig
     data: TextData
     spec: BackboneSpec
     trainer: TrainerSpec
@@ -70,19 +61,6 @@ class Prepared:
             backbone = self.new_backbone()
         lengths = lengths or [target for _, target in self.data.valid_pairs.lengths]
         return Setup(backbone, lengths, self.trainer.optimization)
-
-
-@contextmanager
-def configuring() -> Iterator[None]:
-    """Turns whatever a bad configuration raises into a `ConfigurationError`."""
-    try:
-        yield
-    except InstantiationException as error:
-        raise ConfigurationError(str(error.__cause__ or error)) from error
-    except MissingMandatoryValue as error:
-        raise ConfigurationError(f"{error.full_key} has no value yet; give it as {error.full_key}=VALUE") from error
-    except (ValueError, TypeError, OSError, OmegaConfBaseException, StrictDataclassError) as error:
-        raise ConfigurationError(str(error)) from error
 
 
 def prepare(cfg: DictConfig, *, allow_distributed: bool = False) -> Prepared:
@@ -118,28 +96,19 @@ def device_of(accelerator: str) -> torch.device:
 
 
 def _prepare(cfg: DictConfig) -> Prepared:
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    check_types(config)
-    trainer: TrainerSpec = instantiate(config["trainer"])
-    base_options = {key: value for key, value in config["base"].items() if key != "seed"}
-    if spread := sorted(base_options.keys() & set(SPREAD)):
-        raise ValueError(f"base.{spread[0]} is given as trainer.{spread[0]}, for all training alike")
-    base_trainer = replace(trainer, **base_options)
-    spec: BackboneSpec = instantiate(config["backbone"])
-    template = Template(**config["template"])
+    config = load(cfg)
+    trainer, base_trainer, spec = config.trainer, config.base_trainer, config.backbone
     data = TextData(
-        instantiate(config["data"]),
+        config.data,
         batch_size=trainer.batch_size,
-        max_new_tokens=config["max_new_tokens"],
-        limit=config["limit"],
+        max_new_tokens=config.max_new_tokens,
+        limit=config.limit,
         tokenizer=spec.tokenizer(),
-        template=template,
+        template=config.template,
     )
     data.check(spec.positions)
-    _check_benchmark(config)
-    calibration = CalibrationSpec(**config["calibration"])
-    methods = _methods(config)
-    bertscore = BERTScore(config["bertscore"]) if config["bertscore"] else None
+    calibration = config.calibration
+    bertscore = BERTScore(config.bertscore) if config.bertscore else None
     if bertscore is not None:
         bertscore.check()
     prepared = Prepared(
@@ -149,7 +118,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
         trainer=trainer,
         base_trainer=base_trainer,
         base_key=fingerprint(
-            backbone=config["backbone"], trainer=base_trainer.recipe, seed=config["base"]["seed"],
+            backbone=config.plain["backbone"], trainer=base_trainer.recipe, seed=config.base.seed,
             data=data.digest, encoding=data.encoding.identity, checkpoint=spec.identity,
             max_new_tokens=data.max_new_tokens,
         ),
@@ -162,7 +131,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
     for spec_ in (trainer, base_trainer):
         spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     probe = prepared.probe()
-    cases = expand(methods, config["seeds"], probe, calibration.delta)
+    cases = expand(config.method_nodes, config.seeds, probe, calibration.delta)
     calibrated = [case for case in cases if case.delta is not None]
     if not calibrated:
         return replace(prepared, cases=cases)
@@ -175,7 +144,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
         calibration.check_items(items)
     except ValueError as error:
         # A limit is for trying things out.
-        if config["limit"] is None:
+        if config.limit is None:
             raise
         kept = calibration.attainable(items)
         return replace(
@@ -187,9 +156,9 @@ def _prepare(cfg: DictConfig) -> Prepared:
     return replace(prepared, cases=cases)
 
 
-def _random_weights(config: dict[str, Any], data: TextData) -> tuple[str, ...]:
+def _random_weights(config: RunConfig, data: TextData) -> tuple[str, ...]:
     """Says so where a checkpoint is named and not taken."""
-    backbone = config["backbone"]
+    backbone = config.plain["backbone"]
     if backbone.get("checkpoint") is None or backbone.get("pretrained"):
         return ()
     name = backbone["checkpoint"].get("name", "the checkpoint")
@@ -208,44 +177,3 @@ def task_scores(data: TextData) -> list[str]:
     """Names of the task's own scores of an output."""
     example = data.splits["test"][0]
     return list(data.source.item_scores(example["prompt"], example["references"][0]))
-
-
-def _methods(config: dict[str, Any]) -> dict[str, Any]:
-    """The method nodes, the full model first; `method=NAME` leaves that one beside it."""
-    methods = dict(config["methods"])
-    if single := config.get("method"):
-        methods = {"full": methods.get("full"), single["name"]: single}
-    full = methods.pop("full", None) or {"name": "full", "_target_": "skiplab.methods.full.Full"}
-    return {"full": full, **methods}
-
-
-def _check_benchmark(config: dict[str, Any]) -> None:
-    benchmark = config["benchmark"]
-    if benchmark["rounds"] < 2 or benchmark["warmup"] < 0:
-        raise ValueError(
-            f"benchmark needs rounds >= 2 for a spread and warmup >= 0, got {benchmark['rounds']} and "
-            f"{benchmark['warmup']}"
-        )
-    if not config["speedups"] or not config["seeds"] or min(config["seeds"]) < 0:
-        raise ValueError(
-            f"speedups and seeds need a value each, seeds at least 0, got {config['speedups']} and {config['seeds']}"
-        )
-    if benchmark["prompts"] < 1:
-        raise ValueError(f"benchmark.prompts must be at least 1, got {benchmark['prompts']}")
-    if benchmark["new_tokens"] is not None and not 2 <= benchmark["new_tokens"] <= config["max_new_tokens"]:
-        raise ValueError(
-            f"benchmark.new_tokens must lie between 2 and max_new_tokens={config['max_new_tokens']}, got "
-            f"{benchmark['new_tokens']}"
-        )
-    if config["decode_batch_size"] < 1 or any(size < 1 for size in benchmark["batch_sizes"]):
-        raise ValueError("decode_batch_size and benchmark.batch_sizes must be at least 1")
-    layers_at = benchmark["layers_at"]
-    if layers_at is not None and (layers_at < 1 or config["trainer"]["accelerator"] != "cpu"):
-        raise ValueError(
-            f"benchmark.layers_at is a batch size of at least 1, on a CPU; got {layers_at} with "
-            f"accelerator={config['trainer']['accelerator']}"
-        )
-    if config["checkpoint_every"] < 0:
-        raise ValueError(f"checkpoint_every must be at least 0 seconds, got {config['checkpoint_every']}")
-    if config["threads"] < 1:
-        raise ValueError(f"threads must be at least 1, got {config['threads']}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
+from skiplab.comparison.config_base import ConfigurationError
 from skiplab.reporting.record import Entry, Record, Timing
 from skiplab.utils.run_folder import RunFolder
 
@@ -15,6 +16,9 @@ class Records:
 
     Args:
         entries: what the comparison has, in the order of its rows.
+
+    Raises:
+        ConfigurationError: the folder's records are of another version of skiplab.
     """
 
     def __init__(self, folder: RunFolder, entries: Iterable[Entry]) -> None:
@@ -22,9 +26,17 @@ class Records:
         timings: Mapping[str, Sequence[Mapping[str, Any]]] = folder.load(_TIMING) or {}
         self._found: dict[Entry, Record | None] = {}
         for entry in entries:
-            plain = folder.load(f"settings/{entry.key}")
-            record = None if plain is None else Record.from_plain(plain)
+            record = self._read(entry)
             self._found[entry] = record and record.with_timings([Timing(**one) for one in timings.get(entry.key, ())])
+
+    def _read(self, entry: Entry) -> Record | None:
+        plain = self._folder.load(f"settings/{entry.key}")
+        try:
+            return None if plain is None else Record.from_plain(plain)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{self._folder.path}/settings/{entry.key}.json: {error}; choose another folder with hydra.run.dir=DIR"
+            ) from error
 
     def get(self, entry: Entry) -> Record | None:
         """A setting's record; None if it is not finished."""

@@ -10,7 +10,9 @@ from typing import Any, final
 from rich.console import Console
 from rich.progress import track
 
-from skiplab.comparison.prepare import ConfigurationError, Prepared
+from skiplab.comparison.config import RunConfig
+from skiplab.comparison.config_base import ConfigurationError
+from skiplab.comparison.prepare import Prepared
 from skiplab.reporting.mlflow_tracker import MLflowTracker
 from skiplab.reporting.tracker import NoTracker, Tracker
 from skiplab.training.trainer import SPREAD
@@ -81,20 +83,20 @@ def open_session(prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, fre
     folder = RunFolder(run_dir, ranks)
     try:
         folder.check(comparable)
-        tracker = open_tracker(prepared, ranks)
+        tracker = open_tracker(prepared.config, ranks)
         folder.bind(comparable)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     return Session(prepared, folder, tracker, ranks, Console(quiet=not ranks.is_first))
 
 
-def open_tracker(prepared: Prepared, ranks: Ranks = ALONE) -> Tracker:
+def open_tracker(config: RunConfig, ranks: Ranks = ALONE) -> Tracker:
     """The tracker of the configuration, on the first rank; the others track nothing.
 
     Raises:
         ValueError: the store cannot be used.
     """
-    store = prepared.config.tracking
+    store = config.tracking
     opened: list[Tracker] = []
     ranks.on_first(lambda: opened.append(MLflowTracker.open(store.uri, store.experiment)))
     return opened[0] if opened else NoTracker()

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from skiplab.backbones.shapes import OPTSpec
 from skiplab.benchmarking.cost_model import CostModel, Evidence
 from skiplab.benchmarking.roofline import Footprint, bytes_speedup, steps_of
+from skiplab.comparison.config import Capacity, RunConfig, load
+from skiplab.comparison.config_nodes import make
 from skiplab.comparison.prepare import ConfigurationError, configuring
+from skiplab.comparison.session import open_tracker
 from skiplab.engine.number_format import FORMATS
-from skiplab.reporting import mlflow_store
 from skiplab.reporting.results import Row, write_results
 from skiplab.reporting.tables import prediction_table
 from skiplab.schedules.exit_schedule import solve_schedule
+from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
 from skiplab.utils.files import load_json
 from skiplab.utils.run_folder import RunFolder
@@ -27,36 +30,34 @@ from skiplab.utils.run_folder import RunFolder
 _VOCABULARY, _POSITIONS = 50272, 2048
 
 
-def capacity(cfg: DictConfig, run_dir: Path) -> bool:
+def capacity(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     """Predict full depth and SkipDecode at every shape, batch size and speedup; print and write the rows.
 
     Raises:
         ConfigurationError: there is no fitted model to predict from, or a shape or speedup cannot be.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    options = config["capacity"]
-    runs = options["run"]
-    folders = [Path(folder) for folder in ([runs] if isinstance(runs, str) else runs)]
+    config = load(cfg)
+    options: Capacity = config.section("capacity")
     with configuring():
-        sources, model, errors = _predictor(folders, options["dtype"])
-        rows = [row for name in options["shapes"] for row in _shape_rows(name, config, model)]
-        RunFolder(run_dir).bind(config)
-        mlflow_store.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
+        sources, model, errors = _predictor(options.folders, options.dtype)
+        rows = [row for name in options.shapes for row in _shape_rows(name, config, model)]
+        RunFolder(run_dir).bind(config.plain)
+        tracker = open_tracker(config, ranks)
     median, largest = statistics.median(errors), max(errors)
     predicted_from = {
         "runs": sources, "constants": asdict(model), "median_error": median, "largest_error": largest,
     }  # fmt: skip
     described = {**environment(0), "predicted_from": predicted_from}
-    name = config["tracking"]["experiment"]
+    name = config.tracking.experiment
     write_results(run_dir, job="capacity", experiment=name, environment=described, rows=rows)
-    with mlflow_store.run(name):
+    with tracker.run(name):
         for file in ("results.json", "results.csv"):
-            mlflow_store.log_file(run_dir / file)
+            tracker.log_file(run_dir / file)
     console = Console()
     prediction_table(rows).print(console)
     machine = sources[0]["gpu"] or f"{sources[0]['cpu']}, {sources[0]['threads']} thread(s)"
     console.print(
-        f"predictions for {machine}, {options['dtype']}; the model's errors on measured settings that it was not "
+        f"predictions for {machine}, {options.dtype}; the model's errors on measured settings that it was not "
         f"fitted to: median {median:.1%}, largest {largest:.1%}",
         soft_wrap=True,
         highlight=False,
@@ -103,23 +104,24 @@ def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"folder": str(folder), **source}, models[dtype]
 
 
-def _shape_rows(name: str, config: dict[str, Any], model: CostModel) -> list[Row]:
-    options = config["capacity"]
-    spec = OPTSpec(**options["shapes"][name], max_positions=_POSITIONS, vocab_size=_VOCABULARY)
-    number_format = FORMATS[options["dtype"]]
+def _shape_rows(name: str, config: RunConfig, model: CostModel) -> list[Row]:
+    options: Capacity = config.section("capacity")
+    sizes = {**options.shapes[name], "max_positions": _POSITIONS, "vocab_size": _VOCABULARY}
+    spec = make(OPTSpec, sizes, f"capacity.shapes.{name}")
+    number_format = FORMATS[options.dtype]
     with torch.device("meta"):
         backbone = spec.build(vocab_size=1, pad_id=1, bos_id=0, eos_id=2).to(number_format.states)
     size = Footprint.of(backbone, number_format.weight_bytes)
-    count, layers = options["new_tokens"] - 1, spec.num_layers
+    count, layers = options.new_tokens - 1, spec.num_layers
     plans = {"1x": [layers] * count}
-    for speedup in config["speedups"]:
-        schedule = solve_schedule(speedup, num_layers=layers, lengths=[options["new_tokens"]])
+    for speedup in config.speedups:
+        schedule = solve_schedule(speedup, num_layers=layers, lengths=[options.new_tokens])
         plans[f"{speedup:g}x"] = [schedule.depth(step) for step in range(1, count + 1)]
     rows: list[Row] = []
-    for batch_size in options["batch_sizes"]:
-        full = model.seconds(steps_of(plans["1x"], rows=batch_size, prompt=options["prompt_tokens"]), size)
+    for batch_size in options.batch_sizes:
+        full = model.seconds(steps_of(plans["1x"], rows=batch_size, prompt=options.prompt_tokens), size)
         for setting, depths in plans.items():
-            steps = steps_of(depths, rows=batch_size, prompt=options["prompt_tokens"])
+            steps = steps_of(depths, rows=batch_size, prompt=options.prompt_tokens)
             seconds = model.seconds(steps, size)
             rows.append(
                 {
@@ -128,7 +130,7 @@ def _shape_rows(name: str, config: dict[str, Any], model: CostModel) -> list[Row
                     "setting": setting,
                     "seed": 0,
                     "batch_size": batch_size,
-                    "dtype": options["dtype"],
+                    "dtype": options.dtype,
                     "mean_depth": sum(depths) / count,
                     "layer_speedup": layers * count / sum(depths),
                     "bytes_speedup": bytes_speedup(steps, size),

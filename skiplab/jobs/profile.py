@@ -3,48 +3,51 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
+from skiplab.benchmarking.random_backbone import seeded
 from skiplab.benchmarking.step_profile import step_profile
 from skiplab.benchmarking.timing import System, Workload, engine_system
+from skiplab.comparison.config import load
 from skiplab.comparison.prepare import configuring
+from skiplab.comparison.session import open_tracker
+from skiplab.comparison.throughput_entrants import Subject
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.number_format import FORMATS
 from skiplab.engine.policy import FullDepth
-from skiplab.jobs.throughput import PAD, asked_for, seeded, vocabulary
-from skiplab.reporting import mlflow_store
 from skiplab.reporting.tables import Cell, Table
+from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
 from skiplab.utils.files import save_json
 from skiplab.utils.run_folder import RunFolder
 
 
-def profile(cfg: DictConfig, run_dir: Path) -> bool:
+def profile(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     """Profile full depth in every format at every batch size, on both paths; print the table, keep `profile.json`.
 
     Raises:
         ConfigurationError: before anything is run.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = load(cfg)
     with configuring():
-        spec, shape, device = asked_for(config)
-        RunFolder(run_dir).bind(config)
-        mlflow_store.connect(config["tracking"]["uri"], config["tracking"]["experiment"])
+        subject = Subject.of(config)
+        RunFolder(run_dir).bind(config.plain)
+        tracker = open_tracker(config, ranks)
     found: list[dict[str, Any]] = []
     console = Console()
-    for dtype in track(spec.dtypes, console=console, transient=True):
-        backbone = seeded(shape, device).to(device, FORMATS[dtype].states)
-        for batch_size in spec.batch_sizes:
-            workload = spec.workload(batch_size, vocabulary(shape), PAD)
+    for dtype in track(subject.spec.dtypes, console=console, transient=True):
+        backbone = seeded(subject.shape, subject.device).to(subject.device, FORMATS[dtype].states)
+        for batch_size in subject.spec.batch_sizes:
+            workload = subject.workload(batch_size)
             for path in ("reference", "fast"):
                 system = _system(backbone, path, dtype, workload)
-                parts = step_profile(system, workload, device)
+                parts = step_profile(system, workload, subject.device)
                 found.append({"dtype": dtype, "batch_size": batch_size, "path": path, "ms_per_step": parts})
     save_json(run_dir / "profile.json", {"environment": environment(0), "profiles": found})
-    with mlflow_store.run(config["tracking"]["experiment"]):
-        mlflow_store.log_file(run_dir / "profile.json")
+    with tracker.run(config.tracking.experiment):
+        tracker.log_file(run_dir / "profile.json")
     _table(found).print(console)
     return True
 

@@ -18,7 +18,7 @@ from skiplab.comparison.prepare import ConfigurationError, Prepared, prepare
 from skiplab.methods.base import Setup
 from skiplab.reporting.results import Row, write_results
 from skiplab.training.trainer import TrainerSpec
-from skiplab.utils import distributed
+from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
 from skiplab.utils.run_folder import RunFolder
 
@@ -26,30 +26,30 @@ from skiplab.utils.run_folder import RunFolder
 _WARMUP = 2
 
 
-def scaling(cfg: DictConfig, run_dir: Path) -> bool:
+def scaling(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     """Train the full model from random weights in turns by one process, by DDP and by FSDP2; write the rows.
 
     Raises:
         ConfigurationError: before anything is timed.
     """
-    prepared = distributed.first_before_others(lambda: prepare(cfg, together=True))
+    prepared = ranks.first_before_others(lambda: prepare(cfg, allow_distributed=True))
     if prepared.trainer.processes < 2:
         raise ConfigurationError("experiment=scaling compares several processes with one; take trainer=ddp")
     try:
-        RunFolder(run_dir).bind(prepared.config)
+        RunFolder(run_dir, ranks).bind(prepared.config.plain)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    count, rounds = prepared.trainer.processes, prepared.config["benchmark"]["rounds"]
+    count, rounds = prepared.trainer.processes, prepared.config.benchmark.rounds
     alone = replace(prepared.trainer, devices=1, num_nodes=1, strategy="auto")
-    together = {f"{name}, {count} processes": replace(prepared.trainer, strategy=name) for name in ("ddp", "fsdp")}
-    times: dict[str, list[float]] = {name: [] for name in ("1 process", *together)}
-    console = Console(quiet=not distributed.is_first())
+    spread = {f"{name}, {count} processes": replace(prepared.trainer, strategy=name) for name in ("ddp", "fsdp")}
+    times: dict[str, list[float]] = {name: [] for name in ("1 process", *spread)}
+    console = Console(quiet=not ranks.is_first)
     for _ in track(range(rounds), console=console, transient=True):
-        times["1 process"].append(distributed.on_first(lambda: _step_seconds(prepared, alone)))
-        for name, spec in together.items():
+        times["1 process"].append(ranks.on_first(lambda: _step_seconds(prepared, alone)))
+        for name, spec in spread.items():
             times[name].append(_step_seconds(prepared, spec))
     rows = [_row(prepared, name, taken, times["1 process"]) for name, taken in times.items()]
-    distributed.on_first(lambda: _write(prepared, run_dir, rows))
+    ranks.on_first(lambda: _write(prepared, run_dir, rows, ranks.processes))
     for row in rows:
         low, high = row["train_speedup_quartiles"]
         figures = f"{row['train_step_ms']:8.1f} ms  {row['train_speedup']:.2f}x [{low:.2f}, {high:.2f}]"
@@ -75,9 +75,9 @@ class _Clock(Callback):
 def _step_seconds(prepared: Prepared, spec: TrainerSpec) -> float:
     """Mean over a round's steps but the first ones."""
     L.seed_everything(0, verbose=False)
-    module = prepared.cases[0].build(Setup(prepared.new_backbone(), [], spec.optimization))
+    module = prepared.cases[0].candidates[0].build(Setup(prepared.new_backbone(), [], spec.optimization))
     clock = _Clock()
-    steps = prepared.config["steps_per_round"]
+    steps = prepared.config.section("steps_per_round")
     # As many epochs as it takes.
     trainer = replace(spec, max_epochs=steps).trainer(
         max_steps=steps, limit_val_batches=0, callbacks=[clock],
@@ -103,11 +103,11 @@ def _row(prepared: Prepared, name: str, taken: list[float], alone: list[float]) 
     }
 
 
-def _write(prepared: Prepared, run_dir: Path, rows: list[Row]) -> None:
+def _write(prepared: Prepared, run_dir: Path, rows: list[Row], processes: int) -> None:
     write_results(
         run_dir,
         job="scaling",
-        experiment=prepared.config["tracking"]["experiment"],
-        environment=environment(prepared.config["seeds"]),
+        experiment=prepared.config.tracking.experiment,
+        environment=environment(prepared.config.seeds, processes=processes),
         rows=rows,
     )

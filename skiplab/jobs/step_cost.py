@@ -22,11 +22,12 @@ from skiplab.methods.full import Full
 from skiplab.methods.scheduled import PlanTrainedModule
 from skiplab.reporting.results import Row, write_results
 from skiplab.schedules.exit_schedule import layer_steps
+from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
 from skiplab.utils.run_folder import RunFolder
 
 
-def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
+def step_cost(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     """Time forward, backward and optimizer step of every setting from random weights; print and write the rows.
 
     Raises:
@@ -34,10 +35,10 @@ def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
     """
     prepared = prepare(cfg)
     try:
-        RunFolder(run_dir).bind(prepared.config)
+        RunFolder(run_dir, ranks).bind(prepared.config.plain)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    rounds = prepared.config["benchmark"]["rounds"]
+    rounds = prepared.config.benchmark.rounds
     modules = [_module(prepared, number) for number in range(len(prepared.cases))]
     optimizers = [torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True) for module in modules]
     parts = itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1)
@@ -54,8 +55,8 @@ def step_cost(cfg: DictConfig, run_dir: Path) -> bool:
     write_results(
         run_dir,
         job="step_cost",
-        experiment=prepared.config["tracking"]["experiment"],
-        environment=environment(prepared.config["seeds"]),
+        experiment=prepared.config.tracking.experiment,
+        environment=environment(prepared.config.seeds),
         rows=rows,
     )
     for row in rows:
@@ -75,7 +76,7 @@ def _module(prepared: Prepared, number: int) -> ExitModule:
     lengths = [target for _, target in prepared.data.valid_pairs.lengths]
     teacher = prepared.new_backbone().to(prepared.device).eval()
     setup = Setup(backbone, lengths, prepared.trainer.optimization, teacher)
-    return prepared.cases[number].build(setup).train()
+    return prepared.cases[number].candidates[0].build(setup).train()
 
 
 def _timed_step(module: ExitModule, optimizer: torch.optim.Optimizer, batch: Batch) -> float:

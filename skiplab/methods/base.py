@@ -39,6 +39,10 @@ class Optimization:
             raise ValueError(f"trainer learning_rate must be above 0, got {self.learning_rate}")
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"trainer warmup_fraction must lie in [0, 1), got {self.warmup_fraction}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"trainer weight_decay must be at least 0, got {self.weight_decay}")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"trainer beta2 must lie in [0, 1), got {self.beta2}")
 
     def scale(self, step: int, steps: int) -> float:
         """The learning rate at optimizer step `step` of `steps`, relative to its peak."""

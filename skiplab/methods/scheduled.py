@@ -3,7 +3,7 @@
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -59,7 +59,12 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
         schedule: a schedule file, or what one holds, instead of the keywords of `ScheduleSpec`; with it `speedup`
             only says which budget it stands for.
         learning_rate: its own peak; None is the trainer's.
+
+    Attributes:
+        keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
     """
+
+    keywords_of: ClassVar[type] = ScheduleSpec
 
     def __init__(
         self,
@@ -111,7 +116,13 @@ def _budget(options: Mapping[str, Any]) -> float | None:
 
 
 class ScheduledModule(PlannedModule, ABC):
-    """Decodes by a schedule, whatever it is trained by; keywords are those of `ScheduleSpec`."""
+    """Decodes by a schedule, whatever it is trained by; keywords are those of `ScheduleSpec`.
+
+    Attributes:
+        keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
+    """
+
+    keywords_of: ClassVar[type] = ScheduleSpec
 
     def __init__(self, setup: Setup, kind: PlanKind = "terminate", **schedule: Any) -> None:
         super().__init__(setup)

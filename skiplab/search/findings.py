@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import optuna
 from optuna.study import Study
@@ -164,7 +164,7 @@ class Findings:
         """Where the trials' time went, over workers."""
         table = Table("Seconds of trials", ["study", "judging", "Optuna", "MLflow", "notes and plots", "overhead"])
         paths = sorted((self.folder.path / "seconds").glob("*.json"))
-        workers = [self.folder.load(f"seconds/{path.stem}") for path in paths]
+        workers: list[dict[str, Any]] = [self.folder.load(f"seconds/{path.stem}") or {} for path in paths]
         for name in self.points:
             total: dict[str, float] = {}
             for worker in workers:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import final
 
 from filelock import FileLock
-from hydra.utils import instantiate
 from optuna.study import Study
 
 from skiplab.comparison.cases import Case
@@ -31,17 +30,16 @@ def checked_spec(prepared: Prepared) -> SearchSpec:
         ConfigurationError: anything in it cannot work.
     """
     with configuring():
-        if prepared.config["decode_dtype"] is not None:
+        if prepared.config.decode_dtype is not None:
             raise ValueError(
                 f"a search judges schedules in the weights' own number format, got decode_dtype="
-                f"{prepared.config['decode_dtype']}; search with null, and compare what it found with another"
+                f"{prepared.config.decode_dtype}; search with null, and compare what it found with another"
             )
-        if not isinstance(prepared.config["workers"], int) or prepared.config["workers"] < 1:
-            raise ValueError(f"workers must be an integer of at least 1, got {prepared.config['workers']!r}")
-        spec: SearchSpec = instantiate(prepared.config["search"], _convert_="all")
+        spec: SearchSpec = prepared.config.section("search")
+        prepared.config.section("workers")
         spec.check(task_scores(prepared.data), prepared.probe().backbone.num_layers, prepared.calibration.delta)
         spec.space.horizons(prepared.probe().lengths)
-        if spec.times and not prepared.config["benchmark"]["batch_sizes"]:
+        if spec.times and not prepared.config.benchmark.batch_sizes:
             raise ValueError("decode_speedup is measured at the largest of benchmark.batch_sizes, and there is none")
     return spec
 
@@ -80,7 +78,7 @@ class Search:
             for name in self._studies:
                 self._session.console.print(f"study {name}: {self._spec.trials} trials by {self._spec.samplers[name]}")
                 with self._session.run(f"study {name}", f"study {name}") as run_id:
-                    self._runner.run(name, run_id, self._config.workers)
+                    self._runner.run(name, run_id, self._config.section("workers"))
             # Of several processes that search together, one goes on at a time.
             with FileLock(self._folder.path / "comparison.lock"):
                 findings = self._findings(self._profile())

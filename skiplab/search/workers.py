@@ -160,14 +160,12 @@ def work(
 
 def work_apart(config: Mapping[str, Any], run_dir: str, name: str, parent: str, owner: int, worker: int) -> None:
     """`work` in a process of its own, from the configuration alone."""
-    from hydra.utils import instantiate
-
     from skiplab.utils.quiet import quiet
 
     quiet(threads=config["threads"])
     prepared = prepare(OmegaConf.create(dict(config)))
-    spec = instantiate(prepared.config.plain["search"], _convert_="all")
-    session = Session(prepared, RunFolder(Path(run_dir)), open_tracker(prepared))
+    spec = prepared.config.search
+    session = Session(prepared, RunFolder(Path(run_dir)), open_tracker(prepared.config))
     judge = Judge(session, ModelStore(session), spec)
     judge.prepare()
     work(session, spec, judge, name, parent, worker=worker, owner=owner)

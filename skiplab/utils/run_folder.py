@@ -53,7 +53,8 @@ class RunFolder:
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in old.keys() | new.keys():
+        # A list that earlier versions did not have counts as empty.
+        for key in old.keys() | {key for key, value in new.items() if key in old or value != []}:
             yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
     elif old != new:
         yield prefix

@@ -17,13 +17,16 @@ import yaml
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
+from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.prepare import ConfigurationError, prepare
+from skiplab.comparison.session import Session
 from skiplab.jobs.compare import compare
 from skiplab.jobs.search import checked_spec, search
 from skiplab.schedules.nested_plan import NestedPlan
 from skiplab.search.judge import Judge
 from skiplab.search.study import RUN, UNNAMED, WORKER, open_storage
 from skiplab.search.trials import DUPLICATE, ERROR, FIGURES, STEPS
+from skiplab.utils.run_folder import RunFolder
 from tests.comparison.small import SIZE, SMALL_TASK, small_config
 
 SPACE = ("search.space.max_exit=[1,4]", "search.space.min_exit=[1,4]", "search.space.warmup=[0,2]")
@@ -203,12 +206,8 @@ def test_quality_and_speed_can_be_decoded_and_timed(tmp_path: Path) -> None:
         )
     )  # fmt: skip
     spec = checked_spec(prepared)
-    from contextlib import nullcontext
-
-    from skiplab.comparison.model_store import Models
-
-    judge = Judge(prepared, Models(prepared, tmp_path / "run", lambda: nullcontext("")), spec)
-    judge._models._base_run = lambda: nullcontext(None)  # type: ignore[assignment]
+    session = Session(prepared, RunFolder(tmp_path / "run"))
+    judge = Judge(session, ModelStore(session), spec)
     figures = judge.figures(NestedPlan((48, 1, 1, 48)))
     assert 0 <= figures["slot_accuracy"] <= 1
     assert figures["decode_speedup"] > 0

@@ -41,7 +41,7 @@ def test_a_step_at_3x_takes_at_most_three_fifths_of_a_full_steps_arithmetic(tmp_
     (batch, _) = (part.batch for part in prepared.data.train_dataloader())
     flops = []
     for case in prepared.cases[:2]:
-        module = case.build(Setup(backbone, lengths, prepared.trainer.optimization))
+        module = case.candidates[0].build(Setup(backbone, lengths, prepared.trainer.optimization))
         with FlopCounterMode(display=False) as counter, torch.enable_grad():
             module.loss(batch).backward()
         flops.append(counter.get_total_flops())

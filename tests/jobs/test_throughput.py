@@ -8,9 +8,10 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
+from skiplab.benchmarking.random_backbone import BOS, EOS, PAD
 from skiplab.benchmarking.roofline import Ceilings, Footprint, bytes_speedup, least_seconds, steps_of
 from skiplab.comparison.prepare import ConfigurationError
-from skiplab.jobs.throughput import BOS, EOS, PAD, throughput
+from skiplab.jobs.throughput import throughput
 from tests.comparison.small import tiny_shape
 
 SMALL = (

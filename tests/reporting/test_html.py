@@ -1,20 +1,30 @@
 """The page."""
 
+from skiplab.evaluation.generate import Generation
 from skiplab.reporting.html import Page, html, samples
 from skiplab.reporting.plots import curves, figures, layer_figure
+from skiplab.reporting.record import Entry, Record, Timing
 from skiplab.reporting.tables import tables
 from tests.reporting.test_tables import FULL, ROWS, SKIP, SUMMARY
 
-RECORDS = {
-    row["method"]: {"series": row["method"], "row": row, "depth_by_step": [4, 2], "outputs": {"texts": ["<i>text</i>"]}}
-    for row in (FULL, SKIP)
-}
 
-
-def timing(*batches: int) -> dict:
+def records(*batches: int) -> list[Record]:
+    """Of the full model and of SkipDecode, timed at some batch sizes."""
     speeds = {"decode_speedup": 2.0, "decode_tokens_per_s": 50.0, "layers_per_step": 3.0}
-    parts = [{"row": {"batch_size": batch, **speeds}, "step_ms": [1.0, 2.0]} for batch in batches]
-    return {row["method"]: parts for row in (FULL, SKIP)}
+    return [
+        Record(
+            entry=Entry(row["method"], row["setting"], row["seed"]),
+            series=row["method"],
+            chosen=0,
+            trained=True,
+            timed=True,
+            figures={},
+            outputs=Generation(["<i>text</i>"], [[5, 2]], [[4, 2]]),
+            item_scores={},
+            timings=tuple(Timing({"batch_size": batch, **speeds}, [1.0, 2.0]) for batch in batches),
+        )
+        for row in (FULL, SKIP)
+    ]
 
 
 class OneItem:
@@ -22,7 +32,7 @@ class OneItem:
 
 
 def test_the_page_escapes_text_and_holds_every_plot() -> None:
-    drawn = figures(curves(SUMMARY, RECORDS, timing(1, 8)))
+    drawn = figures(curves(SUMMARY, records(1, 8)))
     assert set(drawn) == {
         "quality_by_layer_speedup",
         "difference_from_rival",
@@ -31,7 +41,7 @@ def test_the_page_escapes_text_and_holds_every_plot() -> None:
         "depth_by_step",
         "ms_by_step",
     }
-    shown = samples([OneItem()], list(RECORDS.values()), count=1)  # type: ignore[list-item]
+    shown = samples([OneItem()], records(), count=1)  # type: ignore[list-item]
     environment = {"cpu": "c", "cores": 2, "threads": 1, "seed": 0}
     page = html(Page("x", "what", "task", ROWS, tables(ROWS, SUMMARY), drawn, shown, environment, "a: 1", "so read"))
     assert page.count("<svg") == len(drawn)
@@ -42,7 +52,7 @@ def test_the_page_escapes_text_and_holds_every_plot() -> None:
 
 
 def test_many_batch_sizes_are_one_plot() -> None:
-    drawn = figures(curves(SUMMARY, RECORDS, timing(1, 2, 4, 8)))
+    drawn = figures(curves(SUMMARY, records(1, 2, 4, 8)))
     assert {name for name in drawn if "batch" in name} == {"cost_by_batch"}
     titles = [axis.get_ylabel() for axis in drawn["cost_by_batch"].axes]
     assert titles == ["layers per step (deepest row)", "ms per token", "decode speedup"]

@@ -1,10 +1,10 @@
-"""What the timing decodes with: one model that takes on the weights of one setting after another."""
+"""What the timing decodes with: one model that loads the weights of one setting after another."""
 
 from pathlib import Path
 
 import pytest
 
-from skiplab.comparison.timekeeper import Worn
+from skiplab.comparison.swappable_backbone import SwappableBackbone
 from skiplab.engine import packed_linear
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.decode import decode
@@ -18,7 +18,7 @@ def tokens(backbone: Backbone) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_it_decodes_as_the_setting_whose_weights_it_wears(
+def test_it_decodes_as_the_setting_whose_weights_it_loaded(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_linear, "_CACHE_BYTES", 0)
@@ -29,8 +29,8 @@ def test_it_decodes_as_the_setting_whose_weights_it_wears(
         expected[tmp_path / str(seed)] = tokens(backbone)
     one, other = expected
     assert expected[one] != expected[other]
-    worn = Worn(lambda folder: load_backbone(folder).eval(), one)
+    swappable = SwappableBackbone(lambda folder: load_backbone(folder).eval(), one)
     for folder in (one, other, other, one):
-        worn.wear(folder)
-        assert tokens(worn.backbone) == tokens(worn.packed(4)) == expected[folder]
-    assert worn.packed(1) is not worn.packed(4), "packed for the rows at hand"
+        swappable.load_weights(folder)
+        assert tokens(swappable.backbone) == tokens(swappable.packed(4)) == expected[folder]
+    assert swappable.packed(1) is not swappable.packed(4), "packed for the rows at hand"

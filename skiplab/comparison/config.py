@@ -1,0 +1,273 @@
+"""The whole configuration, typed: read and checked once, before anything is trained or written.
+
+It is checked by pydantic, not by Hydra's structured configs: ranges, literals and nested classes stand in the type
+hints, classes that YAML names by `_target_` are checked by their own hints without being registered, and pydantic comes
+with MLflow anyway. Types are strict: no "2" for 2, no true for 1, no 2.5 where an integer is asked for.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
+
+from skiplab.backbones.checkpoint import DType
+from skiplab.backbones.spec import BackboneSpec
+from skiplab.benchmarking.throughput_spec import ThroughputSpec
+from skiplab.comparison.config_base import (
+    ConfigurationError,
+    Launch,
+    Name,
+    Number,
+    PositiveInt,
+    Section,
+    Seed,
+    configuring,
+    shown,
+    validate,
+)
+from skiplab.comparison.config_nodes import build, check_value, make, target
+from skiplab.data.encoding import Template
+from skiplab.data.source import Source
+from skiplab.engine.number_format import FORMATS
+from skiplab.evaluation.calibration import CalibrationSpec
+from skiplab.methods.base import ExitModule
+from skiplab.training.trainer import SPREAD, TrainerSpec
+
+Plain = dict[str, Any]
+# Of a method node, what is no hyperparameter.
+_OF_NODES = ("name", "_target_", "sweep", "calibrate")
+_FULL = {"name": "full", "_target_": "skiplab.methods.full.Full"}
+
+
+class Base(Section):
+    """What the shared base is trained with: its seed, and what differs from the trainer's settings."""
+
+    model_config = ConfigDict(extra="allow")
+    seed: Seed
+
+    @property
+    def options(self) -> Plain:
+        """Settings of the trainer that are the base's own."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Benchmark(Section):
+    """How decoding is timed."""
+
+    batch_sizes: list[PositiveInt]
+    prompts: PositiveInt
+    new_tokens: Annotated[int, Field(ge=2)] | None
+    # Two for a spread.
+    rounds: Annotated[int, Field(ge=2)]
+    warmup: Annotated[int, Field(ge=0)]
+    layers_at: PositiveInt | None
+
+
+class Tracking(Section):
+    """The MLflow store."""
+
+    uri: Name
+    experiment: Name
+
+
+def _number_format(value: Any) -> Any:
+    if value not in FORMATS:
+        raise ConfigurationError(f"capacity.dtype must be one of {', '.join(FORMATS)}, got {shown(value)}")
+    return value
+
+
+class Capacity(Section):
+    """What `experiment=capacity` predicts, from which throughput runs."""
+
+    run: Name | Annotated[list[Name], Field(min_length=1)]
+    dtype: Annotated[str, BeforeValidator(_number_format)]
+    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
+    prompt_tokens: PositiveInt
+    new_tokens: Annotated[int, Field(ge=2)]
+    shapes: Annotated[dict[str, Plain], Field(min_length=1)]
+
+    @property
+    def folders(self) -> list[Path]:
+        return [Path(folder) for folder in ([self.run] if isinstance(self.run, str) else self.run)]
+
+
+class _Method(Section):
+    """What every method node has beside its hyperparameters."""
+
+    model_config = ConfigDict(extra="allow")
+    name: Name
+    target: Name = Field(alias="_target_")
+    sweep: dict[str, list[Any]] | None = None
+    calibrate: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = None
+
+
+def _data(node: Any) -> Source:
+    return build(node, Source, "data")
+
+
+def _backbone(node: Any) -> BackboneSpec:
+    return build(node, BackboneSpec, "backbone")
+
+
+def _trainer(node: Any) -> TrainerSpec:
+    return build(node, TrainerSpec, "trainer")
+
+
+def _calibration(values: Any) -> Any:
+    return make(CalibrationSpec, values, "calibration") if isinstance(values, Mapping) else values
+
+
+def _template(values: Any) -> Any:
+    return make(Template, values, "template") if isinstance(values, Mapping) else values
+
+
+def _throughput(values: Any) -> Any:
+    return make(ThroughputSpec, values, "throughput") if isinstance(values, Mapping) else values
+
+
+def _search(node: Any) -> Any:
+    # Its class is in a package above; the job that asks for it says which.
+    return build(node, object, "search")
+
+
+class RunConfig(Launch):
+    """The configuration of a run.
+
+    Attributes:
+        methods: nodes as plain values, checked, by the name under which the experiment lists them.
+        method: a single one instead, beside the full model.
+        metrics: dotted paths of modules with further metrics.
+        search, workers: of `experiment=search_schedule`.
+        throughput: of the jobs that time a shape.
+        steps_per_round: of `experiment=scaling`; the first two steps of a round are not timed.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    description: str | None = None
+    speedups: Annotated[list[Annotated[Number, Field(ge=1)]], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    methods: dict[str, Plain]
+    method: Plain | None = None
+    metrics: list[Name] = Field(default_factory=list)
+    limit: PositiveInt | None
+    cache_dir: Name
+    checkpoint_every: Annotated[Number, Field(ge=0)]
+    trainer: Annotated[InstanceOf[TrainerSpec], BeforeValidator(_trainer)]  # type: ignore[assignment]
+    base: Base
+    backbone: Annotated[InstanceOf[BackboneSpec], BeforeValidator(_backbone)]
+    data: Annotated[InstanceOf[Source], BeforeValidator(_data)]
+    template: Annotated[InstanceOf[Template], BeforeValidator(_template)]
+    max_new_tokens: PositiveInt
+    save_models: bool
+    decode_batch_size: PositiveInt
+    decode_dtype: DType | None
+    bertscore: Name | None
+    benchmark: Benchmark
+    calibration: Annotated[InstanceOf[CalibrationSpec], BeforeValidator(_calibration)]
+    tracking: Tracking
+    throughput: Annotated[InstanceOf[ThroughputSpec], BeforeValidator(_throughput)] | None = None
+    capacity: Capacity | None = None
+    steps_per_round: Annotated[int, Field(ge=3)] | None = None
+    search: Annotated[Any, BeforeValidator(_search)] = None
+    workers: PositiveInt | None = None
+
+    _plain: Plain = PrivateAttr(default_factory=dict)
+
+    @property
+    def plain(self) -> Plain:
+        """The resolved configuration as plain values, as it is written to disk and hashed."""
+        return self._plain
+
+    @property
+    def method_nodes(self) -> dict[str, Plain]:
+        """The method nodes, the full model first; `method=NAME` leaves that one beside it."""
+        methods = dict(self.methods)
+        if self.method:
+            methods = {"full": methods.get("full"), self.method["name"]: self.method}
+        return {"full": methods.pop("full", None) or _FULL, **methods}
+
+    @property
+    def base_trainer(self) -> TrainerSpec:
+        """The training that makes the base."""
+        return make(type(self.trainer), {**vars(self.trainer), **self.base.options}, "base")
+
+    def section(self, name: str) -> Any:
+        """A section that the job needs and not every experiment has.
+
+        Raises:
+            ConfigurationError: this one has it not.
+        """
+        if (found := getattr(self, name)) is None:
+            raise ConfigurationError(f"{name} is missing or null, and {self.job} needs it; take an experiment with it")
+        return found
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RunConfig":
+        benchmark = self.benchmark
+        if benchmark.new_tokens is not None and benchmark.new_tokens > self.max_new_tokens:
+            raise ConfigurationError(
+                f"benchmark.new_tokens must lie between 2 and max_new_tokens={self.max_new_tokens}, got "
+                f"{benchmark.new_tokens}"
+            )
+        if benchmark.layers_at is not None and self.trainer.accelerator != "cpu":
+            raise ConfigurationError(
+                f"benchmark.layers_at is for a CPU, got {benchmark.layers_at} with trainer.accelerator="
+                f"{self.trainer.accelerator}; take null"
+            )
+        if spread := sorted(self.base.options.keys() & set(SPREAD)):
+            raise ConfigurationError(f"base.{spread[0]} is given as trainer.{spread[0]}, for all training alike")
+        _ = self.base_trainer
+        for name, node in self.methods.items():
+            _check_method(node, f"methods.{name}")
+        if self.method is not None:
+            _check_method(self.method, "method")
+        return self
+
+
+def load(cfg: DictConfig) -> RunConfig:
+    """Resolve and check a configuration.
+
+    Raises:
+        ConfigurationError: a key is unknown or missing, or a value of another type or out of its range.
+    """
+    with configuring():
+        plain: Plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        for key, value in _floats(plain):
+            if not math.isfinite(value):
+                raise ConfigurationError(f"{key} must be a finite number, got {value}")
+        config = validate(RunConfig, plain)
+        config._plain = plain
+        return config
+
+
+def _check_method(node: Plain, key: str) -> None:
+    """Check a method node's hyperparameters, those of its sweep and calibration too, by its class's type hints."""
+    if not {"name", "_target_"} <= node.keys():
+        raise ConfigurationError(f"{key} must be a node with name and _target_, got {shown(node)}")
+    checked = validate(_Method, node, key)
+    cls = target(checked.target, f"{key}._target_")
+    if not issubclass(cls, ExitModule):
+        raise ConfigurationError(f"{key}._target_ must name an ExitModule, got {checked.target}")
+    for name, value in node.items():
+        if name not in _OF_NODES:
+            check_value(cls, name, value, f"{key}.{name}")
+    for part in ("sweep", "calibrate"):
+        for name, values in (getattr(checked, part) or {}).items():
+            for value in values:
+                check_value(cls, name, value, f"{key}.{part}.{name}")
+
+
+def _floats(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers that may be NaN or infinite, with their keys."""
+    if isinstance(values, float):
+        yield key, values
+    elif isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _floats(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list):
+        for place, value in enumerate(values):
+            yield from _floats(value, f"{key}[{place}]")

@@ -1,0 +1,157 @@
+"""The systems that a throughput run times: ours in every number format, and outside engines."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import final
+
+import torch
+
+from skiplab.backbones.spec import BackboneSpec
+from skiplab.benchmarking.peers import ctranslate2_system
+from skiplab.benchmarking.random_backbone import EOS, PAD, build, seeded, vocabulary
+from skiplab.benchmarking.roofline import Footprint
+from skiplab.benchmarking.throughput_spec import ThroughputSpec
+from skiplab.benchmarking.timing import System, Workload, engine_system, hf_generate_system
+from skiplab.comparison.cases import Case, expand
+from skiplab.comparison.config import RunConfig
+from skiplab.comparison.prepare import device_of
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import Batch, collate
+from skiplab.engine.number_format import FORMATS
+from skiplab.engine.packed_linear import check_integers
+from skiplab.engine.policy import ExitPolicy, FullDepth
+from skiplab.methods.base import Optimization, Setup
+from skiplab.reporting.results import Row
+
+REFERENCE = "1x reference path"
+Parts = tuple[Row, Callable[[Workload], System], ExitPolicy | None]
+
+
+@final
+@dataclass(frozen=True)
+class Subject:
+    """What is timed, on which shape, where; see `of`."""
+
+    spec: ThroughputSpec
+    shape: BackboneSpec
+    device: torch.device
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Subject":
+        """What a configuration asks for.
+
+        Raises:
+            ValueError: its parts do not fit together.
+        """
+        spec: ThroughputSpec = config.section("throughput")
+        device = device_of(config.trainer.accelerator)
+        spec.check_positions(config.backbone.positions)
+        if any(FORMATS[dtype].integers for dtype in spec.dtypes):
+            check_integers(device)
+        return cls(spec, config.backbone, device)
+
+    def workload(self, batch_size: int) -> Workload:
+        """Random prompts of the lengths asked for."""
+        return self.spec.workload(batch_size, vocabulary(self.shape), PAD)
+
+
+@final
+@dataclass(frozen=True)
+class Entrant:
+    """A system that is timed.
+
+    Attributes:
+        system: what decodes a workload.
+        policy: what it runs; None is an outside engine.
+        size: of its backbone; None if that is not ours.
+        baseline: number format of the full model that it is compared with.
+    """
+
+    row: Row
+    system: Callable[[Workload], System]
+    policy: ExitPolicy | None
+    size: Footprint | None
+    baseline: str
+
+
+@final
+class Entrants:
+    """Makes the systems.
+
+    Args:
+        folder: where an outside engine keeps its copy of the weights.
+    """
+
+    def __init__(self, config: RunConfig, subject: Subject, folder: Path) -> None:
+        self._config = config
+        self._subject = subject
+        self._spec = subject.spec
+        self._folder = folder
+        with torch.device("meta"):
+            self._cases = expand(config.method_nodes, [0], self._setup(build(subject.shape)))
+
+    def make(self) -> dict[str, Entrant]:
+        """All systems by name."""
+        found: dict[str, Entrant] = {}
+        if "ctranslate2" in self._spec.peers:
+            found |= self._ctranslate2()
+        for dtype in self._spec.dtypes:
+            found |= self._in_format(dtype)
+        return found
+
+    def _ctranslate2(self) -> dict[str, Entrant]:
+        backbone = seeded(self._subject.shape, self._subject.device)
+        found: dict[str, Entrant] = {}
+        for kind in ("float32", "int8"):
+            row = {"method": "ctranslate2", "setting": "full depth", "seed": 0, "dtype": kind}
+            system = ctranslate2_system(backbone, self._folder / "ctranslate2", kind, threads=self._config.threads)
+            baseline = kind if kind in self._spec.dtypes else "float32"
+            found[f"ctranslate2 {kind}"] = Entrant(row, lambda _, system=system: system, None, None, baseline)
+        return found
+
+    def _in_format(self, dtype: str) -> dict[str, Entrant]:
+        number_format, device = FORMATS[dtype], self._subject.device
+        backbone = seeded(self._subject.shape, device).to(device, number_format.states)
+        size = Footprint.of(backbone, number_format.weight_bytes)
+
+        def entrant(row: Row, make: Callable[[Workload], System], policy: ExitPolicy | None) -> Entrant:
+            return Entrant({**row, "seed": 0, "dtype": dtype}, make, policy, size, dtype)
+
+        found = [entrant(*parts) for parts in self._ours(backbone, dtype)]
+        if not number_format.integers:
+            found += [entrant(*parts) for parts in self._on_plain_layers(backbone)]
+        return {f"{one.row['method']} {one.row['setting']} {dtype}": one for one in found}
+
+    def _ours(self, backbone: Backbone, dtype: str) -> Iterator[Parts]:
+        """The cases on the fast path."""
+        fast_path = lru_cache(maxsize=1)(lambda rows: FORMATS[dtype].fast_path(backbone, rows))
+        for case in self._cases:
+            policy, target = self._policy(case, backbone)
+            row = {**vars(case.entry), **({} if target is None else {"target_speedup": target})}
+
+            def fast(workload: Workload, policy: ExitPolicy = policy) -> System:
+                return engine_system(fast_path(workload.batch_size), policy, workload)
+
+            yield row, fast, policy
+
+    def _on_plain_layers(self, backbone: Backbone) -> Iterator[Parts]:
+        """The reference path, and Hugging Face's `generate`."""
+        full = FullDepth(backbone.num_layers)
+        yield {"method": "full", "setting": REFERENCE}, lambda workload: engine_system(backbone, full), full
+        for peer, cache in (("hf_generate", None), ("hf_generate_static", "static")):
+            if peer in self._spec.peers:
+                row = {"method": peer, "setting": "full depth"}
+                yield row, lambda workload, cache=cache: hf_generate_system(backbone, cache), None
+
+    def _policy(self, case: Case, backbone: Backbone) -> tuple[ExitPolicy, float | None]:
+        """What a case decodes with, and the speedup that it promises."""
+        prompts = self._subject.workload(4).prompts
+        valid = collate(prompts, [[EOS] * self._spec.new_tokens] * len(prompts), PAD)
+        module = case.candidates[0].build(self._setup(backbone)).eval()
+        policy = module.exit_policy([Batch(*(tensor.to(self._subject.device) for tensor in valid))])
+        return policy, module.target_speedup
+
+    def _setup(self, backbone: Backbone) -> Setup:
+        return Setup(backbone, [self._spec.new_tokens] * 8, Optimization(learning_rate=1e-3))
