@@ -23,6 +23,7 @@ _TOP: dict[str, Any] = {
     "decode_dtype": DType | None,
     "save_models": bool,
     "bertscore": str | None,
+    "metrics": list[str],
 }
 
 

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from skiplab.comparison.cases import Case
 from skiplab.comparison.comparison import Comparison, Supplement, open_folder
+from skiplab.comparison.metrics import figures_of
 from skiplab.comparison.model_store import Models
-from skiplab.comparison.prepare import ConfigurationError, Prepared, configuring, prepare, task_scores
+from skiplab.comparison.prepare import ConfigurationError, Prepared, configuring, prepare
 from skiplab.reporting import mlflow_store
 from skiplab.schedules.exit_schedule import solve_schedule
 from skiplab.schedules.schedule_file import NamedPlan
@@ -64,7 +65,8 @@ def checked_spec(prepared: Prepared) -> SearchSpec:
         if not isinstance(prepared.config["workers"], int) or prepared.config["workers"] < 1:
             raise ValueError(f"workers must be an integer of at least 1, got {prepared.config['workers']!r}")
         spec: SearchSpec = instantiate(prepared.config["search"], _convert_="all")
-        spec.check(task_scores(prepared.data), prepared.probe().backbone.num_layers, prepared.calibration.delta)
+        measured = [figure.name for figure in figures_of(prepared.metrics)]
+        spec.check(measured, prepared.probe().backbone.num_layers, prepared.calibration.delta)
         spec.space.horizons(prepared.probe().lengths)
         if spec.times and not prepared.config["benchmark"]["batch_sizes"]:
             raise ValueError("decode_speedup is measured at the largest of benchmark.batch_sizes, and there is none")
@@ -144,8 +146,7 @@ class Search:
         return found
 
     def _findings(self, by_profile: Plans) -> Findings:
-        senses = self._spec.senses(task_scores(self._prepared.data))
-        sense = senses[self._spec.quality] if self._spec.quality else "maximize"
+        sense = self._spec.sense
         own, *others = self._studies.items()
         found = of_study(own[1], self._spec, "searched", self._config["speedups"], sense)
         rest = [
