@@ -54,5 +54,6 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in old.keys() | new.keys():
             yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-    elif old != new:
+    # An earlier version may not have known an option whose default is an empty list.
+    elif old != new and not (old is None and new == []):
         yield prefix

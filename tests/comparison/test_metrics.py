@@ -9,6 +9,8 @@ import pytest
 from omegaconf import DictConfig
 
 from skiplab.comparison.prepare import ConfigurationError, prepare
+from skiplab.data.restaurants import Restaurants
+from skiplab.evaluation.metric import Outputs
 from skiplab.jobs.compare import compare
 from skiplab.jobs.search import checked_spec
 from skiplab.utils.figures import FIGURES
@@ -39,6 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("metrics")
     (home / "package").mkdir()
     (home / "package" / "my_metrics.py").write_text(OWN)
+    page = (Path(__file__).parents[2] / "docs" / "adding_a_metric.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (home / "package" / "exact_match.py").write_text(example)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(home / "package")
         # What the tests register is of this module alone.
@@ -128,6 +133,18 @@ def test_misspelt_and_unavailable_names_are_refused(home: Path, override: str, m
 def test_what_is_no_metric_is_refused(home: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         prepare(small_config(home, f"metrics=[{name}]"))
+
+
+def test_the_page_about_metrics_has_one_that_works(home: Path) -> None:
+    *_, metric = prepare(small_config(home, "metrics=[exact_match.EXACT_MATCH]")).metrics
+    outputs = Outputs(["", ""], [["a b", "c"], ["d"]], ["c", "e"], [[1], [1]], [[1], [1]])
+    assert metric.measure(outputs).by_item == {"exact_match": [1.0, 0.0]}
+
+
+def test_a_score_of_the_task_that_is_no_figure_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Restaurants, "item_scores", lambda self, prompt, output: {"politeness": 1.0})
+    with pytest.raises(ConfigurationError, match="the data scores 'politeness', which is no figure"):
+        prepare(small_config(home, "calibration.metric=rouge_l"))
 
 
 def searching(home: Path, *overrides: str) -> DictConfig:
