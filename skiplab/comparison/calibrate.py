@@ -61,7 +61,7 @@ class Calibrator:
             own,
             self._full_depth(backbone, items),
             items,
-            self._prepared.data,
+            self._prepared.metrics,
             consistency=spec.consistency,
             metric=spec.metric,
         )

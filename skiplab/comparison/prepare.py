@@ -11,10 +11,11 @@ from skiplab.comparison.cases import Case, expand
 from skiplab.comparison.config import RunConfig, load
 from skiplab.comparison.config_base import ConfigurationError as ConfigurationError
 from skiplab.comparison.config_base import configuring as configuring
+from skiplab.comparison.metrics import calibratable, metrics_of
 from skiplab.data.module import TextData
 from skiplab.engine.backbone import Backbone
-from skiplab.evaluation.bertscore import BERTScore
 from skiplab.evaluation.calibration import CalibrationSpec
+from skiplab.evaluation.metric import Metric
 from skiplab.methods.base import Setup
 from skiplab.training.trainer import TrainerSpec
 from skiplab.utils.files import fingerprint
@@ -29,7 +30,7 @@ class Prepared:
         base_key: hash of all that the shared base depends on.
         base_trainer: the training that makes the base.
         calibration: what calibrated settings are certified for.
-        bertscore: scores outputs beside the other metrics.
+        metrics: what outputs are scored by.
         notes: what the user should know before it starts.
     """
 
@@ -42,7 +43,7 @@ class Prepared:
     cases: list[Case]
     calibration: CalibrationSpec
     device: torch.device
-    bertscore: BERTScore | None = None
+    metrics: tuple[Metric, ...] = ()
     notes: tuple[str, ...] = ()
 
     def new_backbone(self) -> Backbone:
@@ -108,9 +109,8 @@ def _prepare(cfg: DictConfig) -> Prepared:
     )
     data.check(spec.positions)
     calibration = config.calibration
-    bertscore = BERTScore(config.bertscore) if config.bertscore else None
-    if bertscore is not None:
-        bertscore.check()
+    metrics = metrics_of(config.metrics, config.bertscore, data)
+    calibration.check_metric(calibratable(metrics))
     prepared = Prepared(
         config=config,
         data=data,
@@ -124,7 +124,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
         ),
         cases=[],
         calibration=calibration,
-        bertscore=bertscore,
+        metrics=metrics,
         device=device_of(trainer.accelerator),
         notes=_random_weights(config, data),
     )  # fmt: skip
@@ -135,7 +135,6 @@ def _prepare(cfg: DictConfig) -> Prepared:
     calibrated = [case for case in cases if case.delta is not None]
     if not calibrated:
         return replace(prepared, cases=cases)
-    calibration.check_metric(["rouge_l", *task_scores(data)])
     if calibration.reference == "own":
         for case in calibrated:
             _check_own(case)
@@ -171,9 +170,3 @@ def _check_own(case: Case) -> None:
             f"calibration reference=own compares with the method's own weights at full depth, and the hypotheses of "
             f"{case.entry.label} have different weights; use reference=base"
         )
-
-
-def task_scores(data: TextData) -> list[str]:
-    """Names of the task's own scores of an output."""
-    example = data.splits["test"][0]
-    return list(data.source.item_scores(example["prompt"], example["references"][0]))

@@ -14,7 +14,7 @@ from skiplab.data.module import Item
 from skiplab.engine.policy import ExitPolicy, HindsightPolicy
 from skiplab.evaluation.calibration import Verdict
 from skiplab.evaluation.generate import Generation, generate, generate_hf, perplexity, quality
-from skiplab.evaluation.metrics import mean_interval
+from skiplab.evaluation.significance import seed_item_interval
 from skiplab.export.saved_method import save_method
 from skiplab.methods.base import ExitModule
 from skiplab.methods.spec import MethodSpec
@@ -62,9 +62,7 @@ class Settings:
         """
         made = self._decoded_by_hf(entry) if case is None else self._decoded(entry, case, run_id)
         outputs, module = made.outputs, made.decoder and made.decoder.module
-        scored, item_scores = quality(
-            outputs, self._items, self._data, full or outputs, self._prepared.bertscore, self._ranks
-        )
+        scored, item_scores = quality(outputs, self._items, full or outputs, self._prepared.metrics, self._ranks)
         record = Record(
             entry=entry,
             series=entry.method if case is None else case.series,
@@ -128,7 +126,7 @@ class Settings:
         if module is None or verdict.chosen is None:
             return {**figures, "calibrated": "full depth"}
         losses = self._calibrator.losses(module, outputs, self._items)
-        interval = mean_interval(losses)
+        interval = seed_item_interval([losses])
         return {
             **figures,
             "calibrated": module.setting,

@@ -33,4 +33,8 @@ class Source(ABC):
 
     @abstractmethod
     def item_scores(self, prompt: str, output: str) -> dict[str, float]:
-        """Task-specific scores in [0, 1] of one output; empty if the task has none."""
+        """Task-specific scores in [0, 1] of one output; empty if the task has none.
+
+        A score other than `slot_accuracy` needs a figure: `FIGURES.register` of `skiplab.utils.figures`, where the
+        source is defined.
+        """

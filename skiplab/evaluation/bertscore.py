@@ -12,11 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skiplab.evaluation.metric import EVERYWHERE, Measured, Metric, Outputs, quality_figure
 from skiplab.utils.distributed import ALONE, Ranks
+from skiplab.utils.figures import Figure, Shown
 
 # Tokens of a text that count, and texts encoded at once.
 _LONGEST = 512
 _TOGETHER = 64
+
+# A cosine, which can be below 0.
+BERTSCORE_F1 = quality_figure(
+    "bertscore_f1",
+    "BERTScore F1, mean over items",
+    label="BERTScore",
+    unit="cosine",
+    shown=(EVERYWHERE[0], Shown(place="plot", label="BERTScore F1")),
+)
 
 
 def f1(output_TD: Tensor, reference_TD: Tensor) -> float:
@@ -30,7 +41,7 @@ def f1(output_TD: Tensor, reference_TD: Tensor) -> float:
 
 @final
 @dataclass(frozen=True)
-class BERTScore:
+class BERTScore(Metric):
     """F1 of an encoder's last states, without weights by rarity and without rescaling.
 
     Args:
@@ -38,6 +49,13 @@ class BERTScore:
     """
 
     encoder: str
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        return (BERTSCORE_F1,)
+
+    def measure(self, outputs: Outputs) -> Measured:
+        return Measured({BERTSCORE_F1.name: self.scores(outputs.texts, outputs.references, outputs.ranks)})
 
     def scores(self, outputs: Sequence[str], references: Sequence[Sequence[str]], ranks: Ranks = ALONE) -> list[float]:
         """F1 of each output against its best reference; an empty output has 0. The ranks share the outputs.

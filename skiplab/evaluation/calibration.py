@@ -6,6 +6,7 @@ from typing import Any, Literal, final, get_args
 
 from skiplab.evaluation.consistency import Consistency
 from skiplab.evaluation.learn_then_test import PValue, check_attainable, fixed_sequence, items_needed, p_value
+from skiplab.utils.figures import did_you_mean
 
 
 @final
@@ -21,7 +22,7 @@ class CalibrationSpec:
         delta: bounds on the expected loss, each a setting of its own.
         epsilon: chance, over draws of the calibration items, that the promise fails.
         consistency: the loss, as in `consistency.consistency_losses`.
-        metric: what `risk` is measured by.
+        metric: what `risk` is measured by: a figure of item scores in [0, 1].
         p_value: the test, as in `risk.p_value`; `binomial` is for the `exact` loss.
         reference: the full model to lose against: the shared `base`, or the method's `own` weights at full depth,
             as CALM has it.
@@ -67,7 +68,10 @@ class CalibrationSpec:
         return items_needed(delta, self.epsilon, self.p_value)
 
     def check_metric(self, metrics: Collection[str]) -> None:
-        """Refuse a metric that the data has not.
+        """Refuse a metric that is not measured.
+
+        Args:
+            metrics: the figures of item scores in [0, 1] that there are.
 
         Raises:
             ValueError: the message says which there are.
@@ -75,6 +79,7 @@ class CalibrationSpec:
         if self.metric not in metrics:
             raise ValueError(
                 f"calibration metric must be one of {', '.join(metrics)} for this data, got {self.metric!r}"
+                f"{did_you_mean(self.metric, metrics)}"
             )
 
 

@@ -12,34 +12,38 @@ from skiplab.engine.batch import IGNORE, Batch, collate
 from skiplab.engine.out_of_memory import Halving
 from skiplab.engine.parallel_forward import layer_states, start
 from skiplab.engine.policy import AdaptivePolicy
-from skiplab.evaluation import metrics
-from skiplab.evaluation.generate import Generation
+from skiplab.evaluation.generate import Generation, scorable
+from skiplab.evaluation.metric import Metric
+from skiplab.evaluation.metrics import rouge_l
 
 Consistency = Literal["risk", "textual", "exact"]
 
 
 def consistency_losses(
-    own: Generation, full: Generation, items: Sequence[Item], data: TextData, *, consistency: Consistency, metric: str
+    own: Generation,
+    full: Generation,
+    items: Sequence[Item],
+    metrics: Sequence[Metric],
+    *,
+    consistency: Consistency,
+    metric: str,
 ) -> list[float]:
     """What each item loses against the full model's output, in [0, 1] (CALM, arXiv 2207.07061, section 4).
 
-    `risk`: how far `metric` falls below the full model's, no fall counting 0 (equation 11). `textual`: one
+    `risk`: how much worse `metric` is than the full model's, no loss where it is better (equation 11). `textual`: one
     less ROUGE-L between the two outputs (equation 10). `exact`: 1 where a token differs, else 0.
+
+    Args:
+        metric: a figure of item scores in [0, 1] that one of the metrics measures.
     """
     if consistency == "exact":
         return [float(a != b) for a, b in zip(own.tokens, full.tokens, strict=True)]
     if consistency == "textual":
-        return [1 - score for score in metrics.rouge_l(own.texts, [[text] for text in full.texts])]
-    scores = [item_scores(generation, items, data, metric) for generation in (own, full)]
-    return [max(0.0, after - before) for before, after in zip(*scores, strict=True)]
-
-
-def item_scores(generation: Generation, items: Sequence[Item], data: TextData, metric: str) -> list[float]:
-    """`rouge_l`, or a score of the task's own, of each output."""
-    if metric == "rouge_l":
-        return metrics.rouge_l(generation.texts, [item.references for item in items])
-    texts = zip(items, generation.texts, strict=True)
-    return [data.source.item_scores(item.prompt, text)[metric] for item, text in texts]
+        return [1 - score for score in rouge_l(own.texts, [[text] for text in full.texts])]
+    measures, figure = next((one, figure) for one in metrics for figure in one.figures if figure.name == metric)
+    after, before = (measures.measure(scorable(one, items, full)).by_item[metric] for one in (own, full))
+    sign = 1 if figure.sense == "maximize" else -1
+    return [max(0.0, sign * (full_score - own_score)) for own_score, full_score in zip(after, before, strict=True)]
 
 
 @torch.inference_mode()

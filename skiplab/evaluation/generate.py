@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -17,8 +17,8 @@ from skiplab.engine.out_of_memory import Halving
 from skiplab.engine.packed_linear import prepack
 from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
-from skiplab.evaluation import metrics
-from skiplab.evaluation.bertscore import BERTScore
+from skiplab.evaluation.metric import Metric, Outputs
+from skiplab.evaluation.significance import seed_item_interval
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.progress import Progress
 
@@ -129,29 +129,35 @@ def _fewer(halving: Halving, asked: int, ranks: Ranks) -> int | None:
     return rows if rows < asked else None
 
 
+def scorable(generation: Generation, items: Sequence[Item], full: Generation) -> Outputs:
+    """Outputs as metrics take them."""
+    return Outputs(
+        prompts=[item.prompt for item in items],
+        references=[item.references for item in items],
+        texts=generation.texts,
+        tokens=generation.tokens,
+        full_tokens=full.tokens,
+    )
+
+
 def quality(
     generation: Generation,
     items: Sequence[Item],
-    data: TextData,
     full: Generation,
-    bertscore: BERTScore | None = None,
+    metrics: Sequence[Metric],
     ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Quality figures with their intervals, and the item scores behind the means."""
-    references = [item.references for item in items]
-    bleu = metrics.bleu(generation.texts, references)
-    row: dict[str, Any] = {"bleu": bleu.score, "bleu_ci95": list(bleu.interval), "bleu_signature": bleu.signature}
-    by_item = {
-        **metrics.rouge(generation.texts, references),
-        "agreement": metrics.agreement(generation.tokens, full.tokens),
-    }
-    if bertscore is not None:
-        by_item["bertscore_f1"] = bertscore.scores(generation.texts, references, ranks)
-    scored = [data.source.item_scores(item.prompt, text) for item, text in zip(items, generation.texts, strict=True)]
-    by_item |= {name: [scores[name] for scores in scored] for name in scored[0]}
+    outputs = replace(scorable(generation, items, full), ranks=ranks)
+    row: dict[str, Any] = {}
+    by_item: dict[str, list[float]] = {}
+    for metric in metrics:
+        found = metric.measure(outputs)
+        row |= found.row
+        by_item |= found.by_item
     for name, values in by_item.items():
         row[name] = sum(values) / len(values)
-        if (bounds := metrics.mean_interval(values)) is not None:
+        if (bounds := seed_item_interval([values])) is not None:
             row[f"{name}_ci95"] = list(bounds)
     return row, by_item
 

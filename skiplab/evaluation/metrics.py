@@ -1,8 +1,12 @@
-"""Quality of generated text, per item where the metric allows it, with 95% intervals over items."""
+"""Quality of generated text, per item where the metric allows it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, final
+
+from skiplab.evaluation.metric import EVERYWHERE, Measured, Metric, Outputs, quality_figure
+from skiplab.utils.figures import Figure, Shown
 
 Interval = tuple[float, float]
 ROUGES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
@@ -58,12 +62,74 @@ def agreement(tokens: Sequence[Sequence[int]], full_tokens: Sequence[Sequence[in
     ]
 
 
-def mean_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
-    """Bootstrap 95% interval of the mean of item scores; None for fewer than two items."""
-    import numpy as np
-    from scipy.stats import bootstrap
+@final
+@dataclass(frozen=True)
+class CorpusBleu(Metric):
+    """`bleu` of all outputs."""
 
-    if len(values) < 2:
-        return None
-    found = bootstrap((np.asarray(values),), np.mean, n_resamples=2000, method="percentile", rng=seed)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        return (
+            Figure(
+                name="bleu",
+                meaning="corpus BLEU, sacrebleu, 0 to 100",
+                label="BLEU",
+                form="{:.1f}",
+                sense="maximize",
+                interval="corpus",
+                # The custom for texts made from data; others are judged by ROUGE.
+                shown=(
+                    Shown(place="console", yields_to=tuple(ROUGES)),
+                    Shown(place="quality"),
+                    Shown(place="plot"),
+                ),
+                over_seeds="mean",
+            ),
+            Figure(name="bleu_signature", meaning="sacrebleu's signature of how BLEU was computed"),
+        )
+
+    def measure(self, outputs: Outputs) -> Measured:
+        found = bleu(outputs.texts, outputs.references)
+        row = {"bleu": found.score, "bleu_ci95": list(found.interval), "bleu_signature": found.signature}
+        return Measured(row=row)
+
+
+@final
+@dataclass(frozen=True)
+class Rouge(Metric):
+    """`rouge` of each output: three figures of one pass over the words."""
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        # Where a task's slots are scored, ROUGE-L stands for the three.
+        aside = (Shown(place="console", yields_to=("slot_accuracy",)),)
+        shown = (*aside, Shown(place="quality", yields_to=("slot_accuracy",)))
+        best = "F1 against the best reference, words not stemmed, 0 to 1, mean over items"
+        return (
+            quality_figure("rouge_1", f"ROUGE-1 {best}", label="ROUGE-1", shown=shown),
+            quality_figure("rouge_2", "ROUGE-2 F1 likewise", label="ROUGE-2", shown=shown),
+            quality_figure("rouge_l", "ROUGE-L F1 likewise", label="ROUGE-L", shown=(*aside, *EVERYWHERE)),
+        )
+
+    def measure(self, outputs: Outputs) -> Measured:
+        return Measured(rouge(outputs.texts, outputs.references))
+
+
+@final
+@dataclass(frozen=True)
+class Agreement(Metric):
+    """`agreement` of each output with the full model's."""
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        meaning = "share of tokens equal to the full model's, 0 to 1, mean over items"
+        shown = (Shown(place="quality"), Shown(place="difference"), Shown(place="throughput", position=10))
+        return (quality_figure("agreement", meaning, shown=shown),)
+
+    def measure(self, outputs: Outputs) -> Measured:
+        return Measured({"agreement": agreement(outputs.tokens, outputs.full_tokens)})
+
+
+BLEU, ROUGE, AGREEMENT = CorpusBleu(), Rouge(), Agreement()
+BUILT_IN: tuple[Metric, ...] = (BLEU, ROUGE, AGREEMENT)
+"""The metrics of every comparison."""

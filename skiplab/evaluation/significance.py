@@ -1,10 +1,12 @@
-"""Differences between methods and intervals of scores, over training seeds and test items.
+"""Differences between methods and intervals of scores, over training seeds and test items, by `scipy.stats`.
 
-Arrays are indexed by seed (S) and item (I). The interval is that of the pigeonhole bootstrap (Owen 2007,
-doi 10.1214/07-AOAS122), which resamples seeds and items independently of each other. Resampling S seeds shows only
-(S - 1) / S of the variance between them: with few seeds the interval is too narrow, with one it is that of the items.
+Arrays are indexed by seed (S) and item (I); resamples by R, pairs of settings by K. The interval is that of the
+pigeonhole bootstrap (Owen 2007, doi 10.1214/07-AOAS122), which resamples seeds and items independently of each other.
+Resampling S seeds shows only (S - 1) / S of the variance between them: with few seeds the interval is too narrow, with
+one it is that of the items.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 _RESAMPLES = 2000
 _FLIPS = 9999
+# Resamples and flips held in memory at a time.
+_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Difference:
 def seed_item_interval(scores_SI: "ArrayLike") -> tuple[float, float] | None:
     """Bootstrap 95% percentile interval of the mean over seeds and items; None for fewer than two items.
 
+    The one interval of every mean of item scores, in result rows (one seed) and in summaries.
+
     Raises:
         ValueError: the scores are not finite numbers by seed and item.
     """
@@ -37,19 +43,38 @@ def seed_item_interval(scores_SI: "ArrayLike") -> tuple[float, float] | None:
 
 
 def paired_difference(own_SI: "ArrayLike", other_SI: "ArrayLike") -> Difference:
-    """Mean of own minus other, paired by seed and by item, with its interval and a test.
+    """`paired_differences` of one pair."""
+    return paired_differences([(own_SI, other_SI)])[0]
+
+
+def paired_differences(pairs: "Sequence[tuple[ArrayLike, ArrayLike]]") -> list[Difference]:
+    """Means of own minus other, paired by seed and by item, with their intervals and tests.
 
     The interval is that of `seed_item_interval` of the differences. The p-value is of a two-sided paired sign-flip
     permutation test over items, on differences averaged over seeds: it takes the seeds as given, so it does not
-    cover their choice, which the interval does.
+    cover their choice, which the interval does. It is exact where there are fewer ways to flip than flips are drawn.
 
     Args:
-        own_SI, other_SI: scores of the same items by the same seeds; one with a single seed (a method without
+        pairs: own and other scores of the same items by the same seeds; one with a single seed (a method without
             training, say) is repeated for all the other's seeds.
 
     Raises:
         ValueError: the scores cannot be paired, are not finite, or are of fewer than two items.
     """
+    differences = [_differences(own, other) for own, other in pairs]
+    sizes = dict.fromkeys(by_item.size for _, by_item in differences)
+    p_values: dict[int, float] = {}
+    for size in sizes:
+        places = [place for place, (_, by_item) in enumerate(differences) if by_item.size == size]
+        p_values |= zip(places, _sign_flip_p_values([differences[place][1] for place in places]), strict=True)
+    return [
+        Difference(float(scores.mean()), *_interval(scores), p_values[place])
+        for place, (scores, _) in enumerate(differences)
+    ]
+
+
+def _differences(own_SI: "ArrayLike", other_SI: "ArrayLike") -> "tuple[np.ndarray, np.ndarray]":
+    """Own minus other (S, I), and their mean over seeds (I,) without what is only rounding."""
     import numpy as np
 
     own, other = _matrix("own scores", own_SI), _matrix("other scores", other_SI)
@@ -61,30 +86,53 @@ def paired_difference(own_SI: "ArrayLike", other_SI: "ArrayLike") -> Difference:
         )
     if own.shape[1] < 2:
         raise ValueError(f"a difference takes at least two items, got {own.shape[1]}")
-    differences = own - other
-    by_item = differences.mean(axis=0)
-    # The sign of an item without a difference changes nothing; one that is only rounding must not pass for one.
-    by_item = by_item[np.abs(by_item) > 1e-12 * max(np.abs(own).max(), np.abs(other).max())]
-    flips = np.random.default_rng(0).integers(0, 2, size=(_FLIPS, len(by_item)), dtype=np.int8)
-    # Unlike `@`, `einsum` casts the flips to float piece by piece, not as a copy of eight times their size.
-    sums = by_item.sum() - 2 * np.einsum("fi,i->f", flips, by_item)
-    # Flips that leave the sum as it is but for rounding count as being as extreme.
-    extreme = np.abs(by_item.sum()) - 1e-9 * np.abs(by_item).sum()
-    count = int((np.abs(sums) >= extreme).sum())
-    low, high = _interval(differences)
-    return Difference(float(differences.mean()), low, high, (count + 1) / (_FLIPS + 1))
+    by_item = (own - other).mean(axis=0)
+    rounding = 1e-12 * max(np.abs(own).max(), np.abs(other).max())
+    return own - other, np.where(np.abs(by_item) > rounding, by_item, 0.0)
+
+
+def _sign_flip_p_values(by_item_KI: "Sequence[np.ndarray]") -> list[float]:
+    """P-values of K pairs by the same flips, whose drawing is what takes time."""
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    # The largest sum that flips can give is 1; those that differ by rounding alone count as the same.
+    shares_KI = np.array([by_item / (np.abs(by_item).sum() or 1.0) for by_item in by_item_KI])
+
+    def statistic(signs_RI: np.ndarray, axis: int) -> np.ndarray:
+        return np.abs(signs_RI @ shares_KI.T).round(9)
+
+    # What is flipped are the signs that all pairs share, so the statistic has a value for each pair.
+    found = permutation_test(
+        (np.ones(shares_KI.shape[1]),), statistic, permutation_type="samples", alternative="greater",
+        vectorized=True, n_resamples=_FLIPS, batch=_BATCH, rng=0,
+    )  # fmt: skip
+    return [float(p_value) for p_value in np.atleast_1d(found.pvalue)]
 
 
 def _interval(scores_SI: "np.ndarray") -> tuple[float, float]:
     import numpy as np
+    from scipy.stats import bootstrap
 
     seeds, items = scores_SI.shape
-    rng = np.random.default_rng(0)
-    seed_counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES)
-    item_counts = rng.multinomial(items, np.full(items, 1 / items), size=_RESAMPLES)
-    means = np.einsum("ri,ri->r", seed_counts @ scores_SI, item_counts) / scores_SI.size
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+
+    def mean_of_items(items_RI: np.ndarray, axis: int) -> np.ndarray:
+        return scores_SI[0][items_RI].mean(axis=axis)
+
+    def mean_of_both(seeds_RS: np.ndarray, items_RI: np.ndarray, axis: int) -> np.ndarray:
+        # How often each seed was drawn.
+        counts_RS = np.eye(seeds)[seeds_RS].sum(axis=-2)
+        by_item_RI = counts_RS @ scores_SI / seeds
+        return np.take_along_axis(by_item_RI, items_RI, axis=-1).mean(axis=axis)
+
+    # The bootstrap takes samples of two or more.
+    samples, statistic = (
+        ((np.arange(items),), mean_of_items) if seeds == 1 else ((np.arange(seeds), np.arange(items)), mean_of_both)
+    )
+    found = bootstrap(
+        samples, statistic, n_resamples=_RESAMPLES, batch=_BATCH, vectorized=True, method="percentile", rng=0
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _matrix(name: str, scores: "ArrayLike") -> "np.ndarray":

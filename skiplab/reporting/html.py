@@ -7,8 +7,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from skiplab.reporting.record import Record
-from skiplab.reporting.results import VOCABULARY, Row
+from skiplab.reporting.results import Row
 from skiplab.reporting.tables import Table
+from skiplab.reporting.vocabulary import FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ def html(page: Page) -> str:
             page=page,
             tables=page.tables,
             plots={name: _svg(figure) for name, figure in page.figures.items()},
-            vocabulary={key: meaning for key, meaning in VOCABULARY.items() if key in used},
+            vocabulary={key: meaning for key, meaning in FIGURES.row_keys().items() if key in used},
         )
     )
 

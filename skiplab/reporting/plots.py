@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from skiplab.reporting.record import Record, Setting
 from skiplab.reporting.results import Row
+from skiplab.reporting.vocabulary import FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,6 @@ _COLOURS = ["#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#
 _MARKERS = "osD^vPX*<>"
 # Drawn in every panel of the plots by step.
 _REFERENCES = ("full", "hf_generate")
-_QUALITY = {"bleu": "BLEU", "rouge_l": "ROUGE-L", "slot_accuracy": "slot accuracy", "bertscore_f1": "BERTScore F1"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def curves(summary: Sequence[Row], records: Sequence[Record]) -> list[Curve]:
 
 def figures(drawn: Sequence[Curve]) -> dict[str, "Figure"]:
     """All plots by name."""
-    qualities = [name for name in _QUALITY if any(name in curve.row for curve in drawn)]
+    qualities = [figure.name for figure in FIGURES.shown("plot", {key for curve in drawn for key in curve.row})]
     batches = sorted({batch for curve in drawn for batch in curve.speeds})
     found = {"quality_by_layer_speedup": _quality_figure(drawn, qualities)}
     if any("against" in curve.row for curve in drawn):
@@ -96,7 +96,7 @@ def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int
             axis.errorbar(x, y, yerr=(below, above), label=series, capsize=2, **curve_style(number))
         measured = "layer speedup (layers over mean depth)"
         axis.set(xlabel=measured if batch is None else f"measured decode speedup, batch {batch}")
-        axis.set_ylabel(_QUALITY[quality])
+        axis.set_ylabel(FIGURES[quality].at("plot").label)
     legend_outside(figure, axes)
     return figure
 
@@ -104,7 +104,9 @@ def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int
 def _difference_figure(drawn: Sequence[Curve]) -> "Figure":
     """Each setting's difference from its rival with its interval, one line per setting."""
     compared = [curve for curve in drawn if "against" in curve.row]
-    names = [name for name in _QUALITY if any(f"{name}_difference" in curve.row for curve in compared)]
+    rows = [curve.row for curve in compared]
+    present = {figure.name for figure in FIGURES if any(f"{figure.name}_difference" in row for row in rows)}
+    names = [figure.name for figure in FIGURES.shown("plot", present)]
     figure, axes = axes_of(len(names), height=1.2 + 0.26 * len(compared), share=True)
     for axis, name in zip(axes, names, strict=True):
         for line, curve in enumerate(reversed(compared)):
@@ -113,7 +115,7 @@ def _difference_figure(drawn: Sequence[Curve]) -> "Figure":
             axis.plot([low, high], [line, line], color=_COLOURS[2])
             axis.plot([middle], [line], "o", color=_COLOURS[2], markersize=4)
         axis.axvline(0, color="#777777", linewidth=1)
-        axis.set_xlabel(f"{_QUALITY[name]}, difference")
+        axis.set_xlabel(f"{FIGURES[name].at('plot').label}, difference")
     labels = [f"{curve.label}  vs  {curve.row['against']}" for curve in reversed(compared)]
     axes[0].set_yticks(range(len(labels)), labels, fontsize=7)
     return figure

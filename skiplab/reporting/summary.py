@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from skiplab.evaluation.significance import paired_difference, seed_item_interval
+from skiplab.evaluation.significance import paired_differences, seed_item_interval
 from skiplab.reporting.record import Record, Setting
 from skiplab.reporting.results import Row
+from skiplab.reporting.vocabulary import FIGURES
 
-# Figures of rows that are averaged as they are.
-_PLAIN = ("target_speedup", "layer_speedup", "mean_depth", "threshold", "perplexity", "bleu", "test_loss")
+Scores = list[Sequence[float]]
+"""Item scores by seed."""
 
 
 def summarise(records: Sequence[Record], rivals: Mapping[Setting, Setting]) -> list[Row]:
@@ -20,40 +21,54 @@ def summarise(records: Sequence[Record], rivals: Mapping[Setting, Setting]) -> l
     groups: dict[Setting, list[Record]] = {}
     for record in records:
         groups.setdefault(record.entry.over_seeds, []).append(record)
-    return [_summary(members, rivals.get(setting), groups) for setting, members in groups.items()]
+    found = {setting: _summary(members) for setting, members in groups.items()}
+    pairs: dict[tuple[Setting, str], tuple[Scores, Scores]] = {}
+    for setting, members in groups.items():
+        rival = rivals.get(setting)
+        if rival is None or rival not in groups or len(next(iter(members[0].item_scores.values()))) < 2:
+            continue
+        found[setting]["against"] = str(rival)
+        for name in members[0].item_scores:
+            own, other = _paired(name, members, groups[rival])
+            if own:
+                pairs[setting, name] = own, other
+    for (setting, name), difference in zip(pairs, paired_differences(list(pairs.values())), strict=True):
+        found[setting] |= {
+            f"{name}_difference": difference.mean,
+            f"{name}_difference_ci95": [difference.low, difference.high],
+            f"{name}_p_value": difference.p_value,
+        }
+    return list(found.values())
 
 
-def _summary(members: Sequence[Record], rival: Setting | None, groups: Mapping[Setting, Sequence[Record]]) -> Row:
+def _summary(members: Sequence[Record]) -> Row:
     rows = [member.row for member in members]
     found: Row = {
         "method": rows[0]["method"],
         "setting": rows[0]["setting"],
         "seeds": [row["seed"] for row in rows],
     }
-    for name in _PLAIN:
-        if all(name in row for row in rows):
-            found[name] = sum(row[name] for row in rows) / len(rows)
-    if all("calibrated" in row for row in rows):
-        found["calibrated"] = ", ".join(dict.fromkeys(row["calibrated"] for row in rows))
-    if len(rows) == 1:
-        found |= {name: rows[0][name] for name in ("bleu_ci95", "test_loss_ci95") if name in rows[0]}
-    else:
-        found["bleu_seeds"] = [min(row["bleu"] for row in rows), max(row["bleu"] for row in rows)]
+    for figure in FIGURES:
+        name, interval = figure.name, f"{figure.name}_ci95"
+        if figure.over_seeds is None or not all(name in row for row in rows):
+            continue
+        if figure.over_seeds == "each":
+            found[name] = ", ".join(dict.fromkeys(row[name] for row in rows))
+            continue
+        found[name] = sum(row[name] for row in rows) / len(rows)
+        if len(rows) == 1 and interval in rows[0]:
+            found[interval] = rows[0][interval]
+        if len(rows) > 1 and figure.interval == "corpus":
+            found[f"{name}_seeds"] = [min(row[name] for row in rows), max(row[name] for row in rows)]
     for name in members[0].item_scores:
         scores_SI = [member.item_scores[name] for member in members]
         found[name] = sum(map(sum, scores_SI)) / sum(map(len, scores_SI))
         if (interval := seed_item_interval(scores_SI)) is not None:
             found[f"{name}_ci95"] = list(interval)
-    if rival is not None and rival in groups and len(members[0].item_scores["rouge_l"]) > 1:
-        found["against"] = str(rival)
-        for name in members[0].item_scores:
-            found |= _difference(name, *_paired(name, members, groups[rival]))
     return found
 
 
-def _paired(
-    name: str, own: Sequence[Record], other: Sequence[Record]
-) -> tuple[list[Sequence[float]], list[Sequence[float]]]:
+def _paired(name: str, own: Sequence[Record], other: Sequence[Record]) -> tuple[Scores, Scores]:
     """Item scores of the seeds that both have; all of the other's where one of them is not trained, by no seed."""
     own_by_seed, other_by_seed = (
         {record.entry.seed: record.item_scores[name] for record in side} for side in (own, other)
@@ -62,14 +77,3 @@ def _paired(
         return list(own_by_seed.values()), list(other_by_seed.values())
     shared = sorted(own_by_seed.keys() & other_by_seed.keys())
     return [own_by_seed[seed] for seed in shared], [other_by_seed[seed] for seed in shared]
-
-
-def _difference(name: str, own_SI: list[Sequence[float]], other_SI: list[Sequence[float]]) -> Row:
-    if not own_SI:
-        return {}
-    found = paired_difference(own_SI, other_SI)
-    return {
-        f"{name}_difference": found.mean,
-        f"{name}_difference_ci95": [found.low, found.high],
-        f"{name}_p_value": found.p_value,
-    }

@@ -5,39 +5,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from skiplab.reporting.results import Row
+from skiplab.reporting.vocabulary import FIGURES
+from skiplab.utils.figures import Column, Place
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-_QUALITY: dict[str, tuple[str, str]] = {
-    "threshold": ("threshold", "{:.3f}"),
-    "calibrated": ("calibrated to", "{}"),
-    "test_loss": ("loss", "{:.3f}"),
-    "layer_speedup": ("layer speedup", "{:.2f}x"),
-    "bleu": ("BLEU", "{:.1f}"),
-    "rouge_1": ("ROUGE-1", "{:.3f}"),
-    "rouge_2": ("ROUGE-2", "{:.3f}"),
-    "rouge_l": ("ROUGE-L", "{:.3f}"),
-    "bertscore_f1": ("BERTScore", "{:.3f}"),
-    "slot_accuracy": ("slot acc.", "{:.3f}"),
-    "agreement": ("agreement", "{:.3f}"),
-    "perplexity": ("perplexity", "{:.3f}"),
-}
-_SPEEDS: dict[str, tuple[str, str, float]] = {
-    "layers_per_step": ("layers per step", "{:.2f}", 1.0),
-    "step_layer_speedup": ("layer speedup of the timed steps", "{:.2f}x", 1.0),
-    "decode_speedup": ("decode speedup", "{:.2f}x", 1.0),
-    "decode_tokens_per_s": ("tokens/s", "{:,.0f}", 1.0),
-    "decode_ms_per_token": ("ms per token", "{:.3f}", 1.0),
-    "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
-    "kv_bytes": ("KV KiB", "{:,.0f}", 2**-10),
-    "peak_memory_bytes": ("memory KiB", "{:,.0f}", 2**-10),
-}
-# Figures whose difference from the rival is shown; the first that a task has stands on the console.
-_COMPARED = ("slot_accuracy", "rouge_l", "agreement")
-# What a task is judged by, by custom: texts from data by BLEU and their slots, others by the three ROUGE.
-_FROM_DATA = ("bleu", "slot_accuracy")
-_FROM_TEXT = ("rouge_1", "rouge_2", "rouge_l")
 
 _NOTES = (
     "Small figures are 95% bootstrap intervals over test items and, where there are several, seeds (of few "
@@ -130,19 +102,20 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
     shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     timed = sorted({row["batch_size"] for row in rows if "batch_size" in row})
     batches = timed if len(timed) <= 2 else [timed[0], timed[-1]]
-    figures = [key for key in ("layer_speedup", *_customary(summary)) if _has(summary, key)]
-    compared = next((key for key in _COMPARED if _has(summary, f"{key}_difference")), None)
+    figures = _columns("console", summary)
+    # The first alone.
+    compared = list(_columns("difference", summary, suffix="_difference"))[:1]
     shown.add_column("method", overflow="fold")
-    names = [_QUALITY[key][0] for key in figures]
-    names += [f"{_QUALITY[compared][0]} vs rival"] if compared else []
+    names = [column.label for column in figures.values()]
+    names += [f"{FIGURES[key].at('difference').label} vs rival" for key in compared]
     for name in [*names, *(f"speedup batch {batch}" for batch in batches)]:
         first, _, rest = name.partition(" ")
         shown.add_column(f"{first}\n{rest}", justify="right", no_wrap=True)
     speeds = {(row["method"], row["setting"], row.get("batch_size")): row.get("decode_speedup") for row in rows}
     for row in summary:
         label = (row["method"], row["setting"])
-        cells = [_figure(row, key).text for key in figures]
-        cells += [_difference(row, compared).text] if compared else []
+        cells = [_cell(row, key, column).text for key, column in figures.items()]
+        cells += [_difference(row, key).text for key in compared]
         times = [speeds.get((*label, batch)) for batch in batches]
         shown.add_row(" ".join(label), *cells, *(f"{time:.2f}x" if time is not None else "" for time in times))
     for row in rows:
@@ -152,82 +125,56 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
     console.print(shown)
 
 
-_TIMED: dict[str, tuple[str, str, float]] = {
-    "decode_tokens_per_s": ("tokens/s", "{:,.1f}", 1.0),
-    "decode_ms_per_step": ("ms per step", "{:.2f}", 1.0),
-    "prefill_ms": ("prefill ms", "{:.1f}", 1.0),
-    "layers_per_step": ("layers", "{:.1f}", 1.0),
-    "decode_speedup": ("decode speedup", "{:.2f}x", 1.0),
-    "bytes_speedup": ("bytes speedup", "{:.2f}x", 1.0),
-    "realised_fraction": ("realised", "{:.2f}", 1.0),
-    "roofline_fraction": ("roofline", "{:.2f}", 1.0),
-    "peak_memory_bytes": ("memory MiB", "{:,.1f}", 2**-20),
-    "agreement": ("agreement", "{:.3f}", 1.0),
-}
-_PREDICTED: dict[str, tuple[str, str, float]] = {
-    "layer_speedup": ("layer speedup", "{:.2f}x", 1.0),
-    "bytes_speedup": ("bytes speedup", "{:.2f}x", 1.0),
-    "predicted_ms_per_step": ("predicted ms per step", "{:,.1f}", 1.0),
-    "predicted_tokens_per_s": ("predicted tokens/s", "{:,.1f}", 1.0),
-    "predicted_speedup": ("predicted speedup", "{:.2f}x", 1.0),
-}
-
-
 def throughput_table(rows: Sequence[Row]) -> Table:
     """A line per system, number format and batch size."""
-    return _flat_table("Throughput", rows, _TIMED, ("method", "setting", "dtype", "batch_size"))
+    return _flat_table("Throughput", rows, "throughput", ("method", "setting", "dtype", "batch_size"))
 
 
 def prediction_table(rows: Sequence[Row]) -> Table:
     """A line per shape, setting and batch size."""
-    return _flat_table("Predicted", rows, _PREDICTED, ("backbone", "setting", "batch_size"))
+    return _flat_table("Predicted", rows, "prediction", ("backbone", "setting", "batch_size"))
 
 
-def _flat_table(
-    title: str, rows: Sequence[Row], figures: Mapping[str, tuple[str, str, float]], labels: Sequence[str]
-) -> Table:
-    shown = [key for key in figures if _has(rows, key)]
+def _flat_table(title: str, rows: Sequence[Row], place: Place, labels: Sequence[str]) -> Table:
+    shown = _columns(place, rows)
     names = {"dtype": "format", "batch_size": "batch"}
-    table = Table(title, [*(names.get(label, label) for label in labels), *(figures[key][0] for key in shown)])
+    table = Table(title, [*(names.get(label, label) for label in labels), *(one.label for one in shown.values())])
     for number, row in enumerate(rows):
         line = [Cell(str(row[label])) for label in labels]
         if "error" in row:
             table.errors[number] = row["error"]
-            table.lines.append(line)
-            continue
-        for key in shown:
-            (_, form, scale), bounds = figures[key], row.get(f"{key}_quartiles")
-            spread = "" if bounds is None else f"[{', '.join(form.format(scale * one) for one in bounds)}]"
-            line.append(Cell(form.format(scale * row[key]), spread) if key in row else Cell(""))
+        else:
+            line += [_cell(row, key, column) for key, column in shown.items()]
         table.lines.append(line)
     return table
 
 
 def one_line(row: Row) -> str:
     """A finished setting in one line."""
-    return ", ".join(f"{_QUALITY[key][0]} {_QUALITY[key][1].format(row[key])}" for key in _quality_columns([row]))
+    return ", ".join(f"{column.label} {column.text(row[key])}" for key, column in _columns("quality", [row]).items())
 
 
-def _customary(rows: Sequence[Row]) -> tuple[str, ...]:
-    return _FROM_TEXT if _has(rows, "rouge_1") and not _has(rows, "slot_accuracy") else _FROM_DATA
+def _columns(place: Place, rows: Iterable[Row], suffix: str = "") -> dict[str, Column]:
+    """What a place shows of rows, by figure.
 
-
-def _quality_columns(rows: Sequence[Row]) -> list[str]:
-    """The figures that rows have; of ROUGE where slots are scored, ROUGE-L alone."""
-    left_out = ("rouge_1", "rouge_2") if _has(rows, "slot_accuracy") else ()
-    return [key for key in _QUALITY if _has(rows, key) and key not in left_out]
+    Args:
+        suffix: behind the figures' names in the rows.
+    """
+    keys = {key for row in rows for key in row}
+    present = {figure.name for figure in FIGURES if f"{figure.name}{suffix}" in keys}
+    return {figure.name: figure.at(place) for figure in FIGURES.shown(place, present)}
 
 
 def _over_seeds(summary: Sequence[Row], rows: Sequence[Row]) -> Table:
-    figures = _quality_columns(summary)
-    compared = [key for key in _COMPARED if _has(summary, f"{key}_difference")]
-    against = ["against", *(f"{_QUALITY[key][0]} difference" for key in compared)] if compared else []
+    figures = _columns("quality", summary)
+    compared = _columns("difference", summary, suffix="_difference")
+    against = ["against", *(f"{column.label} difference" for column in compared.values())] if compared else []
     seeds = _many_seeds(rows)
-    head = ["method", "setting", *(["seeds"] if seeds else []), *(_QUALITY[key][0] for key in figures), *against]
+    head = ["method", "setting", *(["seeds"] if seeds else []), *(one.label for one in figures.values()), *against]
     table = Table("Quality", head)
     for row in summary:
         line = [Cell(row["method"]), Cell(row["setting"]), *([Cell(str(len(row["seeds"])))] if seeds else [])]
-        line += [_figure(row, key) for key in figures]
+        line += [_cell(row, key, column) for key, column in figures.items()]
         line += [Cell(row.get("against", ""))] if compared else []
         table.lines.append(line + [_difference(row, key) for key in compared])
     for (method, setting, _), members in by_setting(rows).items():
@@ -238,10 +185,10 @@ def _over_seeds(summary: Sequence[Row], rows: Sequence[Row]) -> Table:
 
 
 def _by_seed(rows: Sequence[Row]) -> Table:
-    figures = _quality_columns(rows)
-    table = Table("Quality by seed", [*_head(rows), *(_QUALITY[key][0] for key in figures)])
+    figures = _columns("quality", rows)
+    table = Table("Quality by seed", [*_head(rows), *(column.label for column in figures.values())])
     for number, (setting, members) in enumerate(by_setting(rows).items()):
-        table.lines.append(_label(setting, rows) + [_figure(members[0], key) for key in figures])
+        table.lines.append(_label(setting, rows) + [_cell(members[0], *one) for one in figures.items()])
         if "error" in members[0]:
             table.errors[number] = members[0]["error"]
     return table
@@ -249,12 +196,12 @@ def _by_seed(rows: Sequence[Row]) -> Table:
 
 def _speed(rows: Sequence[Row]) -> Table:
     batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
-    columns = [(key, batch) for key in _SPEEDS if _has(rows, key) for batch in batches]
-    table = Table("Speed", [*_head(rows), *(f"{_SPEEDS[key][0]}, batch {batch}" for key, batch in columns)])
+    columns = [(key, column, batch) for key, column in _columns("speed", rows).items() for batch in batches]
+    table = Table("Speed", [*_head(rows), *(f"{column.label}, batch {batch}" for _, column, batch in columns)])
     timed = {setting: members for setting, members in by_setting(rows).items() if "batch_size" in members[0]}
     for number, (setting, members) in enumerate(timed.items()):
         by_batch = {row["batch_size"]: row for row in members}
-        cells = [_speed_cell(by_batch.get(batch, {}), key) for key, batch in columns]
+        cells = [_cell(by_batch.get(batch, {}), key, column) for key, column, batch in columns]
         table.lines.append(_label(setting, rows) + cells)
         if "error" in members[0]:
             table.errors[number] = members[0]["error"]
@@ -278,12 +225,12 @@ def _has(rows: Iterable[Mapping[str, object]], key: str) -> bool:
     return any(key in row for row in rows)
 
 
-def _figure(row: Row, key: str) -> Cell:
+def _cell(row: Row, key: str, column: Column) -> Cell:
     if key not in row:
         return Cell("")
-    form = _QUALITY[key][1]
-    bounds = row.get(f"{key}_ci95", row.get(f"{key}_seeds"))
-    return Cell(form.format(row[key]), "" if bounds is None else f"[{', '.join(form.format(one) for one in bounds)}]")
+    bounds = next((row[name] for end in ("ci95", "seeds", "quartiles") if (name := f"{key}_{end}") in row), None)
+    spread = "" if bounds is None else f"[{', '.join(column.text(one) for one in bounds)}]"
+    return Cell(column.text(row[key]), spread)
 
 
 def _difference(row: Row, key: str) -> Cell:
@@ -292,12 +239,3 @@ def _difference(row: Row, key: str) -> Cell:
     low, high = row[f"{key}_difference_ci95"]
     p_value = f"{row[f'{key}_p_value']:.3f}" if row[f"{key}_p_value"] >= 0.001 else "<0.001"
     return Cell(f"{row[f'{key}_difference']:+.3f}", f"[{low:+.3f}, {high:+.3f}] p={p_value}")
-
-
-def _speed_cell(row: Row, key: str) -> Cell:
-    _, form, scale = _SPEEDS[key]
-    if key not in row:
-        return Cell("")
-    bounds = row.get(f"{key}_quartiles")
-    spread = "" if bounds is None else f"[{', '.join(form.format(scale * one) for one in bounds)}]"
-    return Cell(form.format(scale * row[key]), spread)

@@ -15,7 +15,9 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch, collate
 from skiplab.engine.packed_linear import prepack
 from skiplab.engine.policy import FullDepth, Planned
+from skiplab.evaluation.bertscore import BERTScore
 from skiplab.evaluation.generate import Generation, generate, quality
+from skiplab.evaluation.metric import Metric
 from skiplab.evaluation.teacher_forced import Continuations
 from skiplab.methods.base import Setup
 from skiplab.methods.once_for_all import OnceForAll
@@ -107,7 +109,7 @@ class Judge:
             found["loss"] = self._continuations.loss(plan)
         if self._spec.decodes:
             outputs = self._generated(backbone, plan)
-            row, _ = quality(outputs, self._items, self._prepared.data, self._full)
+            row, _ = quality(outputs, self._items, self._full, self._metrics)
             found |= {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
         if self._spec.times:
             found["decode_speedup"] = self._decode_speedup(backbone, plan)
@@ -160,6 +162,16 @@ class Judge:
     @cached_property
     def _items(self) -> list[Item]:
         return self._prepared.data.items("valid")
+
+    @cached_property
+    def _metrics(self) -> list[Metric]:
+        """All but BERTScore, whose encoder is slow, unless that is searched by."""
+        wanted = {*self._spec.objectives, *self._spec.constraints}
+        return [
+            metric
+            for metric in self._prepared.metrics
+            if not isinstance(metric, BERTScore) or any(figure.name in wanted for figure in metric.figures)
+        ]
 
     @cached_property
     def _full(self) -> Generation:

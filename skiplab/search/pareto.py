@@ -5,9 +5,9 @@ Pure Python. Both objectives are given with a sense, `minimize` or `maximize`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
-Sense = Literal["minimize", "maximize"]
+from skiplab.utils.figures import Sense
 
 
 @final

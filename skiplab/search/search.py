@@ -9,8 +9,9 @@ from optuna.study import Study
 
 from skiplab.comparison.cases import Case
 from skiplab.comparison.comparison import Comparison, Supplement
+from skiplab.comparison.metrics import figures_of
 from skiplab.comparison.model_store import ModelStore
-from skiplab.comparison.prepare import ConfigurationError, Prepared, configuring, task_scores
+from skiplab.comparison.prepare import ConfigurationError, Prepared, configuring
 from skiplab.comparison.session import Session
 from skiplab.schedules.exit_schedule import solve_schedule
 from skiplab.schedules.schedule_file import NamedPlan
@@ -37,7 +38,8 @@ def checked_spec(prepared: Prepared) -> SearchSpec:
             )
         spec: SearchSpec = prepared.config.section("search")
         prepared.config.section("workers")
-        spec.check(task_scores(prepared.data), prepared.probe().backbone.num_layers, prepared.calibration.delta)
+        measured = [figure.name for figure in figures_of(prepared.metrics)]
+        spec.check(measured, prepared.probe().backbone.num_layers, prepared.calibration.delta)
         spec.space.horizons(prepared.probe().lengths)
         if spec.times and not prepared.config.benchmark.batch_sizes:
             raise ValueError("decode_speedup is measured at the largest of benchmark.batch_sizes, and there is none")
@@ -126,8 +128,7 @@ class Search:
         return found
 
     def _findings(self, by_profile: Plans) -> Findings:
-        senses = self._spec.senses(task_scores(self._prepared.data))
-        sense = senses[self._spec.quality] if self._spec.quality else "maximize"
+        sense = self._spec.sense
         own, *others = self._studies.items()
         found = of_study(own[1], self._spec, "searched", self._config.speedups, sense)
         rest = [

@@ -4,25 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final, get_args
 
-from skiplab.search.pareto import Sense
+from skiplab.reporting.vocabulary import FIGURES
 from skiplab.search.space import SearchSpace
+from skiplab.utils.figures import Figure, Sense, did_you_mean
 
 Fidelity = Literal["once_for_all", "base", "fine_tune"]
-# The sense of each figure that a trial may be judged by; a task's own scores are to be maximized.
-SENSES: dict[str, Sense] = {
-    "loss": "minimize",
-    "mean_depth": "minimize",
-    "layer_speedup": "maximize",
-    "decode_speedup": "maximize",
-    "bleu": "maximize",
-    "rouge_1": "maximize",
-    "rouge_2": "maximize",
-    "rouge_l": "maximize",
-    "agreement": "maximize",
-}
-SPEEDS = ("layer_speedup", "decode_speedup")
-_PLANNED = ("layer_speedup", "mean_depth")
-_TEACHER_FORCED = ("loss",)
 
 
 @final
@@ -115,31 +101,34 @@ class SearchSpec:
                 f"search.select takes one of speedup: X, quality: X and guarantee: DELTA, got {dict(self.select)}"
             )
 
-    def check(self, scores: Collection[str], num_layers: int, deltas: Sequence[float]) -> None:
+    def check(self, measured: Collection[str], num_layers: int, deltas: Sequence[float]) -> None:
         """Refuse what does not fit the data, the backbone or the calibration.
 
         Args:
-            scores: the task's own, such as `slot_accuracy`.
+            measured: figures that the comparison's metrics give outputs.
 
         Raises:
             ValueError: the message says what was expected.
         """
-        senses = self.senses(scores)
+        known = {
+            figure.name: figure.sense
+            for figure in FIGURES
+            if figure.sense and (figure.trial is not None or figure.name in measured)
+        }
         for metric, sense in self.objectives.items():
-            _check_metric("objectives", metric, senses)
+            _check_metric("objectives", metric, known)
             if sense not in get_args(Sense):
                 raise ValueError(
                     f"search.objectives.{metric} must be one of {', '.join(get_args(Sense))}, got {sense!r}"
                 )
-            if sense != senses[metric]:
-                raise ValueError(f"search.objectives.{metric}={sense}: {metric} is to {senses[metric]}")
-        speeds = [metric for metric in self.objectives if metric in (*SPEEDS, "mean_depth")]
-        if len(self.objectives) == 2 and (len(speeds) != 1 or speeds[0] == "mean_depth"):
-            raise ValueError(
-                f"two search.objectives are a quality and one of {', '.join(SPEEDS)}, got {list(self.objectives)}"
-            )
+            if sense != known[metric]:
+                raise ValueError(f"search.objectives.{metric}={sense}: {metric} is to {known[metric]}")
+        speeds = [metric for metric in self.objectives if _is_cost(FIGURES[metric])]
+        if len(self.objectives) == 2 and (len(speeds) != 1 or not _is_speedup(FIGURES[speeds[0]])):
+            speedups = ", ".join(figure.name for figure in FIGURES if _is_speedup(figure))
+            raise ValueError(f"two search.objectives are a quality and one of {speedups}, got {list(self.objectives)}")
         for metric, bounds in self.constraints.items():
-            _check_metric("constraints", metric, senses)
+            _check_metric("constraints", metric, known)
             if len(bounds) != 1 or not bounds.keys() <= {"at_least", "at_most"}:
                 raise ValueError(f"search.constraints.{metric} takes at_least: X or at_most: X, got {dict(bounds)}")
         if (delta := self.select.get("guarantee")) is not None and delta not in deltas:
@@ -151,29 +140,30 @@ class SearchSpec:
             raise ValueError("search.select quality=X needs a quality among search.objectives")
         self.space.check(num_layers)
 
-    def senses(self, scores: Collection[str]) -> dict[str, Sense]:
-        return {**SENSES, **dict.fromkeys(scores, "maximize")}
-
     @property
     def quality(self) -> str | None:
         """The metric that is no speed; None if speed alone is searched for."""
-        return next((metric for metric in self.objectives if metric not in (*SPEEDS, "mean_depth")), None)
+        return next((metric for metric in self.objectives if not _is_cost(FIGURES[metric])), None)
+
+    @property
+    def sense(self) -> Sense:
+        """Of the quality, or of the speed where that alone is searched for."""
+        return FIGURES[self.quality or self.speed].sense or "maximize"
 
     @property
     def speed(self) -> str:
         """The speedup that trials are compared by."""
-        return next((metric for metric in self.objectives if metric in SPEEDS), "layer_speedup")
+        return next((metric for metric in self.objectives if _is_speedup(FIGURES[metric])), "layer_speedup")
 
     @property
     def decodes(self) -> bool:
         """Whether a trial must decode the validation prompts."""
-        known = (*_PLANNED, *_TEACHER_FORCED, "decode_speedup")
-        return any(metric not in known for metric in (*self.objectives, *self.constraints))
+        return any(FIGURES[metric].trial is None for metric in (*self.objectives, *self.constraints))
 
     @property
     def times(self) -> bool:
         """Whether a trial must measure its decoding speed."""
-        return any(metric == "decode_speedup" for metric in (*self.objectives, *self.constraints))
+        return any(FIGURES[metric].trial == "timing" for metric in (*self.objectives, *self.constraints))
 
     @property
     def samplers(self) -> dict[str, str]:
@@ -198,6 +188,18 @@ def violation(figure: float, bounds: Mapping[str, float]) -> float:
     return bounds["at_least"] - figure if "at_least" in bounds else figure - bounds["at_most"]
 
 
+def _is_cost(figure: Figure) -> bool:
+    """Whether it says how much is run, or how fast."""
+    return figure.trial in ("plan", "timing")
+
+
+def _is_speedup(figure: Figure) -> bool:
+    return _is_cost(figure) and figure.unit == "x"
+
+
 def _check_metric(where: str, metric: str, known: Collection[str]) -> None:
     if metric not in known:
-        raise ValueError(f"search.{where}.{metric} is no figure of a trial; choose from {', '.join(known)}")
+        raise ValueError(
+            f"search.{where}.{metric} is no figure of a trial{did_you_mean(metric, known)}; choose from "
+            f"{', '.join(known)}"
+        )

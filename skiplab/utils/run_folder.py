@@ -56,5 +56,6 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
         # A list that earlier versions did not have counts as empty.
         for key in old.keys() | {key for key, value in new.items() if key in old or value != []}:
             yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-    elif old != new:
+    # An earlier version may not have known an option whose default is an empty list.
+    elif old != new and not (old is None and new == []):
         yield prefix

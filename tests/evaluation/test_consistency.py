@@ -6,6 +6,7 @@ import torch
 from baselines.calm_policy import ConfidenceExit, Threshold
 from baselines.confidence import exit_confidences, softmax_confidence
 from skiplab.backbones.shapes import OPTSpec
+from skiplab.comparison.metrics import metrics_of
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
 from skiplab.engine.policy import FullDepth
@@ -47,7 +48,7 @@ def test_losses_by_hand() -> None:
     items = ITEMS[:2]
     good, bad = (item.references[0] for item in items), ("nothing", "at all")
     perfect, poor = outputs(*good), outputs(*bad)
-    options = {"items": items, "data": DATA}
+    options = {"items": items, "metrics": metrics_of([], None, DATA)}
     assert consistency_losses(poor, perfect, consistency="risk", metric="slot_accuracy", **options) == [1, 1]
     # Being better than the full model is no negative loss (CALM, equation 11).
     assert consistency_losses(perfect, poor, consistency="risk", metric="rouge_l", **options) == [0, 0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skiplab.evaluation.metrics import agreement, bleu, mean_interval, rouge, rouge_l
+from skiplab.evaluation.metrics import agreement, bleu, rouge, rouge_l
 
 
 def test_bleu_of_perfect_outputs_and_its_interval() -> None:
@@ -36,11 +36,3 @@ def test_every_rouge_takes_its_own_best_reference() -> None:
 
 def test_agreement_counts_over_the_longer_output() -> None:
     assert agreement([[1, 2, 3], [1, 9]], [[1, 2, 3], [1, 2, 3, 4]]) == [1.0, 0.25]
-
-
-def test_interval_of_a_mean() -> None:
-    bounds = mean_interval([0.0, 1.0] * 50)
-    assert bounds is not None
-    assert bounds == (pytest.approx(0.4, abs=0.03), pytest.approx(0.6, abs=0.03))
-    assert mean_interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
-    assert mean_interval([1.0]) is None

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from skiplab.evaluation.significance import Difference, paired_difference, seed_item_interval
+from skiplab.evaluation.significance import Difference, paired_difference, paired_differences, seed_item_interval
 
 
 def test_interval_of_equal_scores_is_their_value() -> None:
@@ -79,6 +79,20 @@ def test_difference_changes_sign_with_its_sides() -> None:
     one, two = paired_difference(own, other), paired_difference(other, own)
     assert (one.mean, one.low, one.high) == pytest.approx((-two.mean, -two.high, -two.low))
     assert one.p_value == two.p_value
+
+
+def test_many_pairs_are_what_each_is_alone() -> None:
+    rng = np.random.default_rng(2)
+    shapes = [(1, 30), (3, 30), (1, 8), (2, 30)]
+    pairs = [(rng.random(shape), rng.random(shape)) for shape in shapes]
+    assert paired_differences(pairs) == [paired_difference(*pair) for pair in pairs]
+    assert paired_differences([]) == []
+
+
+def test_few_items_are_tested_by_all_their_flips() -> None:
+    # Of the 8 sums of 1, 2 and 4 with signs, 7 and 5 in size are 2 each.
+    assert paired_difference([[1.0, 2.0, 4.0]], [[0.0] * 3]).p_value == 2 / 8
+    assert paired_difference([[-1.0, 2.0, 4.0]], [[0.0] * 3]).p_value == 4 / 8
 
 
 def test_shift_is_detected_through_items_that_vary_more() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from skiplab.reporting.results import VOCABULARY
+from skiplab.reporting.vocabulary import FIGURES
 from skiplab.run import main
 from tests.faults.processes import in_child
 
@@ -125,4 +125,4 @@ def _without_times(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if not any(word in key for word in _TIMED)}
 
 
-assert {"decode_tokens_per_s", "prefill_ms", "decode_speedup"} <= VOCABULARY.keys()
+assert {"decode_tokens_per_s", "prefill_ms", "decode_speedup"} <= FIGURES.row_keys().keys()

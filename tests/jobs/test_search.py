@@ -292,7 +292,7 @@ def alive(pid: int) -> bool:
         (["search.space.max_exit=[1,9]"], "between 1 and the 4 layers of the backbone"),
         (["search.space.horizon=[double,half]"], "horizon is inverted"),
         (["+search.objectives.bleu=maximize"], "takes a quality and a speed, or one"),
-        ([NO_LOSS, "+search.objectives.blue=maximize"], "objectives.blue is no figure of a trial"),
+        ([NO_LOSS, "+search.objectives.blue=maximize"], "objectives.blue is no figure of a trial; did you mean 'bleu'"),
         (["search.objectives.loss=maximize"], "loss is to minimize"),
         (["search.objectives.loss=down"], "objectives.loss must be one of minimize, maximize, got 'down'"),
         ([NO_SPEED, "+search.objectives.bleu=maximize"], "a quality and one of layer_speedup, decode_speedup"),

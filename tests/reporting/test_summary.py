@@ -1,10 +1,17 @@
 """Settings over their seeds, against their rivals."""
 
+from dataclasses import replace
+
 import pytest
 
-from skiplab.evaluation.generate import Generation
+from skiplab.data.module import Item, TextData
+from skiplab.data.restaurants import Restaurants
+from skiplab.evaluation.generate import Generation, quality
+from skiplab.evaluation.metric import Metric, TextMetric, quality_figure
+from skiplab.evaluation.metrics import BUILT_IN
 from skiplab.reporting.record import Entry, Record, Setting
 from skiplab.reporting.summary import summarise
+from skiplab.reporting.vocabulary import FIGURES
 
 
 def record(
@@ -65,3 +72,36 @@ def test_the_one_seed_that_a_rival_has_left_is_paired_with_that_seed_alone() -> 
     other = [record("early_termination", "2x", seed, [0.4 + seed, 0.5, 0.6]) for seed in (0, 1, 2)]
     row = summarise([SKIP[1], *other], {Setting("early_termination", "2x"): Setting("skipdecode", "2x")})[1]
     assert row["rouge_l_difference"] == pytest.approx((0.9 - 0.1 - 0.1) / 3)
+
+
+def test_a_row_has_the_interval_of_its_summary_for_every_figure() -> None:
+    """With one seed they are of the same scores, made by the same function."""
+    data = TextData(Restaurants(train_size=4, valid_size=2, test_size=30), batch_size=4, max_new_tokens=40)
+    items: list[Item] = data.items("test")
+    # Every third output is right, the others stop after some words.
+    texts = [
+        item.references[0] if place % 3 == 0 else " ".join(item.references[0].split()[: place % 7 + 1])
+        for place, item in enumerate(items)
+    ]
+    own, full = (Generation(texts, [[place % step, 1] for place in range(30)], [[4]] * 30) for step in (2, 3))
+    named = [figure for figure in FIGURES if figure.interval == "items" and figure.name not in ("test_loss", *ROUGES)]
+    # Scores of one's own in place of those that need an encoder or a model.
+    others: list[Metric] = [
+        TextMetric(quality_figure(figure.name, "stands in"), lambda text, _: len(text) % 10 / 10)
+        for figure in named
+        if figure.name != "agreement"
+    ]
+    row, by_item = quality(own, items, full, [*BUILT_IN, *others])
+    row |= {"test_loss": 0.2, "test_loss_ci95": [0.1, 0.3]}
+    one = replace(record("skipdecode", "2x", 0, []), figures=row, item_scores=by_item)
+    (summary,) = summarise([one], {})
+    figures = [figure.name for figure in FIGURES if figure.interval in ("items", "corpus")]
+    assert {"bleu", "rouge_l", "slot_accuracy", "bertscore_f1", "agreement", "test_loss"} <= set(figures)
+    for name in figures:
+        assert summary[name] == pytest.approx(row[name], rel=1e-12)
+        assert summary[f"{name}_ci95"] == row[f"{name}_ci95"]
+        low, high = row[f"{name}_ci95"]
+        assert low < high
+
+
+ROUGES = ("rouge_1", "rouge_2", "rouge_l")

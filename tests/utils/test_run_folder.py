@@ -37,3 +37,10 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
 def test_a_folder_bound_before_packages_had_their_names_goes_on(tmp_path: Path) -> None:
     RunFolder(tmp_path).bind({"methods": {"full": {"_target_": "skiplab.full.Full"}}, "on": [1]})
     RunFolder(tmp_path).check({"methods": {"full": {"_target_": "skiplab.methods.full.Full"}}, "on": [1]})
+
+
+def test_a_folder_bound_before_a_list_was_an_option_goes_on_while_it_is_empty(tmp_path: Path) -> None:
+    RunFolder(tmp_path).bind({"seeds": [0]})
+    RunFolder(tmp_path).check({"seeds": [0], "metrics": []})
+    with pytest.raises(ValueError, match="differs in metrics"):
+        RunFolder(tmp_path).check({"seeds": [0], "metrics": ["a.B"]})

@@ -1,0 +1,289 @@
+"""The built-in figures. Import `FIGURES` from here: it is then known that they are registered."""
+
+from skiplab.evaluation.bertscore import BERTSCORE_F1
+from skiplab.evaluation.metric import quality_figure
+from skiplab.evaluation.metrics import AGREEMENT, BLEU, ROUGE
+from skiplab.utils.figures import FIGURES, Figure, Shown
+
+__all__ = ["FIGURES"]
+
+_MIB, _KIB = 2**-20, 2**-10
+
+# Figures stand in this order in tables, in `results.csv` and in the report.
+_IDENTITY = (
+    Figure(name="method", meaning="which method"),
+    Figure(name="setting", meaning="what a person would call its setting"),
+    Figure(name="seed", meaning="seed of its training"),
+    Figure(name="seeds", meaning="seeds that the row is over", part="summary"),
+    Figure(name="backbone", meaning="which shape, where a job has several"),
+    Figure(name="error", meaning="why the setting has no figures"),
+    Figure(name="target_speedup", meaning="layer speedup that the setting promises", unit="x", over_seeds="mean"),
+    Figure(
+        name="threshold",
+        meaning="exit threshold of an adaptive method; a setting such as `softmax ~3x` has one matched to a speedup",
+        form="{:.3f}",
+        shown=(Shown(place="quality"),),
+        over_seeds="mean",
+    ),
+    Figure(name="against", meaning="method and setting of the rival that differences are against", part="summary"),
+)
+_CALIBRATION = (
+    Figure(
+        name="calibrated",
+        meaning="the setting that a calibration chose: the fastest certified one, or full depth if none was",
+        label="calibrated to",
+        shown=(Shown(place="quality"),),
+        over_seeds="each",
+    ),
+    Figure(
+        name="delta",
+        meaning="what a calibrated setting is certified for: an expected loss of at most this against the full model",
+    ),
+    Figure(
+        name="epsilon",
+        meaning="chance, over draws of the calibration items, that a certified setting's expected loss is above delta",
+    ),
+    Figure(
+        name="calibration_loss",
+        meaning="mean loss of the chosen setting on the calibration items",
+        sense="minimize",
+    ),
+    Figure(
+        name="test_loss",
+        meaning="mean loss of the chosen setting on the test items, by the same measure",
+        label="loss",
+        form="{:.3f}",
+        sense="minimize",
+        interval="items",
+        shown=(Shown(place="quality"),),
+        over_seeds="mean",
+    ),
+)
+_DEPTH = (
+    Figure(
+        name="layer_speedup",
+        meaning="layers of the backbone over mean_depth",
+        label="layer speedup",
+        unit="x",
+        form="{:.2f}x",
+        sense="maximize",
+        shown=(Shown(place="console"), Shown(place="quality"), Shown(place="prediction")),
+        over_seeds="mean",
+        trial="plan",
+    ),
+    Figure(
+        name="mean_depth",
+        meaning="layers run per generated token after the first, on the test set",
+        unit="layers",
+        sense="minimize",
+        over_seeds="mean",
+        trial="plan",
+    ),
+    Figure(
+        name="layers_per_step",
+        meaning="layers run per step of the timed batches, a step's deepest row counting",
+        label="layers per step",
+        unit="layers",
+        form="{:.2f}",
+        shown=(Shown(place="speed"), Shown(place="throughput", label="layers", form="{:.1f}", position=4)),
+    ),
+    Figure(
+        name="step_layer_speedup",
+        meaning="layers of the full model over layers run, per step of the timed batches: a batch's step runs as deep "
+        "as its deepest row, and its late steps count as much as its early ones",
+        label="layer speedup of the timed steps",
+        unit="x",
+        form="{:.2f}x",
+        shown=(Shown(place="speed"),),
+    ),
+    Figure(
+        name="bytes_speedup",
+        meaning="as layer_speedup, with embeddings, head and KV counted in bytes",
+        label="bytes speedup",
+        unit="x",
+        form="{:.2f}x",
+        shown=(Shown(place="throughput", position=6), Shown(place="prediction")),
+    ),
+    Figure(
+        name="roofline_fraction",
+        meaning="least decode time that the machine's measured bandwidth and matrix speed allow over the one taken",
+        label="roofline",
+        unit="share",
+        form="{:.2f}",
+        shown=(Shown(place="throughput", position=8),),
+    ),
+    Figure(
+        name="realised_fraction",
+        meaning="decode_speedup over bytes_speedup",
+        label="realised",
+        form="{:.2f}",
+        shown=(Shown(place="throughput", position=7),),
+    ),
+)
+_TIME = (
+    Figure(
+        name="decode_speedup",
+        meaning="decode tokens/s over the full model's in the same run, median over rounds",
+        label="decode speedup",
+        unit="x",
+        form="{:.2f}x",
+        sense="maximize",
+        interval="quartiles",
+        shown=(Shown(place="speed"), Shown(place="throughput", position=5)),
+        trial="timing",
+    ),
+    Figure(
+        name="decode_tokens_per_s",
+        meaning="generated tokens after the first per second, prefill excluded, median over rounds; every prompt is "
+        "made to generate as many tokens as the full model gave it; rows that end leave the batch, but for "
+        "hf_generate, whose batches run to their longest row",
+        label="tokens/s",
+        unit="tokens/s",
+        form="{:,.0f}",
+        interval="quartiles",
+        shown=(Shown(place="speed"), Shown(place="throughput", form="{:,.1f}", position=1)),
+    ),
+    Figure(
+        name="decode_ms_per_token",
+        meaning="milliseconds of decoding per generated token after the first, median over rounds",
+        label="ms per token",
+        unit="ms",
+        form="{:.3f}",
+        shown=(Shown(place="speed"),),
+    ),
+    Figure(
+        name="decode_ms_per_step",
+        meaning="milliseconds per decode step of a batch",
+        label="ms per step",
+        unit="ms",
+        form="{:.2f}",
+        shown=(Shown(place="throughput", position=2),),
+    ),
+    Figure(
+        name="prefill_ms",
+        meaning="milliseconds from the call to the first token of a batch",
+        label="prefill ms",
+        unit="ms",
+        form="{:.1f}",
+        shown=(Shown(place="speed"), Shown(place="throughput", position=3)),
+    ),
+    Figure(name="end_to_end_tokens_per_s", meaning="generated tokens per second, prefill included", unit="tokens/s"),
+    Figure(name="timing_rounds", meaning="timed rounds behind the medians"),
+    Figure(
+        name="kv_bytes",
+        meaning="bytes allocated for keys and values of a batch of the timing; the last states that an adaptive method "
+        "keeps for keys and values still owed are not counted",
+        label="KV KiB",
+        unit="bytes",
+        form="{:,.0f}",
+        scale=_KIB,
+        shown=(Shown(place="speed"),),
+    ),
+    Figure(
+        name="peak_memory_bytes",
+        meaning="most memory that decoding takes beyond the weights",
+        label="memory KiB",
+        unit="bytes",
+        form="{:,.0f}",
+        scale=_KIB,
+        shown=(
+            Shown(place="speed"),
+            Shown(place="throughput", label="memory MiB", form="{:,.1f}", scale=_MIB, position=9),
+        ),
+    ),
+)
+_PREDICTED = (
+    Figure(
+        name="predicted_ms_per_step",
+        meaning="milliseconds per decode step that a cost model predicts; not measured",
+        unit="ms",
+        form="{:,.1f}",
+        shown=(Shown(place="prediction"),),
+    ),
+    Figure(
+        name="predicted_tokens_per_s",
+        meaning="generated tokens per second that a cost model predicts; not measured",
+        label="predicted tokens/s",
+        unit="tokens/s",
+        form="{:,.1f}",
+        shown=(Shown(place="prediction"),),
+    ),
+    Figure(
+        name="predicted_speedup",
+        meaning="the full model's predicted decode time over this one's; not measured",
+        unit="x",
+        form="{:.2f}x",
+        shown=(Shown(place="prediction"),),
+    ),
+)
+_TRAINING = (
+    Figure(name="train_step_ms", meaning="milliseconds per training step, median over interleaved rounds", unit="ms"),
+    Figure(
+        name="train_step_ratio",
+        meaning="time of all timed training steps over the full model's on the same batches; its quartiles are those "
+        "of the ratio batch by batch",
+        interval="quartiles",
+    ),
+    Figure(
+        name="train_layer_ratio",
+        meaning="layers times columns that a planned training step runs, over the full model's",
+    ),
+    Figure(
+        name="train_flops_ratio",
+        meaning="multiplications of a planned training step's linear layers and head, over the full model's",
+    ),
+    Figure(
+        name="train_speedup",
+        meaning="training steps per second over one process's in the same run, median over interleaved rounds",
+        unit="x",
+        interval="quartiles",
+    ),
+)
+_CONDITIONS = (
+    Figure(name="parameters", meaning="weights of the backbone"),
+    Figure(name="batch_size", meaning="rows per batch in the timing"),
+    Figure(name="decode_batch_size", meaning="rows decoded at a time, where memory held fewer than were asked for"),
+    Figure(
+        name="train_batch_part",
+        meaning="largest share of a training batch that went through the model at a time, where memory did not hold "
+        "the whole: 0.5 is half the batch",
+        unit="share",
+    ),
+    Figure(name="dtype", meaning="number format of the weights"),
+)
+_QUALITY = (
+    *BLEU.figures,
+    *ROUGE.figures,
+    BERTSCORE_F1,
+    quality_figure(
+        "slot_accuracy",
+        "slots both asked for and stated over slots that are either, 0 to 1, mean over items",
+        label="slot acc.",
+        shown=(
+            Shown(place="console"),
+            Shown(place="quality"),
+            Shown(place="difference", position=-1),
+            Shown(place="plot", label="slot accuracy"),
+        ),
+    ),
+    *AGREEMENT.figures,
+    Figure(
+        name="perplexity",
+        meaning="of the references under the method's own plans, teacher-forced",
+        form="{:.3f}",
+        sense="minimize",
+        shown=(Shown(place="quality"),),
+        over_seeds="mean",
+    ),
+    Figure(
+        name="loss",
+        meaning="teacher-forced cross entropy of the validation references under a trial's plan, mean over tokens",
+        unit="nats",
+        sense="minimize",
+        part="trial",
+        trial="loss",
+    ),
+)
+
+for _figure in (*_IDENTITY, *_CALIBRATION, *_DEPTH, *_TIME, *_PREDICTED, *_TRAINING, *_CONDITIONS, *_QUALITY):
+    FIGURES.register(_figure)
