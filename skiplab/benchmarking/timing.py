@@ -89,13 +89,9 @@ def engine_system(
         if workload is None or backbone.device.type != "cuda" or isinstance(policy, RowwisePolicy):
             return None
         return StepGraphs(
-            backbone,
-            policy,
-            rows=workload.batch_size,
-            prompt_columns=max(map(len, workload.prompts)),
-            new_tokens=max(workload.lengths),
-            record=record,
-        )
+            backbone, policy, rows=workload.batch_size, prompt_columns=max(map(len, workload.prompts)),
+            new_tokens=max(workload.lengths), record=record,
+        )  # fmt: skip
 
     def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> DecodeResult:
         return decode(
