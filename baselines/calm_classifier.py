@@ -6,7 +6,8 @@ a layer whose prediction is the top layer's.
 Shapes: E exit layers, N tokens, D hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, final, get_args
 from weakref import ref
 
@@ -14,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.confidence import generated_states
+from baselines.confidence import Confidence, ConfidenceMeasure, confidence_measure, generated_states
+from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch
 from skiplab.engine.policy import Head
 from skiplab.methods.base import Setup, TrainedModule
@@ -63,22 +65,18 @@ class ExitClassifier(TrainedModule):
 
     def __init__(self, setup: Setup, exit_layers: Sequence[int], kind: ClassifierLoss) -> None:
         super().__init__(setup.optimization, prefix="classifier_")
-        if kind not in _LOSSES:
-            raise ValueError(
-                f"unknown calm classifier_loss {kind!r}; choose one of {', '.join(get_args(ClassifierLoss))}"
-            )
         self._kind: ClassifierLoss = kind
         self._exit_layers = exit_layers
         # So that a policy which keeps the classifier does not keep the model.
         self._backbone = ref(setup.backbone)
         self.linear = nn.Linear(setup.backbone.hidden_size, 1)
-        # So that it does not hang on what random numbers were drawn before.
+        # Independent of the RNG state.
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self.register_buffer("fitted", torch.tensor(False))
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
+    def shared_recipe(self) -> Mapping[str, Any]:
+        """One classifier serves every threshold."""
         return {"loss": "exit_classifier", "kind": self._kind, "exit_layers": list(self._exit_layers)}
 
     def loss(self, batch: Batch) -> Tensor:
@@ -98,3 +96,35 @@ class ExitClassifier(TrainedModule):
     def confidence(self, h_ND: Tensor, below_ND: Tensor, head: Head) -> Tensor:
         """Probability that the prediction is the top layer's, shape (N,)."""
         return self.linear(h_ND.float())[..., 0].sigmoid()
+
+
+@confidence_measure("classifier")
+@final
+@dataclass(frozen=True, kw_only=True)
+class LearnedClassifier(ConfidenceMeasure):
+    """Probability that a layer's prediction is the top layer's.
+
+    Args:
+        loss: `independent` or `geometric`.
+    """
+
+    loss: ClassifierLoss = "independent"
+
+    def __post_init__(self) -> None:
+        if self.loss not in _LOSSES:
+            raise ValueError(
+                f"unknown calm classifier loss {self.loss!r}; choose one of {', '.join(get_args(ClassifierLoss))}"
+            )
+
+    def words(self) -> list[str]:
+        return ["geometric"] if self.loss == "geometric" else []
+
+    def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
+        return [ExitClassifier(setup, exit_layers, self.loss)]
+
+    def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:
+        (classifier,) = probes
+        assert isinstance(classifier, ExitClassifier)
+        if not classifier.fitted:
+            raise ValueError("calm's classifier has not been trained: train this module's probes first")
+        return classifier.confidence

@@ -1,9 +1,15 @@
 """How sure a layer's state is that no further layer is needed (CALM, arXiv 2207.07061, section 3.5).
 
+A new confidence measure is one `ConfidenceMeasure` under `@confidence_measure`: CALM, its settings' names and its error
+messages follow. What a measure must learn is a probe, as in `calm_classifier.py`.
+
 Shapes: N tokens, E exit layers, B rows, G generated columns, D hidden size, K and V vocabularies.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +19,49 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import IGNORE, Batch
 from skiplab.engine.parallel_forward import layer_states, start
 from skiplab.engine.policy import Head
+from skiplab.methods.base import Setup, TrainedModule
 
 Confidence = Callable[[Tensor, Tensor, Head], Tensor]
 """From the state above a layer (N, D), the one below it (N, D) and the head, to confidences (N,)."""
+
+
+class ConfidenceMeasure(ABC):
+    """A kind of confidence with its options. A subclass is a frozen dataclass whose fields are plain values."""
+
+    @abstractmethod
+    def words(self) -> list[str]:
+        """What a setting's name says of options that are not the defaults."""
+
+    @abstractmethod
+    def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
+        """What must be trained on the frozen model before the confidence can be computed."""
+
+    @abstractmethod
+    def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:
+        """The confidence itself.
+
+        Args:
+            valid: validation batches, for what must be measured.
+            probes: as `probes` gave them, trained.
+
+        Raises:
+            ValueError: a probe has not been trained.
+        """
+
+
+Measure = TypeVar("Measure", bound=ConfidenceMeasure)
+CONFIDENCE_MEASURES: dict[str, type[ConfidenceMeasure]] = {}
+"""By the name that a user gives."""
+
+
+def confidence_measure(name: str) -> Callable[[type[Measure]], type[Measure]]:
+    """Register a class of measures under a name."""
+
+    def register(measure: type[Measure]) -> type[Measure]:
+        CONFIDENCE_MEASURES[name] = measure
+        return measure
+
+    return register
 
 
 def softmax_response(logits_NV: Tensor) -> Tensor:
@@ -48,6 +94,52 @@ def state_saturation(h_ND: Tensor, below_ND: Tensor, head: Head) -> Tensor:
     at the second."""
     # Rounding lifts the cosine of like states above 1.
     return F.cosine_similarity(h_ND.float(), below_ND.float(), dim=-1).clamp(max=1.0)
+
+
+@confidence_measure("softmax")
+@final
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxResponse(ConfidenceMeasure):
+    """Top-1 minus top-2 probability.
+
+    Args:
+        vocabulary: over so many of the most frequent tokens; None takes all.
+    """
+
+    vocabulary: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.vocabulary is not None and self.vocabulary < 2:
+            raise ValueError(
+                f"calm's vocabulary reduces the softmax response to 2 tokens or more, got {self.vocabulary}"
+            )
+
+    def words(self) -> list[str]:
+        return [f"of {self.vocabulary} tokens"] if self.vocabulary is not None else []
+
+    def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
+        return []
+
+    def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:
+        if self.vocabulary is None:
+            return softmax_confidence
+        return reduced_softmax_confidence(backbone, valid, self.vocabulary)
+
+
+@confidence_measure("state")
+@final
+@dataclass(frozen=True, kw_only=True)
+class StateSaturation(ConfidenceMeasure):
+    """Cosine of the states above and below a layer."""
+
+    def words(self) -> list[str]:
+        return []
+
+    def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
+        return []
+
+    def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:
+        return state_saturation
 
 
 def generated_states(backbone: Backbone, batch: Batch) -> list[Tensor]:

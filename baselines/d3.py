@@ -18,6 +18,7 @@ from torch import Tensor
 from skiplab.engine.batch import Batch
 from skiplab.engine.policy import Planned
 from skiplab.methods.base import PlannedModule, Setup
+from skiplab.schedules.bisection import bisect
 from skiplab.schedules.exit_schedule import decode_steps, expected_depth, skip_plan
 
 
@@ -45,10 +46,7 @@ def solve_alpha(speedup: float, num_layers: int, lengths: Sequence[int], *, core
             lambda step: decayed_depth(num_layers, alpha, step, core=core, start=start), reach
         )
 
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if found(middle) > speedup else (low, middle)
+    low, high = bisect(lambda alpha: found(alpha) > speedup, 0.0, 1.0, halvings=50)
     alpha = min(low, high, key=lambda alpha: abs(found(alpha) - speedup))
     if abs(found(alpha) / speedup - 1) > 0.05:
         raise ValueError(

@@ -1,54 +1,108 @@
-"""Where a decode step's time goes, by kind of work, with torch's profiler."""
+"""Where a decode step's time goes, by kind of module, with torch's profiler."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor, nn
+from torch._C._autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from skiplab.benchmarking.timing import Clock, System, Workload
 
-_KINDS = (
-    # On a CPU operators have names, on a GPU the kernels of cuBLAS, cuDNN and torch.
-    ("attention", ("attention", "bmm", "sdpa", "flash", "fmha")),
-    ("linear layers", ("linear", "addmm", "::mm", "int_mm", "nvjet", "gemm", "gemv", "splitkreduce", "row_products")),
-    ("choice of token", ("aten::max", "argmax", "maxops")),
-    ("norms", ("norm",)),
-    ("copies", ("copy", "index", "cat", "fill", "memcpy")),
-)
+# By the end of a module class's name, which torch, transformers and skiplab give alike.
+_KINDS = {"Linear": "linear layers", "Attention": "attention", "Norm": "norms"}
+_OTHER_MODULES = "other modules"
+_STEP_LOOP = "step loop"
 
 
-def kind_of(operator: str) -> str:
-    """The kind of work that an operator's name stands for."""
-    name = operator.lower()
-    return next((kind for kind, parts in _KINDS if any(part in name for part in parts)), "other operators")
+def kind_of(module: nn.Module) -> str:
+    """The kind of work that a module does itself, its children aside. Attention includes writing keys and values."""
+    name = type(module).__name__
+    return next((kind for end, kind in _KINDS.items() if name.endswith(end)), _OTHER_MODULES)
 
 
-def step_profile(system: System, workload: Workload, device: torch.device) -> dict[str, float]:
-    """Milliseconds per decode step by kind, and under `host` what operators do not account for.
+@contextmanager
+def module_ranges() -> Iterator[None]:
+    """Give the profiler a range for each call of a module while the context lasts, named by the module's kind."""
+    entered: list[record_function] = []
 
-    Operators are timed in one pass under the profiler, the step in another without it; on a GPU operators are
-    its kernels.
+    def enter(module: nn.Module, inputs: Any) -> None:
+        entered.append(record_function(kind_of(module)))
+        entered[-1].__enter__()
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        entered.pop().__exit__(None, None, None)
+
+    hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def step_profile(
+    system: System, workload: Workload, device: torch.device, *, unrecorded: System | None = None
+) -> dict[str, float]:
+    """Milliseconds per decode step by kind of work, and under `host` what operators do not account for.
+
+    An operator counts to the innermost module that runs it, or to the step loop. Operators are timed in one pass
+    under the profiler, the step in another without it; on a GPU operators are their kernels.
+
+    Args:
+        unrecorded: for a system that replays recorded steps, in which no module is called: one that runs the same
+            kernels without replaying. It is what the profiler sees.
     """
     (prompts, lengths), *_ = workload.batches()
-    system(prompts, lengths, workload.pad_id, Clock(device))
+    watched_system = unrecorded or system
+
+    def run(running: System, clock: Clock) -> None:
+        running(prompts, lengths, workload.pad_id, clock)
+
+    run(system, Clock(device))
     clock = Clock(device)
-    system(prompts, lengths, workload.pad_id, clock)
+    run(system, clock)
     _, first, *_, last = clock.times()
     steps = max(lengths) - 1
     gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CUDA] if gpu else [ProfilerActivity.CPU]
+    if unrecorded is not None:
+        run(unrecorded, Clock(device))
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if gpu else [ProfilerActivity.CPU]
     profiler = profile(activities=activities, acc_events=True)
-    watched = _Watched(device, profiler.start)
-    system(prompts, lengths, workload.pad_id, watched)
-    profiler.stop()
-    found: dict[str, float] = {}
-    for event in profiler.key_averages():
-        taken = event.self_device_time_total if gpu else event.self_cpu_time_total
-        kind = kind_of(event.key)
-        found[kind] = found.get(kind, 0.0) + taken / 1e3 / steps
+    with module_ranges():
+        run(watched_system, _Watched(device, profiler.start))
+        profiler.stop()
+    found = {kind: seconds / 1e3 / steps for kind, seconds in _microseconds(profiler.events() or [], gpu=gpu).items()}
     found["host"] = 1e3 * (last - first) / steps - sum(found.values())
     return found
+
+
+def _microseconds(events: Any, *, gpu: bool) -> dict[str, float]:
+    """Time of operators, or of their kernels, by the kind of the range around them."""
+    found: dict[str, float] = {}
+    kernels = 0.0
+    for event in events:
+        if event.device_type != DeviceType.CPU:
+            kernels += 0.0 if event.is_user_annotation else event.self_device_time_total
+            continue
+        # A range's own time on the CPU is Python's, its own kernels are those launched without an operator.
+        own = event.self_device_time_total if gpu else event.self_cpu_time_total * (not event.is_user_annotation)
+        kind = _range_of(event)
+        found[kind] = found.get(kind, 0.0) + own
+    # What the profiler could not trace back to its launch.
+    if gpu and (rest := kernels - sum(found.values())) > 0:
+        found[_OTHER_MODULES] = found.get(_OTHER_MODULES, 0.0) + rest
+    return found
+
+
+def _range_of(event: FunctionEvent | None) -> str:
+    while event is not None and not event.is_user_annotation:
+        event = event.cpu_parent
+    return _STEP_LOOP if event is None else event.name
 
 
 class _Watched(Clock):

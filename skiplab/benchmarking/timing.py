@@ -74,11 +74,14 @@ System = Callable[[Sequence[Sequence[int]], Sequence[int], int, Clock], DecodeRe
 """Decodes a batch (prompts, lengths, pad id) and reads the clock at each step; None if it is not our engine."""
 
 
-def engine_system(backbone: Backbone, policy: ExitPolicy, workload: Workload | None = None) -> System:
+def engine_system(
+    backbone: Backbone, policy: ExitPolicy, workload: Workload | None = None, *, record: bool = True
+) -> System:
     """skiplab's decode under a policy.
 
     Args:
         workload: what is to be decoded on a GPU, for steps recorded to its shape by the first call; None records none.
+        record: as in `StepGraphs`.
     """
 
     @cache
@@ -86,12 +89,9 @@ def engine_system(backbone: Backbone, policy: ExitPolicy, workload: Workload | N
         if workload is None or backbone.device.type != "cuda" or isinstance(policy, RowwisePolicy):
             return None
         return StepGraphs(
-            backbone,
-            policy,
-            rows=workload.batch_size,
-            prompt_columns=max(map(len, workload.prompts)),
-            new_tokens=max(workload.lengths),
-        )
+            backbone, policy, rows=workload.batch_size, prompt_columns=max(map(len, workload.prompts)),
+            new_tokens=max(workload.lengths), record=record,
+        )  # fmt: skip
 
     def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> DecodeResult:
         return decode(

@@ -71,13 +71,21 @@ class StepGraphs:
         policy: one whose plans hold for all rows alike.
         rows: rows per batch, exactly.
         prompt_columns, new_tokens: of a batch, at most.
+        record: whether a GPU records the steps; else they run as they would be recorded, for a profiler to see.
 
     Raises:
         ValueError: the policy lets rows exit on their own.
     """
 
     def __init__(
-        self, backbone: Backbone, policy: ExitPolicy, *, rows: int, prompt_columns: int, new_tokens: int
+        self,
+        backbone: Backbone,
+        policy: ExitPolicy,
+        *,
+        rows: int,
+        prompt_columns: int,
+        new_tokens: int,
+        record: bool = True,
     ) -> None:
         if isinstance(policy, RowwisePolicy):
             raise ValueError("recorded steps need a policy whose plans hold for all rows alike")
@@ -107,7 +115,7 @@ class StepGraphs:
         )  # fmt: skip
         self._recorded: dict[tuple[LayerPlan, int], Callable[[], None]] = {}
         self._weights = self._addresses()
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._pool = torch.cuda.graph_pool_handle() if record and device.type == "cuda" else None
 
     def fits(self, rows: int, prompt_columns: int, new_tokens: int) -> bool:
         """Whether a batch can run on these tensors."""

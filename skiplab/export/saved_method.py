@@ -21,7 +21,7 @@ from skiplab.engine.policy import ExitPolicy
 from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.training.weights import load_backbone
 from skiplab.utils.files import write_text
-from skiplab.utils.old_names import present_name
+from skiplab.utils.old_names import present_name, with_present_hyperparameters
 
 _FILE = "skiplab.json"
 # Whose classes a folder may name: what it holds is data, and no other code is to run for it.
@@ -141,7 +141,8 @@ def load_method(folder: str | Path) -> SavedMethod:
         raise SavedMethodError(f"{folder} has format {description.get('format')}, this skiplab reads {_FORMAT}")
     backbone = load_backbone(folder).eval()
     setup = Setup(backbone, description["lengths"], Optimization(learning_rate=1.0))
-    module = _class(description["class"])(setup, **description["params"])
+    params = with_present_hyperparameters(present_name(description["class"]), description["params"])
+    module = _class(description["class"])(setup, **params)
     for index, probe in enumerate(module.probes):
         load_model(probe, str(folder / f"probe-{index}.safetensors"))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)

@@ -9,7 +9,7 @@ from rich.progress import track
 
 from skiplab.benchmarking.random_backbone import seeded
 from skiplab.benchmarking.step_profile import step_profile
-from skiplab.benchmarking.timing import System, Workload, engine_system
+from skiplab.benchmarking.timing import Workload, engine_system
 from skiplab.comparison.config import load
 from skiplab.comparison.prepare import configuring
 from skiplab.comparison.session import open_tracker
@@ -42,8 +42,7 @@ def profile(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
         for batch_size in subject.spec.batch_sizes:
             workload = subject.workload(batch_size)
             for path in ("reference", "fast"):
-                system = _system(backbone, path, dtype, workload)
-                parts = step_profile(system, workload, subject.device)
+                parts = _profile(backbone, path, dtype, workload)
                 found.append({"dtype": dtype, "batch_size": batch_size, "path": path, "ms_per_step": parts})
     save_json(run_dir / "profile.json", {"environment": environment(0), "profiles": found})
     with tracker.run(config.tracking.experiment):
@@ -52,11 +51,13 @@ def profile(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     return True
 
 
-def _system(backbone: Backbone, path: str, dtype: str, workload: Workload) -> System:
-    policy = FullDepth(backbone.num_layers)
+def _profile(backbone: Backbone, path: str, dtype: str, workload: Workload) -> dict[str, float]:
+    policy, device = FullDepth(backbone.num_layers), backbone.device
     if path == "reference":
-        return engine_system(backbone, policy)
-    return engine_system(FORMATS[dtype].fast_path(backbone, workload.batch_size), policy, workload)
+        return step_profile(engine_system(backbone, policy), workload, device)
+    fast = FORMATS[dtype].fast_path(backbone, workload.batch_size)
+    unrecorded = engine_system(fast, policy, workload, record=False) if device.type == "cuda" else None
+    return step_profile(engine_system(fast, policy, workload), workload, device, unrecorded=unrecorded)
 
 
 def _table(found: list[dict[str, Any]]) -> Table:

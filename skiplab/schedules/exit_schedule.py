@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from skiplab.schedules.bisection import bisect
+
 LayerPlan = tuple[int, ...]
 PlanKind = Literal["skip", "terminate"]
 
@@ -259,9 +261,7 @@ def solve_schedule(
 
     # Depth is rounded, so the speedup is a falling staircase in `middle`: bisect to the stair's edge.
     low, high = floor / (1 + half_range), num_layers / (1 - half_range) if half_range < 1 else 1e6
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if speedup(middle) > target_speedup else (low, middle)
+    low, high = bisect(lambda middle: speedup(middle) > target_speedup, low, high, halvings=60)
     best = min(low, high, key=lambda middle: abs(speedup(middle) - target_speedup))
     if abs(speedup(best) / target_speedup - 1) > tolerance:
         raise ValueError(

@@ -12,7 +12,7 @@ from skiplab.methods.base import qualified_name
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.schedules.nested_plan import NestedPlan
 from skiplab.schedules.schedule_file import NamedPlan
-from skiplab.search.pareto import Scored, Sense, best_at, better
+from skiplab.search.pareto import Scored, Sense, best_at
 from skiplab.search.space import training_of
 from skiplab.search.spec import SearchSpec
 from skiplab.search.study import finished
@@ -65,10 +65,7 @@ def of_study(study: Study, spec: SearchSpec, label: str, speedups: Sequence[floa
     """
     points = scored(study, spec)
     if len(spec.objectives) == 1 and points:
-        metric, own_sense = next(iter(spec.objectives.items()))
-        cost = better("minimize" if own_sense == "minimize" else "maximize")
-        best = min(finished(study), key=lambda trial: (cost(trial.user_attrs[FIGURES][metric]), trial.number))
-        return [_finalist(study, best.number, label, None)]
+        return [_finalist(study, min(trial.number for trial in study.best_trials), label, None)]
     chosen = [(speedup, best_at(points, sense, speedup)) for speedup in speedups]
     return [_finalist(study, best.number, label, speedup) for speedup, best in chosen if best is not None]
 

@@ -36,13 +36,15 @@ class Findings:
     """What was found before fine-tuning.
 
     Attributes:
-        points: finished trials by study, the search's own first.
+        studies: by name, the search's own first.
+        points: their finished trials.
         found: the search's own finalists.
         others: those of the baselines and of the profile.
     """
 
     spec: SearchSpec
     judge: Judge
+    studies: Mapping[str, Study]
     points: Mapping[str, Sequence[Scored]]
     sense: Sense
     by_profile: Plans
@@ -147,9 +149,14 @@ class Findings:
         }
         names = (self.spec.quality or "", self.spec.speed)
         return {
-            "search_front": plots.front_figure(self.points, self.sense, names, marked),
-            "hypervolume_by_trial": plots.hypervolume_figure(self.points, self.sense),
+            "search_front": plots.front_figure(self.studies, self.points, self.sense, names, marked),
+            "hypervolume_by_trial": plots.hypervolume_figure(self.studies, self.reference()),
         }
+
+    def reference(self) -> dict[str, float]:
+        """Where hypervolume begins, by objective; of a search with two."""
+        found = plots.reference_of(self.points, self.sense)
+        return {self.spec.quality or "": found.quality, self.spec.speed: found.speedup}
 
     def _profile_figure(self) -> "Figure":
         """The first profile, about full depth, and the last but those between."""
@@ -190,11 +197,12 @@ def publish_study(tracker: Tracker, study: Study, findings: Findings, folder: Pa
         "trials_duplicate": float(duplicates)
     })  # fmt: skip
     if len(findings.spec.objectives) == 2 and points:
-        reference = plots.reference_of(findings.points, findings.sense)
-        tracker.log_series("hypervolume", plots.hypervolumes(points, findings.sense, reference), first_step=1)
+        tracker.log_series("hypervolume", plots.hypervolumes(study, findings.reference()), first_step=1)
     figures = {}
-    if importances := parameter_importances(study, list(findings.spec.objectives)):
-        figures["parameter_importance"] = plots.importance_figure(importances)
+    objectives = list(findings.spec.objectives)
+    if importances := parameter_importances(study, objectives):
+        places = {name: objectives.index(name) for name in importances}
+        figures["parameter_importance"] = plots.importance_figure(study, places)
         for objective, found in importances.items():
             tracker.log_figures({f"importance/{objective}/{name}": value for name, value in found.items()})
     for name, figure in figures.items():

@@ -1,4 +1,4 @@
-"""Trials of two objectives, quality against speed: the front, its hypervolume, and choosing from it.
+"""Trials of two objectives, quality against speed, and choosing from them.
 
 Pure Python. Both objectives are given with a sense, `minimize` or `maximize`.
 """
@@ -29,28 +29,6 @@ class Scored:
 def better(sense: Sense) -> Callable[[float], float]:
     """A key by which smaller is better."""
     return (lambda value: value) if sense == "minimize" else (lambda value: -value)
-
-
-def front(points: Sequence[Scored], sense: Sense) -> list[Scored]:
-    """The points that no other matches in both quality and speedup and beats in one; slowest first, no twins."""
-    cost = better(sense)
-    found: list[Scored] = []
-    for point in sorted(points, key=lambda point: (-point.speedup, cost(point.quality), point.number)):
-        if not found or cost(point.quality) < cost(found[-1].quality):
-            found.append(point)
-    return found[::-1]
-
-
-def hypervolume(points: Sequence[Scored], sense: Sense, worst: Scored) -> float:
-    """Area that the points dominate, up to a worst point; points beyond that add nothing."""
-    cost = better(sense)
-    area, ceiling = 0.0, cost(worst.quality)
-    for point in reversed(front(points, sense)):
-        width = point.speedup - worst.speedup
-        if width > 0 and cost(point.quality) < ceiling:
-            area += width * (ceiling - cost(point.quality))
-            ceiling = cost(point.quality)
-    return area
 
 
 def best_at(points: Sequence[Scored], sense: Sense, speedup: float, tolerance: float = 0.005) -> Scored | None:

@@ -1,57 +1,84 @@
-"""Plots of a search: fronts, what was dominated when, which parameters matter, layers' importances."""
+"""Plots of a search: fronts, hypervolume and parameters' importances by Optuna, and layers' importances."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from skiplab.reporting.plots import axes_of, curve_style, legend_outside
+import optuna
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from skiplab.reporting.plots import axes_of, curve_style
 from skiplab.search.layer_importance import Profile
-from skiplab.search.pareto import Scored, Sense, better, front, hypervolume
+from skiplab.search.pareto import Scored, Sense, better
+from skiplab.search.study import experimental
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Objectives = tuple[str, str]
+"""Names of quality and speed."""
+
 
 def front_figure(
-    points: Mapping[str, Sequence[Scored]], sense: Sense, names: tuple[str, str], marked: Mapping[str, Scored]
+    studies: Mapping[str, Study],
+    points: Mapping[str, Sequence[Scored]],
+    sense: Sense,
+    names: Objectives,
+    marked: Mapping[str, Scored],
 ) -> "Figure":
-    """All trials of each study and their front.
+    """All trials of the first study, and the fronts of all studies.
 
     Args:
-        names: of quality and speed.
+        points: the finished trials of each study.
+        sense: of the quality.
         marked: further points by label.
     """
-    figure, (axis,) = axes_of(1, height=4.2, width=6.5)
-    for number, (study, members) in enumerate(points.items(), start=1):
-        look = curve_style(number)
-        axis.plot(
-            [point.speedup for point in members], [point.quality for point in members],
-            linestyle="", marker=".", markersize=4, color=look["color"], alpha=0.35,
-        )  # fmt: skip
-        best = front(members, sense)
-        axis.plot(
-            [point.speedup for point in best], [point.quality for point in best], drawstyle="steps-pre",
-            label=f"{study}: front", **{**look, "markersize": 4},
-        )  # fmt: skip
-    for number, (label, point) in enumerate(marked.items(), start=len(points) + 1):
-        axis.plot(
-            [point.speedup], [point.quality], linestyle="", label=label, **{**curve_style(number), "markersize": 7}
-        )
-    axis.set(xlabel=names[1].replace("_", " "), ylabel=names[0].replace("_", " "))
+    first = next(iter(studies.values()))
+
+    def speed_and_quality(trial: FrozenTrial) -> tuple[float, float]:
+        quality, speed = _values(trial, first, names)
+        return speed, quality
+
+    quality, speed = (name.replace("_", " ") for name in names)
+    with _optunas_plots():
+        from optuna.visualization.matplotlib import plot_pareto_front
+
+        axis = plot_pareto_front(first, targets=speed_and_quality, target_names=[speed, quality])
+    for dots in axis.collections:
+        dots.set(sizes=[12])
+    for number, (name, study) in enumerate(studies.items()):
+        best = sorted(_values(trial, study, names)[::-1] for trial in study.best_trials)
+        if best:
+            style = {**curve_style(number), "markersize": 3}
+            axis.plot(*zip(*best, strict=True), drawstyle="steps-pre", label=f"{name}: front", **style)
+    for number, (label, point) in enumerate(marked.items(), start=len(studies)):
+        style = {**curve_style(number), "markersize": 7, "linestyle": ""}
+        axis.plot([point.speedup], [point.quality], label=label, **style)
     _focus(axis, points, sense)
-    legend_outside(figure, [axis])
-    return figure
+    return _finished(axis, "Trials and fronts")
 
 
-def hypervolume_figure(points: Mapping[str, Sequence[Scored]], sense: Sense) -> "Figure":
-    """Hypervolume after each trial, from `reference_of` all studies."""
-    figure, (axis,) = axes_of(1, height=3.6, width=6.0)
-    for number, (study, members) in enumerate(points.items(), start=1):
-        series = hypervolumes(members, sense, reference_of(points, sense))
-        axis.plot(range(1, len(series) + 1), series, label=study, color=curve_style(number)["color"])
-    axis.set(xlabel="finished trials", ylabel="hypervolume")
-    legend_outside(figure, [axis])
-    return figure
+def hypervolume_figure(studies: Mapping[str, Study], reference: Mapping[str, float]) -> "Figure":
+    """Hypervolume after each finished trial of each study.
+
+    Args:
+        reference: where hypervolume begins, by objective.
+    """
+    first, *others = studies.items()
+    axis = _hypervolume_axis(first[1], reference)
+    axis.lines[0].set(label=first[0], **_line_style(0))
+    for number, (name, study) in enumerate(others, start=1):
+        axis.plot(*_hypervolume_axis(study, reference).lines[0].get_data(), label=name, **_line_style(number))
+    return _finished(axis, "Hypervolume by trial")
+
+
+def hypervolumes(study: Study, reference: Mapping[str, float]) -> list[float]:
+    """Hypervolume after each finished trial; `reference` as for `hypervolume_figure`."""
+    import numpy as np
+
+    return np.asarray(_hypervolume_axis(study, reference).lines[0].get_ydata(), dtype=float).tolist()
 
 
 def reference_of(points: Mapping[str, Sequence[Scored]], sense: Sense) -> Scored:
@@ -61,21 +88,22 @@ def reference_of(points: Mapping[str, Sequence[Scored]], sense: Sense) -> Scored
     return Scored(-1, ordered[int(0.9 * (len(ordered) - 1))], min(point.speedup for point in everything))
 
 
-def hypervolumes(members: Sequence[Scored], sense: Sense, reference: Scored) -> list[float]:
-    """Hypervolume after each trial."""
-    return [hypervolume(members[: count + 1], sense, reference) for count in range(len(members))]
+def importance_figure(study: Study, objectives: Mapping[str, int]) -> "Figure":
+    """Importances of a study's parameters.
 
+    Args:
+        objectives: for which to show them, with the place of each among the study's values.
+    """
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    chosen: dict[str, Any] = {}
+    if len(objectives) < len(study.directions):
+        ((name, place),) = objectives.items()
+        chosen = {"target": lambda trial: trial.values[place], "target_name": name}
+    with _optunas_plots():
+        from optuna.visualization.matplotlib import plot_param_importances
 
-def importance_figure(importances: Mapping[str, Mapping[str, float]]) -> "Figure":
-    """Parameter importances, one panel per objective."""
-    figure, axes = axes_of(len(importances), height=2.6, share=True)
-    names = sorted({name for found in importances.values() for name in found})
-    for axis, (objective, found) in zip(axes, importances.items(), strict=True):
-        axis.barh(range(len(names)), [found.get(name, 0.0) for name in names], color=curve_style(2)["color"])
-        axis.set_title(objective.replace("_", " "), fontsize=9)
-        axis.set_xlabel("importance")
-    axes[0].set_yticks(range(len(names)), names)
-    return figure
+        axis = plot_param_importances(study, evaluator=evaluator, **chosen)
+    return _finished(axis, "Importance of parameters")
 
 
 def profile_figure(profiles: Mapping[str, Profile]) -> "Figure":
@@ -97,6 +125,48 @@ def profile_figure(profiles: Mapping[str, Profile]) -> "Figure":
         axis.grid(visible=False)
         figure.colorbar(drawn, ax=axis, label="loss change, nats", extend="max")
     axes[0].set_ylabel("layer")
+    return figure
+
+
+def _hypervolume_axis(study: Study, reference: Mapping[str, float]) -> "Axes":
+    with _optunas_plots():
+        from optuna.visualization.matplotlib import plot_hypervolume_history
+
+        return plot_hypervolume_history(study, [reference[name] for name in study.metric_names or []])
+
+
+def _values(trial: FrozenTrial, study: Study, names: Objectives) -> tuple[float, float]:
+    """A trial's quality and speed."""
+    by_name = dict(zip(study.metric_names or [], trial.values, strict=True))
+    return by_name[names[0]], by_name[names[1]]
+
+
+def _line_style(number: int) -> dict[str, Any]:
+    return {"color": curve_style(number)["color"], "linewidth": 1.2, "marker": "", "alpha": 1.0}
+
+
+@contextmanager
+def _optunas_plots() -> Iterator[None]:
+    """Optuna draws by pyplot in a style of its own: the style is put back, and no figure stays with pyplot."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    # Plots are files here, and a display need not be there.
+    matplotlib.use("agg")
+    with experimental(), matplotlib.rc_context():
+        yield
+        pyplot.close(pyplot.gcf())
+
+
+def _finished(axis: "Axes", title: str) -> "Figure":
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    # Optuna's own stands at either place.
+    axis.set_title("", loc="left")
+    axis.set_title(title, fontsize=10)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False)
+    figure.set_size_inches(7.5, 4.0)
+    figure.set_layout_engine("constrained")
     return figure
 
 

@@ -150,6 +150,7 @@ class Search:
         return Findings(
             spec=self._spec,
             judge=self._judge,
+            studies=self._studies,
             points={name: scored(study, self._spec) for name, study in self._studies.items()},
             sense=sense,
             by_profile=by_profile,

@@ -50,7 +50,7 @@ def open_storage(place: str, *, heartbeat: int = 30, retries: int = 3) -> BaseSt
             return JournalStorage(JournalFileBackend(os.fspath(path)))
         if place.startswith("sqlite:///"):
             Path(place.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)
-        with _experimental():
+        with experimental():
             storage = RDBStorage(
                 place,
                 heartbeat_interval=heartbeat,
@@ -93,7 +93,7 @@ def open_study(
     whole = {"objectives": dict(directions), **identity}
     known = study.user_attrs.get("identity")
     if known is None:
-        with _experimental():
+        with experimental():
             study.set_metric_names(list(directions))
         study.set_user_attr("identity", whole)
     elif known != whole:
@@ -111,7 +111,7 @@ def new_sampler(name: SamplerName, seed: int) -> optuna.samplers.BaseSampler:
     Raises:
         ValueError: the name is unknown.
     """
-    with _experimental():
+    with experimental():
         if name == "tpe":
             return optuna.samplers.TPESampler(seed=seed)
         if name == "nsga2":
@@ -179,7 +179,7 @@ def retry_lost(study: Study, workers: Workers, *, retries: int = 3) -> list[Froz
         except (UpdateFinishedTrialError, ValueError):
             # Another process was quicker.
             continue
-        with _experimental():
+        with experimental():
             RetryHeartbeatStaleTrialCallback(max_retry=retries)(study, study.trials[trial.number])
         lost.append(trial)
     return lost
@@ -214,7 +214,7 @@ def _unhurried(engine: Engine) -> None:
 
 
 @contextmanager
-def _experimental() -> Iterator[None]:
+def experimental() -> Iterator[None]:
     """Where Optuna's interface may still change; the tests say when it does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

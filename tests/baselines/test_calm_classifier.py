@@ -108,7 +108,7 @@ def test_it_learns_where_predictions_are_the_top_layers(backbone: Backbone, kind
 @pytest.mark.parametrize("kind", ["independent", "geometric"])
 def test_training_lowers_the_loss_and_leaves_the_backbone(kind: Any) -> None:
     backbone = tiny_backbone()
-    module = CALM(new_setup(backbone), threshold=0.5, measure="classifier", classifier_loss=kind)
+    module = CALM(new_setup(backbone), threshold=0.5, confidence={"name": "classifier", "loss": kind})
     (probe,) = module.probes
     assert isinstance(probe, ExitClassifier)
     frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
@@ -129,22 +129,22 @@ def test_a_probe_holds_a_linear_layer_and_no_model(backbone: Backbone) -> None:
         "linear.bias": (1,),
         "fitted": (),
     }
-    module = CALM(new_setup(backbone), threshold=0.5, measure="classifier")
+    module = CALM(new_setup(backbone), threshold=0.5, confidence="classifier")
     assert len(module.probes) == 1
     assert {id(parameter) for parameter in module.parameters()} == {
         id(parameter) for parameter in backbone.parameters()
     }
-    assert not CALM(new_setup(backbone), threshold=0.5, measure="state").probes
+    assert not CALM(new_setup(backbone), threshold=0.5, confidence="state").probes
 
 
 def test_it_is_asked_for_its_confidence_when_trained_only() -> None:
-    module = CALM(new_setup(tiny_backbone()), threshold=0.5, measure="classifier")
+    module = CALM(new_setup(tiny_backbone()), threshold=0.5, confidence="classifier")
     with pytest.raises(ValueError, match="calm's classifier has not been trained: train this module's probes first"):
         module.exit_policy([some_batch()])
     (probe,) = module.probes
     probe.on_train_end()
     module.exit_policy([some_batch()])
-    again = CALM(new_setup(tiny_backbone()), threshold=0.5, measure="classifier")
+    again = CALM(new_setup(tiny_backbone()), threshold=0.5, confidence="classifier")
     again.probes[0].load_state_dict(probe.state_dict())
     again.exit_policy([some_batch()])
 
@@ -170,9 +170,3 @@ def test_recipes_tell_classifiers_apart(backbone: Backbone) -> None:
     ]
     assert recipes[0] == {"loss": "exit_classifier", "kind": "independent", "exit_layers": [0, 1, 2, 3, 4]}
     assert all(recipes.count(recipe) == 1 for recipe in recipes)
-
-
-def test_unknown_losses_are_refused(backbone: Backbone) -> None:
-    options: Any = {"measure": "classifier", "threshold": 0.5, "classifier_loss": "joint"}
-    with pytest.raises(ValueError, match="unknown calm classifier_loss 'joint'; choose one of independent, geometric"):
-        CALM(new_setup(backbone), **options)

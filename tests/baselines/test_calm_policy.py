@@ -1,14 +1,13 @@
-"""CALM's thresholds, exits and oracles by hand."""
+"""CALM's exits and oracles by hand."""
 
-import math
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from baselines.calm_policy import ConfidenceExit, ExactExit, IdealExit, Threshold, exits_after
+from baselines.calm_policy import ConfidenceExit, ExactExit, Exits, IdealExit
+from baselines.calm_threshold import Decay, Threshold
 from baselines.confidence import Confidence, exit_confidences, softmax_confidence, state_saturation
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.decode import DecodeResult, decode
@@ -41,62 +40,21 @@ def full_pass(backbone: Backbone, prompt: list[int], tokens: list[int]) -> list[
 
 
 def test_exits_start_at_the_first_and_keep_their_interval() -> None:
-    assert list(exits_after(12, 1, 1)) == list(range(11))
-    assert list(exits_after(12, 3, 4)) == [2, 6, 10]
-    assert list(exits_after(12, 11, 5)) == [10]
-    assert list(exits_after(2, 1, 1)) == [0]
+    assert list(Exits().layers(12)) == list(range(11))
+    assert list(Exits(first=3, interval=4).layers(12)) == [2, 6, 10]
+    assert list(Exits(first=11, interval=5).layers(12)) == [10]
+    assert list(Exits().layers(2)) == [0]
 
 
 @pytest.mark.parametrize(("first", "interval"), [(0, 1), (6, 1), (7, 1), (1, 0)])
 def test_exits_that_are_none_are_refused(first: int, interval: int) -> None:
-    message = (
-        rf"first_exit must lie between 1 and 5 of the 6 layers and exit_interval be at least 1, got {first} and "
-        rf"{interval}"
-    )
+    message = rf"first must lie between 1 and 5 of the 6 layers and interval be at least 1, got {first} and {interval}"
     with pytest.raises(ValueError, match=message):
-        exits_after(6, first, interval)
-
-
-def test_the_papers_threshold_is_equation_5() -> None:
-    decaying = Threshold(value=0.8, temperature=4, longest=20)
-    assert decaying.at(0) == pytest.approx(0.9 * 0.8 + 0.1)
-    assert decaying.at(10) == pytest.approx(0.72 + 0.1 * math.exp(-2))
-    assert Threshold(value=1.0, temperature=4, longest=20).at(0) == 1.0
-    assert Threshold(value=0.0, temperature=4, longest=20).at(5) == pytest.approx(0.1 * math.exp(-1))
-    assert Threshold(value=0.5, temperature=0).at(7) == pytest.approx(0.55)
-
-
-def test_the_codes_threshold_is_relative_to_its_value() -> None:
-    decaying = Threshold(value=0.8, temperature=4, longest=20, formula="code")
-    assert decaying.at(0) == pytest.approx(0.8)
-    assert decaying.at(10) == pytest.approx(0.72 + 0.08 * math.exp(-2))
-    assert Threshold(value=0.0, temperature=4, longest=20, formula="code").at(5) == 0.0
-
-
-@pytest.mark.parametrize("formula", ["paper", "code"])
-def test_a_threshold_falls_with_the_step_or_stays(formula: Any) -> None:
-    falling = Threshold(value=0.7, temperature=2, longest=9, formula=formula)
-    assert all(later < earlier for earlier, later in pairwise(map(falling.at, range(12))))
-    constant = Threshold(value=0.7, longest=9, formula=formula)
-    assert {constant.at(step) for step in range(12)} == {0.7}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"value": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
-        ({"value": -0.1}, r"threshold must lie in \[0, 1\], got -0.1"),
-        ({"value": 0.5, "temperature": -1}, "temperature must be at least 0, got -1"),
-        ({"value": 0.5, "formula": "book"}, "unknown calm decay 'book'; choose one of paper, code"),
-    ],
-)
-def test_bad_thresholds_say_what_is_wrong(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Threshold(**options)
+        Exits(first=first, interval=interval).layers(6)
 
 
 def test_a_row_exits_when_its_confidence_exceeds_the_steps_threshold() -> None:
-    policy = ConfidenceExit(6, Threshold(value=0.5, temperature=0.7, longest=1, formula="code"), first_coordinate)
+    policy = ConfidenceExit(6, Threshold(value=0.5, decay=Decay(temperature=0.7, formula="code")), first_coordinate)
     h_BD = torch.tensor([[0.44], [0.46], [0.51], [-3.0]])
     # 0.45 + 0.05 exp(-0.7 step): 0.5 at step 0, then 0.4748 and toward 0.45.
     assert policy.exits(h_BD, h_BD, step=0, head=lambda h: h).tolist() == [False, False, True, False]
@@ -108,7 +66,7 @@ def test_a_row_exits_when_its_confidence_exceeds_the_steps_threshold() -> None:
 
 
 def test_rows_exit_at_exit_layers_only(backbone: Backbone) -> None:
-    for exit_layers, depth in ((exits_after(6, 2, 2), 2), (exits_after(6, 5, 1), 5), (None, 1)):
+    for exit_layers, depth in ((Exits(first=2, interval=2).layers(6), 2), (Exits(first=5).layers(6), 5), (None, 1)):
         policy = ConfidenceExit(6, Threshold(value=0.0), softmax_confidence, exit_layers=exit_layers)
         depths = decode(backbone, policy, prompts(3), max_new_tokens=5, eos_id=None, pad_id=PAD).depth_BT
         assert (depths[:, 1:] == depth).all()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from baselines.calm_policy import ConfidenceExit, Threshold
+from baselines.calm_policy import ConfidenceExit
+from baselines.calm_threshold import Threshold
 from baselines.confidence import exit_confidences, softmax_confidence
 from skiplab.benchmarking.layer_times import TimedBackbone, layer_times
 from skiplab.benchmarking.timing import Workload

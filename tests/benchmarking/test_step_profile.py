@@ -2,43 +2,95 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from skiplab.benchmarking.step_profile import kind_of, step_profile
+from skiplab.benchmarking.step_profile import kind_of, module_ranges, step_profile
 from skiplab.benchmarking.timing import Workload, engine_system
+from skiplab.engine import packed_linear
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.fused_layers import LayerNorm, RowLinear
+from skiplab.engine.packed_linear import prepack, quantize
 from skiplab.engine.policy import FullDepth
-from tests.tiny import PAD, prompts, tiny_backbone
+from tests.tiny import LAYOUTS, PAD, prompts, tiny_backbone
+
+WORKLOAD = Workload(prompts(2), [9, 9], 2, PAD)
+KINDS = {"linear layers", "attention", "norms", "other modules", "step loop", "host"}
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 
 
-@pytest.mark.parametrize(
-    ("operator", "kind"),
-    [
-        ("aten::addmm", "linear layers"),
-        ("mkldnn::_linear_pointwise", "linear layers"),
-        ("onednn::qlinear_pointwise", "linear layers"),
-        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
-        ("aten::native_layer_norm", "norms"),
-        ("aten::max", "choice of token"),
-        ("aten::index_copy_", "copies"),
-        ("aten::relu", "other operators"),
-        ("nvjet_sm90_tst_64x8_64x16_2x1_v_bz_splitK_bias_TNT", "linear layers"),
-        ("_row_products", "linear layers"),
-        ("cudnn_generated_fort_native_sdpa_sm80_flash_fprop_wmma_f16_knob_3_64x64x64_4x1x1", "attention"),
-        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<c10::BFloat16, float, false>", "norms"),
-        (
-            "void at::native::reduce_kernel<512, 1, ReduceOp<float, MaxOps<float>>>",
-            "choice of token",
-        ),
-        ("void pytorch_flash::flash_fwd_splitkv_kernel<Flash_fwd_kernel_traits<64, 64, 256, 4>>", "attention"),
-        ("_copy_to_column", "copies"),
-    ],
-)
-def test_operators_are_sorted_by_name(operator: str, kind: str) -> None:
-    assert kind_of(operator) == kind
+def kinds(backbone: Backbone) -> dict[str, int]:
+    """How many modules of a backbone are of each kind, containers aside."""
+    found: dict[str, int] = {}
+    for module in backbone.modules():
+        found[kind_of(module)] = found.get(kind_of(module), 0) + 1
+    return found
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_kinds_are_known_on_every_path(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "_CACHE_BYTES", 0)
+    backbone = tiny_backbone(layout)
+    found = kinds(backbone)
+    assert found["attention"] == 6
+    assert found["norms"] >= 12
+    assert found["linear layers"] >= 6 * 6 + 1
+    for fast in (prepack(backbone, rows=4), quantize(backbone, rows=4)):
+        assert kinds(fast) == found
+    assert kind_of(RowLinear(nn.Linear(2, 2))) == "linear layers"
+    assert kind_of(LayerNorm(nn.LayerNorm(2))) == "norms"
+
+
+def test_ranges_are_there_while_asked_for_alone() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.LayerNorm(3))
+
+    def ranges() -> list[str]:
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
+            model(torch.ones(1, 3))
+        return [event.name for event in profiler.events() or [] if event.is_user_annotation]
+
+    assert ranges() == []
+    with module_ranges():
+        assert ranges() == ["other modules", "linear layers", "other modules", "norms"]
+    assert ranges() == []
+
+
+def test_a_failing_module_leaves_no_range_open() -> None:
+    with module_ranges(), pytest.raises(RuntimeError), profile(activities=[ProfilerActivity.CPU]):
+        nn.Linear(3, 3)(torch.ones(1, 4))
+    with module_ranges(), profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
+        nn.Linear(3, 3)(torch.ones(1, 3))
+    assert [event.name for event in profiler.events() or [] if event.is_user_annotation] == ["linear layers"]
 
 
 def test_parts_add_up_to_the_step() -> None:
-    workload = Workload(prompts(2), [9, 9], 2, PAD)
-    parts = step_profile(engine_system(tiny_backbone(), FullDepth(6)), workload, torch.device("cpu"))
-    assert {"linear layers", "attention", "norms", "choice of token", "host"} <= parts.keys()
+    parts = step_profile(engine_system(tiny_backbone(), FullDepth(6)), WORKLOAD, torch.device("cpu"))
+    assert parts.keys() == KINDS
     assert min(value for kind, value in parts.items() if kind != "host") > 0
     assert 0.05 < sum(parts.values()) < 1e3
+
+
+def test_what_replays_is_profiled_by_its_unrecorded_twin() -> None:
+    backbone, policy = tiny_backbone(), FullDepth(6)
+    silent = engine_system(backbone, policy)
+    seen: list[int] = []
+
+    def unrecorded(*arguments: object) -> object:
+        seen.append(1)
+        return silent(*arguments)  # type: ignore[arg-type]
+
+    parts = step_profile(silent, WORKLOAD, torch.device("cpu"), unrecorded=unrecorded)  # type: ignore[arg-type]
+    assert parts.keys() == KINDS
+    assert len(seen) == 2
+
+
+@needs_gpu
+def test_a_gpus_kernels_are_traced_back_to_modules() -> None:
+    device = torch.device("cuda")
+    backbone, policy = tiny_backbone().to(device), FullDepth(6)
+    recorded = engine_system(backbone, policy, WORKLOAD)
+    unrecorded = engine_system(backbone, policy, WORKLOAD, record=False)
+    for system, twin in ((engine_system(backbone, policy), None), (recorded, unrecorded)):
+        parts = step_profile(system, WORKLOAD, device, unrecorded=twin)
+        assert {"linear layers", "attention", "norms", "step loop", "host"} <= parts.keys()
+        assert min(parts[kind] for kind in ("linear layers", "attention", "norms", "step loop")) > 0

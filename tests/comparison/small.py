@@ -19,7 +19,7 @@ SIZE = (
     "benchmark.warmup=0",
     "benchmark.prompts=2",
 )
-SMALL = (*SIZE, "methods.calm.sweep.measure=[softmax]")
+SMALL = (*SIZE, "methods.calm.sweep.confidence=[softmax]")
 SMALL_TASK = ("data.train_size=64", "data.valid_size=16", "data.test_size=16", "max_new_tokens=48")
 
 

@@ -12,7 +12,7 @@ from tests.comparison.small import small_config
 NONE_PASSES = (
     "method=calm_calibrated",
     "method.calibrate.threshold=[0.0]",
-    "method.sweep.measure=[softmax]",
+    "method.sweep.confidence=[softmax]",
     "methods.full.sweep.fine_tune=[false]",
     "calibration.consistency=exact",
     "calibration.p_value=binomial",

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from baselines.calm_policy import ConfidenceExit, Threshold
+from baselines.calm_policy import ConfidenceExit
+from baselines.calm_threshold import Threshold
 from baselines.confidence import exit_confidences, softmax_confidence
 from skiplab.backbones.shapes import OPTSpec
 from skiplab.comparison.metrics import metrics_of

@@ -54,7 +54,7 @@ def saved(folder: Path, module: ExitModule, **params: Any) -> SavedMethod:
     ("method", "options"),
     [
         (SkipDecode, {"speedup": 2.0, "decay": "cosine"}),
-        (CALM, {"threshold": 0.6, "measure": "state"}),
+        (CALM, {"threshold": 0.6, "confidence": "state"}),
         (CALM, {"speedup": 1.7}),
     ],
     ids=["skipdecode", "calm at a threshold", "calm at a speedup"],
@@ -71,11 +71,11 @@ def test_a_loaded_method_decodes_the_same_tokens(
 
 
 def test_a_classifier_comes_along(tmp_path: Path) -> None:
-    module = CALM(setup(), threshold=0.5, measure="classifier")
+    module = CALM(setup(), threshold=0.5, confidence="classifier")
     for probe in module.probes:
         torch.nn.init.normal_(probe.linear.weight, std=0.5)  # type: ignore[union-attr]
         probe.on_train_end()
-    before = saved(tmp_path, module.eval(), threshold=0.5, measure="classifier")
+    before = saved(tmp_path, module.eval(), threshold=0.5, confidence="classifier")
     assert load_method(tmp_path).tokens(PROMPTS) == before.tokens(PROMPTS)
 
 
@@ -108,11 +108,12 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_what_needs_validation_data_is_not_saved(tmp_path: Path) -> None:
-    module = CALM(setup(), threshold=0.5, vocabulary=5)
+    options = {"threshold": 0.5, "confidence": {"name": "softmax", "vocabulary": 5}}
+    module = CALM(setup(), **options)
     with pytest.raises(
         SavedMethodError, match="of 5 tokens cannot be saved, because its policy is made from validation"
     ):
-        saved(tmp_path, module, threshold=0.5, vocabulary=5)
+        saved(tmp_path, module, **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,3 +145,27 @@ def test_a_folder_saved_before_packages_had_their_names_still_loads() -> None:
     assert json.loads((folder / "skiplab.json").read_text())["class"] == "skiplab.skipdecode.SkipDecode"
     expected = json.loads((folder / "expected.json").read_text())
     assert load_method(folder).tokens(list(expected)) == list(expected.values())
+
+
+@pytest.mark.parametrize(
+    ("present", "old"),
+    [
+        ({"threshold": 0.6, "confidence": "state"}, {"threshold": 0.6, "measure": "state"}),
+        (
+            {"threshold": 0.6, "exits": {"first": 2}, "decay": {"temperature": 4.0, "formula": "code"}},
+            {
+                "threshold": 0.6, "speedup": None, "measure": "softmax", "vocabulary": None, "first_exit": 2,
+                "exit_interval": 1, "classifier_loss": "geometric", "temperature": 4.0, "decay": "code",
+                "batch_policy": "freeze", "propagation": "lazy",
+            },
+        ),
+    ],
+    ids=["as a test gave them", "as a method file gave them"],
+)  # fmt: skip
+def test_a_folder_with_calms_former_hyperparameters_still_loads(
+    tmp_path: Path, present: dict[str, Any], old: dict[str, Any]
+) -> None:
+    before = saved(tmp_path, CALM(setup(), **present), **present)
+    path = tmp_path / "skiplab.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"params": old}))
+    assert load_method(tmp_path).tokens(PROMPTS) == before.tokens(PROMPTS)

@@ -47,7 +47,7 @@ SMALL = (
     "~methods.multi_layer",
     "~methods.calm",
     "~methods.skipdecode_calibrated",
-    "methods.calm_calibrated.sweep.measure=[softmax]",
+    "methods.calm_calibrated.sweep.confidence=[softmax]",
     "methods.calm_calibrated.calibrate.threshold=[1.0,0.5]",
     "calibration.delta=[0.3]",
     "calibration.epsilon=0.9",

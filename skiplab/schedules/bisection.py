@@ -1,0 +1,23 @@
+"""Bisection of a predicate that turns from true to false. Pure Python."""
+
+from collections.abc import Callable
+
+
+def bisect(holds: Callable[[float], bool], low: float, high: float, *, halvings: int) -> tuple[float, float]:
+    """Narrow an interval to where a predicate turns from true to false.
+
+    The ends themselves are never asked: the predicate counts as true at `low` and as false at `high`.
+
+    Args:
+        holds: true up to some point of the interval, and false beyond it.
+        low, high: ends of the interval, in this order.
+        halvings: each asks the predicate once, in the middle of what is left.
+
+    Returns:
+        The ends of what is left. `holds` is true at the first and false at the second, except where one is an end of
+        the given interval.
+    """
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low, high

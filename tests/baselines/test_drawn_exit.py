@@ -1,0 +1,53 @@
+"""Exits drawn at random."""
+
+from typing import Any
+
+import pytest
+
+from baselines.drawn_exit import DrawnExit
+from skiplab.engine.decode import decode
+from skiplab.methods.base import Optimization, Setup
+from tests.tiny import tiny_backbone
+
+
+def build(**options: Any) -> DrawnExit:
+    return DrawnExit(Setup(tiny_backbone(), [12, 20, 14], Optimization(learning_rate=1e-3)), **options)
+
+
+@pytest.mark.parametrize("speedup", [1.25, 2, 5])
+@pytest.mark.parametrize("batch_policy", ["freeze", "compact"])
+def test_rows_have_the_mean_depth_of_their_speedup(speedup: float, batch_policy: Any) -> None:
+    module = build(speedup=speedup, batch_policy=batch_policy)
+    policy = module.exit_policy([])
+    result = decode(module.backbone, policy, [[5, 6]] * 40, max_new_tokens=31, eos_id=None, pad_id=0)
+    depth_BT = result.depth_BT[:, 1:].float()
+    assert depth_BT.mean().item() == pytest.approx(6 / speedup, rel=0.04)
+    assert set(depth_BT.unique().tolist()) <= set(range(1, 7))
+    assert depth_BT.std() > 0.2
+
+
+def test_the_deepest_row_makes_a_batch_wait() -> None:
+    module = build(speedup=2, batch_policy="min")
+    result = decode(module.backbone, module.exit_policy([]), [[5, 6]] * 40, max_new_tokens=8, eos_id=None, pad_id=0)
+    assert (result.depth_BT[:, 1:] == 5).all()
+
+
+def test_settings_are_named_by_what_differs() -> None:
+    assert build(speedup=2).setting == "drawn ~2x"
+    assert build(speedup=2.5, batch_policy="min", propagation="eager").setting == "drawn ~2.5x min eager"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"speedup": 7}, "speedup of drawn exits must lie between 1 and 6, the layers, got 7"),
+        ({"speedup": 2, "batch_policy": "max"}, "unknown batch_policy of drawn exits 'max'; choose one of freeze, min"),
+        (
+            {"speedup": 2, "propagation": "exact"},
+            "unknown propagation of drawn exits 'exact'; choose one of lazy, eager",
+        ),
+    ],
+)
+def test_bad_hyperparameters_say_what_is_wrong(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**options)
