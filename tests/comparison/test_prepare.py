@@ -73,7 +73,10 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
         (["benchmark.layers_at=0"], "benchmark.layers_at must be at least 1, got 0"),
         (["calibration.metric=blue"], "calibration metric must be one of rouge_l, slot_accuracy for this data"),
         (["calibration.p_value=binomial"], "losses of 0 or 1: use consistency=exact"),
-        (["calibration.consistency=loose"], "calibration.consistency must be 'risk', 'textual' or 'exact', got 'loose'"),
+        (
+            ["calibration.consistency=loose"],
+            "calibration.consistency must be 'risk', 'textual' or 'exact', got 'loose'",
+        ),
         (["+calibration.alpha=1"], "calibration.alpha is unknown; choose from consistency"),
         (["speedups=[9]"], "method skipdecode: target speedup 9 cannot be reached: 4 layers with a warm-up of 1 allow"),
         (["methods.skipdecode.warmup=7"], "warmup must lie between 0 and the 4 layers, got 7"),
