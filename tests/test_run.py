@@ -15,6 +15,7 @@ from skiplab.run import experiments
 from tests.comparison.small import SMALL, SMALL_TASK
 
 COMMAND = [sys.executable, "-m", "skiplab.run"]
+COMPARISON = "experiment=compare_calm"
 COMPARE = [*COMMAND, "experiment=compare_calm", *SMALL, *SMALL_TASK]
 
 
@@ -60,10 +61,10 @@ def test_without_arguments_the_experiments_are_listed(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["experiment=compare_clam"], "Could not find 'experiment/compare_clam'"),
-        (["experiment=compare_calm", "backbone=opt_tni"], "Could not find 'backbone/opt_tni'"),
-        (["experiment=compare_calm", "method=skipdecod"], "Could not find 'method/skipdecod'"),
-        (["experiment=compare_calm", "trainer.max_epoch=2"], "Could not override 'trainer.max_epoch'"),
-        (["experiment=compare_calm", "speedups=[40]"], "error: method skipdecode: target speedup 40 cannot be reached"),
+        ([COMPARISON, "backbone=opt_tni"], "Could not find 'backbone/opt_tni'"),
+        ([COMPARISON, "method=skipdecod"], "Could not find 'method/skipdecod'"),
+        ([COMPARISON, "trainer.max_epoch=2"], "Could not override 'trainer.max_epoch'"),
+        ([COMPARISON, "speedups=[40]"], "error: method skipdecode: target speedup 40 cannot be reached"),
         (["data=restaurants"], "experiment=NAME"),
     ],
 )
