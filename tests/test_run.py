@@ -60,10 +60,21 @@ def test_without_arguments_the_experiments_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["experiment=compare_clam"], "Could not find 'experiment/compare_clam'"),
-        ([COMPARISON, "backbone=opt_tni"], "Could not find 'backbone/opt_tni'"),
-        ([COMPARISON, "method=skipdecod"], "Could not find 'method/skipdecod'"),
-        ([COMPARISON, "trainer.max_epoch=2"], "Could not override 'trainer.max_epoch'"),
+        (["experiment=compare_clam"], "error: experiment=compare_clam is unknown; did you mean compare_calm?"),
+        ([COMPARISON, "backbone=opt_tni"], "error: backbone=opt_tni is unknown; did you mean opt_tiny?"),
+        ([COMPARISON, "method=skipdecod"], "error: method=skipdecod is unknown; did you mean skipdecode?"),
+        ([COMPARISON, "trainer.max_epoch=2"], "error: trainer.max_epoch is not in this configuration; did you mean"),
+        ([COMPARISON, "trainer=null"], "error: trainer must not be null; choose one as trainer=NAME, of cpu"),
+        ([COMPARISON, "data=null"], "error: data must not be null; choose one as data=NAME, of cnn_dm"),
+        ([COMPARISON, "tracking=null"], "error: tracking must not be null; choose one as tracking=NAME"),
+        ([COMPARISON, "job=null"], "error: job must be a string, got null"),
+        ([COMPARISON, "job=skiplab.jobs.nothing.x"], "error: job must be the dotted path of a function"),
+        ([COMPARISON, "methods=null"], "error: methods must be a mapping of keys to values, got null"),
+        ([COMPARISON, "~method@methods.calm"], "~methods.calm takes it out"),
+        ([COMPARISON, "+trainer.max_epoch=2"], "error: trainer.max_epoch is unknown; did you mean max_epochs?"),
+        ([COMPARISON, "speedups=[2,"], "error: 'speedups=[2,' cannot be read; expected key=value"),
+        ([COMPARISON, "threads=0"], "error: threads must be at least 1, got 0"),
+        ([COMPARISON, "hydra.run.dir=/proc/none"], "error: /proc/none: No such file or directory"),
         ([COMPARISON, "speedups=[40]"], "error: method skipdecode: target speedup 40 cannot be reached"),
         (["data=restaurants"], "experiment=NAME"),
     ],
@@ -73,6 +84,9 @@ def test_a_bad_command_gives_one_message_and_writes_nothing(tmp_path: Path, argu
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    if "experiment=NAME" not in message:
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "mlflow.db").exists()
     assert not list(tmp_path.glob("outputs/*/*"))
 
