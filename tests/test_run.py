@@ -91,6 +91,16 @@ def test_a_bad_command_gives_one_message_and_writes_nothing(tmp_path: Path, argu
     assert not list(tmp_path.glob("outputs/*/*"))
 
 
+def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(tmp_path: Path) -> None:
+    done = call(tmp_path, *COMMAND, COMPARISON, "job=json.loads")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    (log,) = (tmp_path / "outputs" / "compare_calm").glob("error-*.log")
+    assert line.startswith("error: unexpected TypeError: ")
+    assert f"its traceback is in {log}: please report it" in line
+    assert "Traceback" in log.read_text()
+
+
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
     process = start(tmp_path, *COMPARE)
