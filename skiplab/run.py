@@ -1,17 +1,22 @@
 """The command line: `python -m skiplab.run experiment=NAME [key=value ...]`; without arguments, a list."""
 
+import errno
 import os
 import signal
 import sys
+import traceback
+from collections.abc import Callable
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from types import FrameType, FunctionType
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
     from skiplab.utils.distributed import Ranks
@@ -37,19 +42,23 @@ def print_experiments() -> None:
 @hydra.main(config_path="pkg://experiments", config_name="config", version_base="1.3")
 def run(cfg: DictConfig) -> None:
     """Run the experiment's job in the run folder."""
-    if cfg.job is None:
+    if cfg.job is None and HydraConfig.get().runtime.choices.get("experiment") is None:
         print_experiments()
         raise SystemExit(2)
-    os.environ.setdefault("OMP_NUM_THREADS", str(cfg.threads))
-    devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
+    from skiplab.comparison.config_base import ConfigurationError, launch
+
+    try:
+        options = launch(cfg)
+    except ConfigurationError as error:
+        raise SystemExit(f"error: {error}") from error
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    devices, nodes = options.trainer.devices, options.trainer.num_nodes
     if (devices, nodes) != (1, 1):
         # DDP looks for layers that a plan leaves out, and warns where none is left out. Torch reads it when imported.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from skiplab.utils.distributed import ALONE
 
-    known = isinstance(devices, int) and isinstance(nodes, int)
-    ranks = _gather(devices, nodes, cfg.trainer.accelerator) if known else ALONE
-    code = _run_job(cfg, ranks)
+    ranks = _gather(devices, nodes, options.trainer.accelerator)
+    code = _run_job(cfg, options.job, options.threads, ranks)
     ranks.leave()
     if code:
         raise SystemExit(code)
@@ -72,30 +81,85 @@ def _gather(devices: int, nodes: int, accelerator: str) -> "Ranks":
     return ALONE
 
 
-def _run_job(cfg: DictConfig, ranks: "Ranks") -> int | str | None:
+def _run_job(cfg: DictConfig, job: str, threads: int, ranks: "Ranks") -> int | str | None:
     """Exit code or error message of the job. What all ranks failed of, the first alone has to say."""
     from skiplab.backbones.checkpoint import CheckpointError
-    from skiplab.comparison.prepare import ConfigurationError
+    from skiplab.comparison.config_base import ConfigurationError
     from skiplab.training.trainer import NonFiniteLossError
     from skiplab.utils.files import DiskFullError, disk_full
     from skiplab.utils.quiet import quiet
 
-    quiet(threads=cfg.threads)
-    module, _, name = cfg.job.rpartition(".")
-    job: Any = getattr(import_module(module), name)
+    quiet(threads=threads)
+    folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        code = 0 if job(cfg, Path(HydraConfig.get().runtime.output_dir), ranks) else 1
+        code = 0 if _job(job)(cfg, folder, ranks) else 1
     except (ConfigurationError, CheckpointError, NonFiniteLossError, DiskFullError) as error:
         code = f"error: {error}"
     except OSError as error:
-        if not disk_full(error):
-            raise
-        code = f"error: {error}: make room, then the same command goes on from what is finished"
+        if disk_full(error):
+            code = f"error: {error}: make room, then the same command goes on from what is finished"
+        else:
+            code = _refused(error) or _unexpected(error, folder)
     except KeyboardInterrupt:
         if ranks.is_first:
             print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
+    except Exception as error:  # noqa: BLE001 - the traceback is kept
+        raise SystemExit(_unexpected(error, folder)) from None
     return code if ranks.is_first else 0
+
+
+def _job(path: str) -> "Callable[[DictConfig, Path, Ranks], bool]":
+    """The function of a dotted path.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    from skiplab.comparison.config_base import ConfigurationError
+
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"job must be the dotted path of a function, got {path!r}: {error}; leave job= out for the experiment's own"
+        ) from error
+    if not isinstance(found, FunctionType):
+        raise ConfigurationError(f"job must name a function, got {path!r}; leave job= out for the experiment's own")
+    return found
+
+
+def _refused(error: OSError) -> str | None:
+    """The message for a file or folder that the system refuses; None for other errors."""
+    kinds = (
+        errno.ENOENT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    )
+    if error.errno not in kinds or error.filename is None:
+        return None
+    return (
+        f"error: {error.filename}: {error.strerror}; choose folders that can be written with hydra.run.dir=DIR and "
+        "cache_dir=DIR"
+    )
+
+
+def _unexpected(error: Exception, folder: Path) -> str:
+    """The message for an error that nobody foresaw. Its traceback goes to a file of the run folder, or is printed."""
+    path = folder / f"error-{os.getpid()}.log"
+    try:
+        path.write_text("".join(traceback.format_exception(error)))
+    except OSError:
+        traceback.print_exception(error)
+        path = None
+    line = next(iter(str(error).splitlines()), "")
+    where = "above" if path is None else f"in {path}"
+    return f"error: unexpected {type(error).__name__}: {line}; its traceback is {where}: please report it"
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
@@ -107,7 +171,18 @@ def main() -> None:
         print_experiments()
         return
     signal.signal(signal.SIGTERM, _terminate)
-    run()
+    # Hydra then raises what it refuses instead of printing it.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        run()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        from skiplab.comparison.config_overrides import refused_overrides
+
+        raise SystemExit(f"error: {refused_overrides(error, sys.argv[1:])}") from error
+    except OSError as error:
+        if (refused := _refused(error)) is None:
+            raise
+        raise SystemExit(refused) from error
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from skiplab.run import experiments
 from tests.comparison.small import SMALL, SMALL_TASK
 
 COMMAND = [sys.executable, "-m", "skiplab.run"]
+COMPARISON = "experiment=compare_calm"
 COMPARE = [*COMMAND, "experiment=compare_calm", *SMALL, *SMALL_TASK]
 
 
@@ -59,11 +60,22 @@ def test_without_arguments_the_experiments_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["experiment=compare_clam"], "Could not find 'experiment/compare_clam'"),
-        (["experiment=compare_calm", "backbone=opt_tni"], "Could not find 'backbone/opt_tni'"),
-        (["experiment=compare_calm", "method=skipdecod"], "Could not find 'method/skipdecod'"),
-        (["experiment=compare_calm", "trainer.max_epoch=2"], "Could not override 'trainer.max_epoch'"),
-        (["experiment=compare_calm", "speedups=[40]"], "error: method skipdecode: target speedup 40 cannot be reached"),
+        (["experiment=compare_clam"], "error: experiment=compare_clam is unknown; did you mean compare_calm?"),
+        ([COMPARISON, "backbone=opt_tni"], "error: backbone=opt_tni is unknown; did you mean opt_tiny?"),
+        ([COMPARISON, "method=skipdecod"], "error: method=skipdecod is unknown; did you mean skipdecode?"),
+        ([COMPARISON, "trainer.max_epoch=2"], "error: trainer.max_epoch is not in this configuration; did you mean"),
+        ([COMPARISON, "trainer=null"], "error: trainer must not be null; choose one as trainer=NAME, of cpu"),
+        ([COMPARISON, "data=null"], "error: data must not be null; choose one as data=NAME, of cnn_dm"),
+        ([COMPARISON, "tracking=null"], "error: tracking must not be null; choose one as tracking=NAME"),
+        ([COMPARISON, "job=null"], "error: job must be a string, got null"),
+        ([COMPARISON, "job=skiplab.jobs.nothing.x"], "error: job must be the dotted path of a function"),
+        ([COMPARISON, "methods=null"], "error: methods must be a mapping of keys to values, got null"),
+        ([COMPARISON, "~method@methods.calm"], "~methods.calm takes it out"),
+        ([COMPARISON, "+trainer.max_epoch=2"], "error: trainer.max_epoch is unknown; did you mean max_epochs?"),
+        ([COMPARISON, "speedups=[2,"], "error: 'speedups=[2,' cannot be read; expected key=value"),
+        ([COMPARISON, "threads=0"], "error: threads must be at least 1, got 0"),
+        ([COMPARISON, "hydra.run.dir=/proc/none"], "error: /proc/none: No such file or directory"),
+        ([COMPARISON, "speedups=[40]"], "error: method skipdecode: target speedup 40 cannot be reached"),
         (["data=restaurants"], "experiment=NAME"),
     ],
 )
@@ -72,8 +84,21 @@ def test_a_bad_command_gives_one_message_and_writes_nothing(tmp_path: Path, argu
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    if "experiment=NAME" not in message:
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "mlflow.db").exists()
     assert not list(tmp_path.glob("outputs/*/*"))
+
+
+def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(tmp_path: Path) -> None:
+    done = call(tmp_path, *COMMAND, COMPARISON, "job=json.loads")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    (log,) = (tmp_path / "outputs" / "compare_calm").glob("error-*.log")
+    assert line.startswith("error: unexpected TypeError: ")
+    assert f"its traceback is in {log}: please report it" in line
+    assert "Traceback" in log.read_text()
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:

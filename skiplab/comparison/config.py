@@ -247,7 +247,7 @@ def load(cfg: DictConfig) -> RunConfig:
 def _check_method(node: Plain, key: str) -> None:
     """Check a method node's hyperparameters, those of its sweep and calibration too, by its class's type hints."""
     if not {"name", "_target_"} <= node.keys():
-        raise ConfigurationError(f"{key} must be a node with name and _target_, got {shown(node)}")
+        raise ConfigurationError(f"{key} must be a node with name and _target_, got {shown(node)}; ~{key} takes it out")
     checked = validate(_Method, node, key)
     cls = target(checked.target, f"{key}._target_")
     if not issubclass(cls, ExitModule):

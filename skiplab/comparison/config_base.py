@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import Annotated, Any, TypeVar
 
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
@@ -14,8 +15,8 @@ STRICT = ConfigDict(
     strict=True, extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True,
     protected_namespaces=(),
 )  # fmt: skip
-# Hydra's groups that a configuration needs one of each.
-_GROUPS = ("trainer", "data", "backbone", "tracking")
+# Hydra's groups of which a configuration needs one each.
+GROUPS = ("trainer", "data", "backbone", "tracking")
 _LONGEST_SHOWN = 80
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -58,6 +59,21 @@ class Launch(Section):
     job: Name
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     trainer: _Processes
+
+
+def launch(cfg: DictConfig) -> Launch:
+    """What must be known before torch is imported.
+
+    Raises:
+        ConfigurationError: it is missing, or of another type or out of its range.
+    """
+    with configuring():
+        nodes = {key: cfg[key] for key in Launch.model_fields if key in cfg}
+        plain = {
+            key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+            for key, node in nodes.items()
+        }
+        return validate(Launch, plain)
 
 
 def validate(model: type[Model], values: Mapping[str, Any], key: str = "") -> Model:
@@ -103,7 +119,7 @@ def explain(error: ValidationError, values: Any, model: type[BaseModel] | None =
 
 def what_to_give(key: str) -> str:
     """How a missing key is given on the command line."""
-    if key in _GROUPS:
+    if key in (*GROUPS, "search"):
         names = sorted(entry.name for entry in (files("experiments") / key).iterdir())
         known = [name.removesuffix(".yaml") for name in names if name.endswith(".yaml")]
         return f"choose one as {key}=NAME, of {', '.join(known)}"

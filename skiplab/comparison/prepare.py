@@ -130,7 +130,12 @@ def _prepare(cfg: DictConfig) -> Prepared:
     )  # fmt: skip
     for spec_ in (trainer, base_trainer):
         spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    probe = prepared.probe()
+    return _with_cases(prepared)
+
+
+def _with_cases(prepared: Prepared) -> Prepared:
+    """The same with its settings; under a limit without calibrated ones that too few items could certify."""
+    config, data, calibration, probe = prepared.config, prepared.data, prepared.calibration, prepared.probe()
     cases = expand(config.method_nodes, config.seeds, probe, calibration.delta)
     calibrated = [case for case in cases if case.delta is not None]
     if not calibrated:

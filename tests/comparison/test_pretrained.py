@@ -70,7 +70,7 @@ def test_what_is_saved_decodes_what_the_comparison_decoded(tmp_path: Path, check
         (("template.prompt=x",), "template.prompt must hold {prompt} once, got 'x'"),
         (("+template.suffix=x",), "template.suffix is unknown; choose from close, longest_prompt"),
         (("backbone.checkpoint.dtype=int8",), "backbone.checkpoint.dtype must be .*float32.*, got 'int8'"),
-        (("save_models=1",), "save_models must be bool, got 1"),
+        (("save_models=1",), "save_models must be a boolean, got 1"),
     ],
 )
 def test_what_cannot_work_is_said_before_training(
