@@ -7,6 +7,7 @@ turns (A B C A B C ...), so that a drift of the machine's speed meets all of the
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -239,30 +240,33 @@ def interleave(
                 continue
             try:
                 before(name)
-                if count_memory and number == 0 and warmup:
-                    with peak_memory(device) as peak:
-                        run, results[name] = _run(system, workload, device)
-                    peaks[name] = peak()
-                else:
+                counts = count_memory and number == 0 and warmup
+                with peak_memory(device) if counts else nullcontext() as peak:
                     run, results[name] = _run(system, workload, device)
+                if peak is not None:
+                    peaks[name] = peak()
             except Exception as error:  # noqa: BLE001 - any failure of one system must spare the others
                 errors[name] = error
             else:
                 if number >= warmup:
                     measured[name].append(run)
     timings = {
-        name: Timing(
-            runs,
-            workload,
-            kv_bytes=_kv_bytes(results[name]),
-            peak_memory_bytes=peaks.get(name) or None,
-            layers_per_step=_layers_per_step(results[name]),
-            tokens=[tokens for result in results[name] for tokens in result.sequences()],
-        )
+        name: _timing(runs, workload, results[name], peaks.get(name) or None)
         for name, runs in measured.items()
         if name not in errors
     }
     return timings, errors
+
+
+def _timing(runs: list[Round], workload: Workload, results: Sequence[DecodeResult], peak: int | None) -> Timing:
+    return Timing(
+        runs,
+        workload,
+        kv_bytes=max((result.kv_bytes for result in results), default=None),
+        peak_memory_bytes=peak,
+        layers_per_step=_layers_per_step(results),
+        tokens=[tokens for result in results for tokens in result.sequences()],
+    )
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
@@ -288,10 +292,6 @@ def _run(system: System, workload: Workload, device: torch.device) -> tuple[Roun
                 steps.append([])
             steps[step].append(1e3 * (after - before))
     return Round(prefill, decoding, prefill + decoding, [statistics.mean(times) for times in steps]), results
-
-
-def _kv_bytes(results: Sequence[DecodeResult]) -> int | None:
-    return max((result.kv_bytes for result in results), default=None)
 
 
 def _layers_per_step(results: Sequence[DecodeResult]) -> float | None:

@@ -53,7 +53,8 @@ class Session:
         """
         known = self.run_ids
         with self.tracker.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
-            self.folder.save("mlflow", self.run_ids | ({key: run_id} if run_id else {}))
+            # Saved before any rank can be waited for in vain.
+            self.folder.save("mlflow", known | ({key: run_id} if run_id else {}))
             yield run_id
 
     @property

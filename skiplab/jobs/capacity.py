@@ -21,7 +21,7 @@ from skiplab.comparison.session import open_tracker
 from skiplab.engine.number_format import FORMATS
 from skiplab.reporting.results import Row, write_results
 from skiplab.reporting.tables import prediction_table
-from skiplab.schedules.exit_schedule import solve_schedule
+from skiplab.schedules.schedule_solver import solve_schedule
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
 from skiplab.utils.files import load_json

@@ -11,8 +11,9 @@ from skiplab.engine.batch import Batch
 from skiplab.engine.policy import Planned, Scheduled
 from skiplab.methods.base import PlannedModule, Setup
 from skiplab.methods.distillation import Distillation, planned_loss
-from skiplab.schedules.exit_schedule import PlanKind, ScheduleSpec
+from skiplab.schedules.exit_schedule import PlanKind
 from skiplab.schedules.schedule_file import named_plan
+from skiplab.schedules.schedule_solver import ScheduleSpec
 
 
 class PlanTrainedModule(PlannedModule, ABC):

@@ -13,8 +13,8 @@ from skiplab.comparison.metrics import figures_of
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.prepare import ConfigurationError, Prepared, configuring
 from skiplab.comparison.session import Session
-from skiplab.schedules.exit_schedule import solve_schedule
 from skiplab.schedules.schedule_file import NamedPlan
+from skiplab.schedules.schedule_solver import solve_schedule
 from skiplab.search.finalists import Finalist, cases_of, of_study, scored
 from skiplab.search.findings import Findings, publish_study
 from skiplab.search.judge import Judge

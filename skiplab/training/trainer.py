@@ -239,11 +239,7 @@ def train(
     trainer = spec.trainer(
         logger=logger or False,
         log_every_n_steps=max(1, min(20, steps)),
-        callbacks=[
-            StopOnNonFiniteLoss(),
-            RichProgressBar(leave=False),
-            Checkpoints(folder, checkpoint_every),
-        ],
+        callbacks=[StopOnNonFiniteLoss(), RichProgressBar(leave=False), Checkpoints(folder, checkpoint_every)],
     )
     start = ranks.on_first(partial(latest, folder))
     try:

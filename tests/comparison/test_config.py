@@ -21,7 +21,7 @@ BAD: list[tuple[str, list[str], str, str]] = [
             "template", "template.prompt", "max_new_tokens", "save_models", "decode_batch_size", "benchmark",
             "benchmark.rounds", "benchmark.batch_sizes", "calibration", "calibration.delta", "tracking.uri", "metrics",
             "trainer.batch_size", "trainer.devices", "backbone.num_layers", "data.seed", "data._target_",
-            "methods.skipdecode", "methods.skipdecode.warmup", "methods.calm.measure",
+            "methods.skipdecode", "methods.skipdecode.warmup", "methods.calm.batch_policy",
         )
     ),
     # Of another type.
@@ -52,7 +52,7 @@ BAD: list[tuple[str, list[str], str, str]] = [
     ("compare_calm", ["methods.skipdecode.sweep=3"], "methods.skipdecode.sweep", "must be a mapping"),
     ("compare_calm", ["methods.skipdecode.sweep.speedup=[x]"], "methods.skipdecode.sweep.speedup", "must be a number"),
     ("compare_calm", ["methods.skipdecode.distill={logits:x}"], "methods.skipdecode.distill.logits", "a number"),
-    ("compare_calm", ["methods.calm.measure=softmx"], "methods.calm.measure", "did you mean softmax?"),
+    ("compare_calm", ["methods.calm.batch_policy=freez"], "methods.calm.batch_policy", "did you mean freeze?"),
     ("search_schedule", ["search.trials=2.5"], "search.trials", "must be an integer"),
     ("search_schedule", ["search.objectives.loss=3"], "search.objectives.loss", "must be a string, got 3"),
     ("search_schedule", ["search.space.warmup=[0,x]"], "search.space.warmup[1]", "must be an integer"),
@@ -92,8 +92,8 @@ BAD: list[tuple[str, list[str], str, str]] = [
     ("compare_calm", ["+backbone.layers=3"], "backbone.layers", "is unknown; did you mean num_layers?"),
     ("compare_calm", ["+data.size=3"], "data.size", "is unknown; did you mean"),
     ("compare_calm", ["+template.longest=3"], "template.longest", "is unknown; did you mean longest_"),
-    ("compare_calm", ["+methods.calm.mesure=state"], "methods.calm.mesure", "is unknown; did you mean measure?"),
-    ("compare_calm", ["+methods.calm.sweep.mesure=[state]"], "methods.calm.sweep.mesure", "did you mean measure?"),
+    ("compare_calm", ["+methods.calm.confidance=state"], "methods.calm.confidance", "did you mean confidence?"),
+    ("compare_calm", ["+methods.calm.sweep.confidance=[state]"], "methods.calm.sweep.confidance", "did you mean"),
     ("compare_calm", ["+methods.x={sweep:{}}"], "methods.x", "must be a node with name and _target_"),
     ("search_schedule", ["+search.trails=3"], "search.trails", "is unknown; did you mean trials?"),
     ("compare_calm", ["data._target_=os.system"], "data._target_", "must name a class"),

@@ -10,7 +10,8 @@ from baselines.multi_layer import MultiLayerExit
 from skiplab.engine.backbone import Backbone
 from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.methods.skipdecode import SkipDecode
-from skiplab.schedules.exit_schedule import ScheduleSpec, terminate_plan
+from skiplab.schedules.exit_schedule import terminate_plan
+from skiplab.schedules.schedule_solver import ScheduleSpec
 from tests.tiny import tiny_backbone
 
 LENGTHS = [6, 9, 10, 12, 12, 14]

@@ -13,15 +13,14 @@ from skiplab.schedules.exit_schedule import (
     DECAYS,
     HORIZONS,
     ExitSchedule,
-    ScheduleSpec,
     decode_steps,
     expected_depth,
     layer_steps,
     median_length,
     skip_plan,
-    solve_schedule,
     terminate_plan,
 )
+from skiplab.schedules.schedule_solver import ScheduleSpec, solve_schedule
 
 LENGTHS = [12, 18, 20, 20, 22, 25, 30, 41]
 

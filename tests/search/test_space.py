@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skiplab.schedules.exit_schedule import DECAYS, layer_steps, solve_schedule
+from skiplab.schedules.exit_schedule import DECAYS, layer_steps
+from skiplab.schedules.schedule_solver import solve_schedule
 from skiplab.search.space import InfeasibleScheduleError, SearchSpace, params_of, plan_of, schedule_of, training_of
 
 LENGTHS = [8, 10, 12, 14, 20]
