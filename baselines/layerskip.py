@@ -47,7 +47,7 @@ class LayerSkip(ScheduledModule):
     Args:
         dropout: rate at which the last layer is left out for an example, in [0, 1).
         exit_scale: weight of the early exits against the last layer.
-        rotation: every so manyeth layer is trained as an exit at a time.
+        rotation: one layer in so many is trained as an exit at a time.
     """
 
     def __init__(

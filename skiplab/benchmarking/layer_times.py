@@ -19,7 +19,7 @@ class LayerTime:
 
     Attributes:
         layer: running the layer.
-        kv: keys and values owed to it.
+        kv: deferred keys and values that it projects.
         head: the head on states behind it.
     """
 
@@ -111,7 +111,7 @@ class _Steps:
 def layer_times(backbone: Backbone, policy: ExitPolicy, workload: Workload) -> list[dict[str, float]]:
     """For each layer, means per decode step over a workload: `rows` and milliseconds by kind; last, what is left.
 
-    The clocks' own cost and everything outside layers, owed keys and values, and head is the last one's
+    The clocks' own cost and everything outside layers, deferred keys and values, and head is the last one's
     `other_ms`: confidences, selection, cache copies, the loop.
     """
     timed = TimedBackbone(backbone)

@@ -11,7 +11,7 @@ from skiplab.engine.number_format import NumberFormat
 from skiplab.engine.packed_linear import Int8Linear
 
 # Seconds that a measurement may take, about.
-_ENOUGH = 2.0
+_MEASURE_SECONDS = 2.0
 
 
 def measure_bandwidth(device: torch.device, *, rounds: int = 7) -> float:
@@ -31,7 +31,7 @@ def measure_matrix_speed(device: torch.device, number_format: NumberFormat, *, r
     # Libraries load at the first call.
     product()
     seconds = _seconds(product, device, rounds)
-    if seconds * (large / small) ** 3 > _ENOUGH:
+    if seconds * (large / small) ** 3 > _MEASURE_SECONDS:
         # Without instructions for the format.
         return 2 * small**3 / seconds
     return 2 * large**3 / _seconds(_product(large, device, number_format), device, rounds)
@@ -50,7 +50,7 @@ def _product(edge: int, device: torch.device, number_format: NumberFormat) -> Ca
 @torch.inference_mode()
 def _seconds(work: Callable[[], Tensor], device: torch.device, rounds: int) -> float:
     times: list[float] = []
-    while len(times) < 2 + rounds and sum(times) < _ENOUGH:
+    while len(times) < 2 + rounds and sum(times) < _MEASURE_SECONDS:
         _wait(device)
         start = time.perf_counter()
         work()

@@ -45,7 +45,7 @@ class Workload:
 class Clock:
     """When a batch began, and when each step's tokens were known.
 
-    On a GPU it is the GPU that marks the times, so that reading them keeps nothing waiting.
+    On a GPU the times are CUDA events: recording them does not synchronise.
     """
 
     device: torch.device

@@ -34,7 +34,7 @@ from skiplab.data.source import Source
 from skiplab.engine.number_format import FORMATS
 from skiplab.evaluation.calibration import CalibrationSpec
 from skiplab.methods.base import ExitModule
-from skiplab.training.trainer import SPREAD, TrainerSpec
+from skiplab.training.trainer import PARALLELISM_KEYS, TrainerSpec
 
 Plain = dict[str, Any]
 # Of a method node, what is no hyperparameter.
@@ -218,7 +218,7 @@ class RunConfig(Launch):
                 f"benchmark.layers_at is for a CPU, got {benchmark.layers_at} with trainer.accelerator="
                 f"{self.trainer.accelerator}; take null"
             )
-        if spread := sorted(self.base.options.keys() & set(SPREAD)):
+        if spread := sorted(self.base.options.keys() & set(PARALLELISM_KEYS)):
             raise ConfigurationError(f"base.{spread[0]} is given as trainer.{spread[0]}, for all training alike")
         _ = self.base_trainer
         for name, node in self.methods.items():

@@ -15,13 +15,13 @@ from skiplab.comparison.config_base import ConfigurationError
 from skiplab.comparison.prepare import Prepared
 from skiplab.reporting.mlflow_tracker import MLflowTracker
 from skiplab.reporting.tracker import NoTracker, Tracker
-from skiplab.training.trainer import SPREAD
+from skiplab.training.trainer import PARALLELISM_KEYS
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import git_revision
 from skiplab.utils.run_folder import RunFolder
 
 # Parts of the configuration that may change when a run goes on.
-_MAY_CHANGE = ("tracking", "cache_dir", "checkpoint_every", *(f"trainer.{name}" for name in SPREAD))
+_MAY_CHANGE = ("tracking", "cache_dir", "checkpoint_every", *(f"trainer.{name}" for name in PARALLELISM_KEYS))
 
 
 @final

@@ -1,6 +1,6 @@
 """Keys and values that are computed when they are needed, if they ever are.
 
-Shapes: L layers, B rows, S decode steps, N owed positions, D hidden size, K head size.
+Shapes: L layers, B rows, S decode steps, N deferred positions, D hidden size, K head size.
 """
 
 from typing import final
@@ -14,10 +14,10 @@ from skiplab.engine.kv_cache import KVCache
 
 @final
 class Deferred:
-    """What steps owe to the layers that they did not run on a row.
+    """Hidden states whose keys and values are not projected yet: of the layers that a step did not run on a row.
 
     All those layers would project the state in which the row exited (CALM, arXiv 2207.07061, section
-    3.2). A layer does so when a later step runs it on the row, for all the steps that the row owes it.
+    3.2). A layer does so when a later step runs it on the row, for all the deferred steps of the row.
 
     Args:
         rows: rows of the batch.
@@ -32,11 +32,11 @@ class Deferred:
         self._steps = steps
         self._layer_L = torch.arange(backbone.num_layers)
         # On the host, where the exits are known.
-        self._owed_LBS = torch.zeros(backbone.num_layers, rows, steps, dtype=torch.bool)
+        self._deferred_LBS = torch.zeros(backbone.num_layers, rows, steps, dtype=torch.bool)
         self._states_BSD: Tensor | None = None
         self._rotary_BSK: Rotary | None = None
 
-    def owe(self, h_B1D: Tensor, above_B: Tensor, step: int, rotary: Rotary | None) -> None:
+    def defer(self, h_B1D: Tensor, above_B: Tensor, step: int, rotary: Rotary | None) -> None:
         """Keep a step's last states for the layers from `above_B` on, each row's first that it did not run.
 
         Args:
@@ -51,23 +51,23 @@ class Deferred:
         if rotary is not None and self._rotary_BSK is not None:
             for kept, part in zip(self._rotary_BSK, rotary, strict=True):
                 kept[:, step - 1] = part[:, 0]
-        self._owed_LBS[:, :, step - 1] = self._layer_L[:, None] >= above_B
+        self._deferred_LBS[:, :, step - 1] = self._layer_L[:, None] >= above_B
 
-    def pay(self, layer: int, rows: Tensor | None = None) -> None:
+    def flush(self, layer: int, rows: Tensor | None = None) -> None:
         """Give a layer what it missed of rows that it is about to run on; None is all rows."""
-        owed_BS = self._owed_LBS[layer] if rows is None else self._owed_LBS[layer, rows]
-        if self._states_BSD is None or not owed_BS.any():
+        deferred_BS = self._deferred_LBS[layer] if rows is None else self._deferred_LBS[layer, rows]
+        if self._states_BSD is None or not deferred_BS.any():
             return
-        row_N, step_N = owed_BS.nonzero(as_tuple=True)
+        row_N, step_N = deferred_BS.nonzero(as_tuple=True)
         row_N = row_N if rows is None else rows[row_N]
-        self._owed_LBS[layer, row_N, step_N] = False
+        self._deferred_LBS[layer, row_N, step_N] = False
         rotary_N1 = self._rotary_BSK and self._rotary_BSK.map(lambda part: part[row_N, step_N][:, None])
         key_N1, value_N1 = self._backbone.project_kv(layer, self._states_BSD[row_N, step_N][:, None], rotary_N1)
         self._cache.put(layer, row_N, self._columns + step_N, key_N1[:, :, 0], value_N1[:, :, 0])
 
     def keep(self, source: list[int]) -> None:
         """Keep rows as `KVCache.keep` does."""
-        self._owed_LBS = self._owed_LBS[:, source]
+        self._deferred_LBS = self._deferred_LBS[:, source]
         if self._states_BSD is not None:
             self._states_BSD = self._states_BSD[source]
         if self._rotary_BSK is not None:

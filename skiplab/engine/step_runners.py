@@ -77,7 +77,7 @@ class FreezingSteps(StepRunner):
         depth_B = torch.zeros(len(h_B1D), dtype=torch.int32, device=h_B1D.device)
         any_exited, index = False, 0
         for index in plan:
-            self._deferred.pay(index)
+            self._deferred.flush(index)
             below_B1D = h_B1D
             run_B1D = self._backbone.layer(index, below_B1D, context)
             h_B1D = torch.where(exited_B[:, None, None], below_B1D, run_B1D) if any_exited else run_B1D
@@ -90,10 +90,10 @@ class FreezingSteps(StepRunner):
                     break
                 any_exited = any(exited)
         # A frozen row's keys and values were computed by the layers that it went through.
-        self._deferred.owe(h_B1D, torch.full((len(h_B1D),), index + 1), step, context.rotary)
+        self._deferred.defer(h_B1D, torch.full((len(h_B1D),), index + 1), step, context.rotary)
         if policy.propagation == "eager":
             for missed in plan[plan.index(index) + 1 :]:
-                self._deferred.pay(missed)
+                self._deferred.flush(missed)
         return h_B1D, depth_B
 
     def keep(self, source: list[int]) -> None:
@@ -118,7 +118,7 @@ class CompactSteps(StepRunner):
         h_R1D, running = h_B1D, context
         for depth, index in enumerate(plan, start=1):
             everyone = len(running_R) == len(h_B1D)
-            self._deferred.pay(index, None if everyone else running_R)
+            self._deferred.flush(index, None if everyone else running_R)
             cache.select(None if everyone else running_R)
             below_R1D = h_R1D
             h_R1D = self._backbone.layer(index, below_R1D, running)
@@ -136,10 +136,10 @@ class CompactSteps(StepRunner):
         cache.select(None)
         last_B1D[running_R] = h_R1D
         above_P = torch.tensor([0, *(index + 1 for index in plan)])
-        self._deferred.owe(last_B1D, above_P[depth_B], step, context.rotary)
+        self._deferred.defer(last_B1D, above_P[depth_B], step, context.rotary)
         if policy.propagation == "eager":
             for missed in plan:
-                self._deferred.pay(missed)
+                self._deferred.flush(missed)
         return last_B1D, depth_B.to(h_B1D.device)
 
     def keep(self, source: list[int]) -> None:
@@ -159,13 +159,13 @@ class HindsightSteps(StepRunner):
         plan = self._policy.plan(step)
         states = [h_B1D]
         for index in plan:
-            self._deferred.pay(index)
+            self._deferred.flush(index)
             states.append(self._backbone.layer(index, states[-1], context))
         depth_B = self._policy.exit_depths([h[:, -1] for h in states], step=step, head=self._backbone.head)
         last_B1D = torch.stack(states)[depth_B, torch.arange(len(h_B1D), device=h_B1D.device)]
         if not self._policy.exact_kv:
             above_P = torch.tensor([0, *(index + 1 for index in plan)])
-            self._deferred.owe(last_B1D, above_P[depth_B.cpu()], step, context.rotary)
+            self._deferred.defer(last_B1D, above_P[depth_B.cpu()], step, context.rotary)
         return last_B1D, depth_B.int()
 
     def keep(self, source: list[int]) -> None:

@@ -162,7 +162,7 @@ def layer_figure(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure
     """Where a decode step's time goes, one panel per setting; `layers` holds `layer_times.layer_times` of each."""
     kinds = {
         "layer_ms": "layer",
-        "kv_ms": "owed keys and values",
+        "kv_ms": "deferred keys and values",
         "head_ms": "head, for confidence and token",
         "other_ms": "everything else",
     }

@@ -172,7 +172,7 @@ _TIME = (
     Figure(
         name="kv_bytes",
         meaning="bytes allocated for keys and values of a batch of the timing; the last states that an adaptive method "
-        "keeps for keys and values still owed are not counted",
+        "keeps for deferred keys and values are not counted",
         label="KV KiB",
         unit="bytes",
         form="{:,.0f}",

@@ -90,7 +90,7 @@ def cases_of(prepared: Prepared, finalists: Sequence[Finalist], calibrated: Sequ
         for one in finalists
     }  # fmt: skip
     ladder = sorted((one.named for one in calibrated), key=lambda named: named.layer_speedup or 0.0)
-    # Of twins, one hypothesis.
+    # Deduplicate equal plans.
     hypotheses = [named.plain(origin=False) for named in {named.plan: named for named in ladder}.values()]
     # Hypotheses differ in their schedule alone.
     if prepared.calibration.delta and len(hypotheses) > 1 and not any(one.training for one in calibrated):

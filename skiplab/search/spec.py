@@ -28,7 +28,7 @@ class SearchSpec:
             `fine_tune`: after a short fine-tuning of its own.
         tune_steps: training steps of the short fine-tuning.
         tune_reports: how often on its way the validation loss is looked at, for the pruner.
-        pruner: `median` or `hyperband`, for one objective under `fine_tune`; None is none.
+        pruner: `median` or `hyperband`, for one objective under `fine_tune`; None disables pruning.
         objectives: by metric, `minimize` or `maximize`: a quality and a speed, or one of them.
         constraints: by metric, `at_least` or `at_most` and a number.
         warm_starts: decays whose solutions for the speedups, with the paper's one warm-up layer, are tried first.

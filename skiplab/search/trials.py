@@ -26,7 +26,7 @@ from skiplab.search.study import RUN, WORKER
 STEPS, TRAINING, DUPLICATE, ERROR, FIGURES = "steps_by_layer", "training", "duplicate_of", "error", "figures"
 INTERRUPTED = 130
 # All trials, duplicates and infeasible ones included, per schedule that is judged.
-_MOST = 10
+_MAX_ATTEMPTS_PER_TRIAL = 10
 
 
 @final
@@ -158,7 +158,7 @@ def judged(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 def is_done(trials: Sequence[FrozenTrial], count: int) -> bool:
     """Whether `count` trials were judged, or so many tried in vain that the space must have no more."""
     ended = sum(trial.state.is_finished() for trial in trials)
-    return len(judged(trials)) >= count or ended >= _MOST * count
+    return len(judged(trials)) >= count or ended >= _MAX_ATTEMPTS_PER_TRIAL * count
 
 
 def save_note(study_or_trial: Study | Trial, text: str) -> None:

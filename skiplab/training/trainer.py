@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 StrategyName = Literal["auto", "ddp", "fsdp"]
 # How a training is spread, which changes its results by rounding alone.
-SPREAD = ("devices", "num_nodes", "strategy", "accumulate")
+PARALLELISM_KEYS = ("devices", "num_nodes", "strategy", "accumulate")
 
 
 # Beside the weights, where memory did not hold a batch: the share of it that went through the model at a time.
@@ -101,7 +101,7 @@ class TrainerSpec:
     @property
     def recipe(self) -> dict[str, Any]:
         """What the trained weights depend on, as plain values."""
-        return {name: value for name, value in vars(self).items() if name not in SPREAD}
+        return {name: value for name, value in vars(self).items() if name not in PARALLELISM_KEYS}
 
     @property
     def optimization(self) -> Optimization:

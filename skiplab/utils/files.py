@@ -59,7 +59,7 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
-# What libraries written in other languages leave of the system's error.
+# Disk-full messages of native libraries.
 _FULL = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
 
 

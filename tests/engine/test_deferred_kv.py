@@ -1,4 +1,4 @@
-"""What steps owe to layers, by hand."""
+"""Deferred keys and values, by hand."""
 
 from dataclasses import dataclass, field
 
@@ -32,10 +32,10 @@ class Store:
         # Rows have prompts of different lengths.
         self.position_SB = torch.arange(STEPS)[:, None] + torch.tensor([2, 1, 5, 3])
 
-    def owe(self, step: int, above: list[int], rows: list[int] | None = None) -> None:
+    def defer(self, step: int, above: list[int], rows: list[int] | None = None) -> None:
         h_B1D = self.h_SBD[step - 1] if rows is None else self.h_SBD[step - 1, rows]
         position_B = self.position_SB[step - 1] if rows is None else self.position_SB[step - 1, rows]
-        self.deferred.owe(h_B1D, torch.tensor(above), step, self.backbone.rotary(position_B[:, None]))
+        self.deferred.defer(h_B1D, torch.tensor(above), step, self.backbone.rotary(position_B[:, None]))
 
     def filled(self) -> set[tuple[int, int, int]]:
         """(layer, row, step) of what has been stored, each checked; a row counts by where it began."""
@@ -69,52 +69,52 @@ def store(backbone: Backbone) -> Store:
 
 @torch.inference_mode()
 def test_each_layer_projects_the_states_of_rows_that_left_below_it(store: Store) -> None:
-    store.owe(2, [1, 3, 6, 5])
+    store.defer(2, [1, 3, 6, 5])
     for layer in range(6):
-        store.deferred.pay(layer)
+        store.deferred.flush(layer)
     # Row 0 missed layers 1 to 5, row 1 layers 3 to 5, row 2 none, row 3 layer 5.
     assert store.filled() == {(layer, 0, 2) for layer in range(1, 6)} | {(3, 1, 2), (4, 1, 2), (5, 1, 2), (5, 3, 2)}
 
 
 @torch.inference_mode()
 def test_a_layer_makes_up_for_all_steps_at_once(store: Store) -> None:
-    store.owe(1, [6, 4, 6, 6])
-    store.owe(2, [6, 5, 5, 6])
-    store.owe(3, [4, 6, 6, 6])
-    store.deferred.pay(5)
+    store.defer(1, [6, 4, 6, 6])
+    store.defer(2, [6, 5, 5, 6])
+    store.defer(3, [4, 6, 6, 6])
+    store.deferred.flush(5)
     assert store.filled() == {(5, 1, 1), (5, 1, 2), (5, 2, 2), (5, 0, 3)}
-    store.deferred.pay(4)
+    store.deferred.flush(4)
     assert store.filled() - {(5, 1, 1), (5, 1, 2), (5, 2, 2), (5, 0, 3)} == {(4, 1, 1), (4, 0, 3)}
 
 
 @torch.inference_mode()
 def test_rows_that_are_not_about_to_run_go_on_owing(store: Store) -> None:
-    store.owe(1, [3, 3, 3, 6])
-    store.deferred.pay(4, torch.tensor([2, 0]))
+    store.defer(1, [3, 3, 3, 6])
+    store.deferred.flush(4, torch.tensor([2, 0]))
     assert store.filled() == {(4, 0, 1), (4, 2, 1)}
-    store.deferred.pay(4)
+    store.deferred.flush(4)
     assert store.filled() == {(4, 0, 1), (4, 1, 1), (4, 2, 1)}
 
 
 @torch.inference_mode()
 def test_a_debt_is_paid_once(store: Store) -> None:
-    store.owe(1, [3, 3, 3, 3])
-    store.deferred.pay(4, torch.tensor([1]))
-    store.deferred.pay(5)
+    store.defer(1, [3, 3, 3, 3])
+    store.deferred.flush(4, torch.tensor([1]))
+    store.deferred.flush(5)
     for buffer in (*store.cache._keys, *store.cache._values):
         buffer.zero_()
-    store.deferred.pay(4, torch.tensor([1, 2]))
-    store.deferred.pay(5)
+    store.deferred.flush(4, torch.tensor([1, 2]))
+    store.deferred.flush(5)
     assert store.filled() == {(4, 2, 1)}
 
 
 @torch.inference_mode()
 def test_debts_follow_their_rows(store: Store) -> None:
-    store.owe(1, [6, 4, 6, 5])
+    store.defer(1, [6, 4, 6, 5])
     store.cache.keep([3, 1])
     store.deferred.keep([3, 1])
-    store.owe(2, [6, 5], rows=[3, 1])
-    store.deferred.pay(5)
+    store.defer(2, [6, 5], rows=[3, 1])
+    store.deferred.flush(5)
     assert store.filled() == {(5, 3, 1), (5, 1, 1), (5, 1, 2)}
     assert (store.cache._keys[5][0, :, COLUMNS] != 0).all()
 
@@ -122,11 +122,11 @@ def test_debts_follow_their_rows(store: Store) -> None:
 @torch.inference_mode()
 def test_without_debts_nothing_is_projected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.backbone, "project_kv", None)
-    store.deferred.pay(5)
-    store.owe(1, [6, 6, 6, 6])
-    store.deferred.pay(5)
-    store.owe(2, [5, 6, 6, 6])
-    store.deferred.pay(4)
-    store.deferred.pay(5, torch.tensor([1, 2, 3]))
+    store.deferred.flush(5)
+    store.defer(1, [6, 6, 6, 6])
+    store.deferred.flush(5)
+    store.defer(2, [5, 6, 6, 6])
+    store.deferred.flush(4)
+    store.deferred.flush(5, torch.tensor([1, 2, 3]))
     with pytest.raises(TypeError, match="not callable"):
-        store.deferred.pay(5)
+        store.deferred.flush(5)

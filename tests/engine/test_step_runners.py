@@ -49,9 +49,9 @@ class Traced:
 
     @torch.inference_mode()
     def settle(self) -> None:
-        """Pay everything that is still owed."""
+        """Flush everything that is still deferred."""
         for layer in range(6):
-            self.runner._deferred.pay(layer)
+            self.runner._deferred.flush(layer)
 
     def kept(self, layer: int) -> Tensor:
         """Keys and values of the rows that decoded to the end: (2, B, H, S, K)."""
