@@ -89,6 +89,23 @@ def test_the_engine_imports_with_torch_and_transformers_alone() -> None:
     subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", code], cwd=ROOT, check=True)
 
 
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", [*modules(), *(ROOT / "baselines").glob("*.py")], ids=lambda path: path.stem)
+def test_files_functions_and_parameter_lists_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
+    for function in functions(path):
+        assert (function.end_lineno or 0) - function.lineno < 50, function.name
+        # A kernel's parameters are pointers and sizes, one by one.
+        if path.name != "triton_ops.py":
+            named = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+            assert len([one for one in named if one.arg not in ("self", "cls")]) <= 8, function.name
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"<!-- (run|test) -->\n```sh\n(.*?)\n```", readme, re.DOTALL)
