@@ -77,6 +77,13 @@ def test_methods(name: str) -> None:
     assert methods == {"full", name.removesuffix("_calibrated")}
 
 
+@pytest.mark.parametrize("name", options("generation"))
+def test_generation(name: str) -> None:
+    chosen = prepared("experiment=smoke", f"generation={name}", *SMALL_TASK).config.generation
+    assert chosen.is_plain_greedy == (name == "greedy")
+    assert chosen.seed == 0
+
+
 @pytest.mark.parametrize("name", options("trainer"))
 def test_trainers(name: str) -> None:
     overrides = ("experiment=compare_calm", f"trainer={name}", *SMALL_TASK)

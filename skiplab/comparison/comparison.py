@@ -52,7 +52,9 @@ class Comparison:
         self._supplement = supplement or Supplement()
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in self._prepared.cases}
         if self._config.benchmark.batch_sizes:
-            self._cases[Entry("hf_generate", "full depth", self._config.seeds[0])] = None
+            # It is greedy whatever the settings are.
+            setting = "full depth" if self._config.generation.is_plain_greedy else "full depth greedy"
+            self._cases[Entry("hf_generate", setting, self._config.seeds[0])] = None
         self._full_entry = self._prepared.cases[0].entry
         self._records = Records(session.folder, self._cases)
         self._models = ModelStore(session)

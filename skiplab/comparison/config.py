@@ -28,9 +28,11 @@ from skiplab.comparison.config_base import (
     shown,
     validate,
 )
+from skiplab.comparison.config_generation import options_of
 from skiplab.comparison.config_nodes import build, check_value, make, target
 from skiplab.data.encoding import Template
 from skiplab.data.source import Source
+from skiplab.engine.generation import GREEDY, GenerationOptions
 from skiplab.engine.number_format import FORMATS
 from skiplab.evaluation.calibration import CalibrationSpec
 from skiplab.methods.base import ExitModule
@@ -162,6 +164,7 @@ class RunConfig(Launch):
     data: Annotated[InstanceOf[Source], BeforeValidator(_data)]
     template: Annotated[InstanceOf[Template], BeforeValidator(_template)]
     max_new_tokens: PositiveInt
+    generation: Annotated[InstanceOf[GenerationOptions], BeforeValidator(options_of)] = GREEDY
     save_models: bool
     decode_batch_size: PositiveInt
     decode_dtype: DType | None

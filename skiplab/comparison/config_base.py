@@ -16,7 +16,7 @@ STRICT = ConfigDict(
     protected_namespaces=(),
 )  # fmt: skip
 # Hydra's groups of which a configuration needs one each.
-GROUPS = ("trainer", "data", "backbone", "tracking")
+GROUPS = ("trainer", "data", "backbone", "generation", "tracking")
 _LONGEST_SHOWN = 80
 
 Model = TypeVar("Model", bound=BaseModel)

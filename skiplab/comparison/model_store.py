@@ -67,14 +67,17 @@ class ModelStore:
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens per output of the base on the validation prompts: what schedules are solved for."""
-        decoded_in = self._prepared.config.decode_dtype
-        stored = self._base_dir / ("lengths.json" if decoded_in is None else f"lengths-{decoded_in}.json")
+        decoded_in, options = self._prepared.config.decode_dtype, self._prepared.config.generation
+        chosen_by = None if options.is_plain_greedy else fingerprint(generation=vars(options))
+        stored = self._base_dir / ("-".join(filter(None, ("lengths", decoded_in, chosen_by))) + ".json")
         if (lengths := self._ranks.on_first(lambda: load_json(stored))) is None:
             data, policy = self._prepared.data, FullDepth(self.base.num_layers)
             batch_size = self._prepared.config.decode_batch_size
             items = data.items("valid")
-            outputs = generate(self.base, policy, data, items, batch_size=batch_size, ranks=self._ranks)
-            lengths = [len(tokens) for tokens in outputs.tokens]
+            outputs = generate(
+                self.base, policy, data, items, batch_size=batch_size, ranks=self._ranks, options=options
+            )
+            lengths = [len(tokens) for draw in outputs.draws for tokens in draw.tokens]
             self._ranks.on_first(lambda: save_json(stored, lengths))
         return lengths
 

@@ -11,6 +11,7 @@ from skiplab.comparison.cases import Case, expand
 from skiplab.comparison.config import RunConfig, load
 from skiplab.comparison.config_base import ConfigurationError as ConfigurationError
 from skiplab.comparison.config_base import configuring as configuring
+from skiplab.comparison.config_generation import check_greedy
 from skiplab.comparison.metrics import calibratable, metrics_of
 from skiplab.data.module import TextData
 from skiplab.engine.backbone import Backbone
@@ -140,6 +141,7 @@ def _with_cases(prepared: Prepared) -> Prepared:
     calibrated = [case for case in cases if case.delta is not None]
     if not calibrated:
         return replace(prepared, cases=cases)
+    check_greedy(config.generation, "calibrated settings are certified")
     if calibration.reference == "own":
         for case in calibrated:
             _check_own(case)

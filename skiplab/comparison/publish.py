@@ -20,7 +20,7 @@ from skiplab.utils.files import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DESCRIBED = ("backbone", "trainer", "base", "speedups", "seeds", "limit", "benchmark")
+_DESCRIBED = ("backbone", "trainer", "base", "speedups", "seeds", "limit", "generation", "benchmark")
 
 
 def describe(tracker: Tracker, config: Mapping[str, Any], data: TextData, environment: Mapping[str, Any]) -> None:

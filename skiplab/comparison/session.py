@@ -81,6 +81,9 @@ def open_session(prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, fre
         for name in path:
             node = node[name]
         node.pop(last, None)
+    if prepared.config.generation.is_plain_greedy:
+        # So that folders from before the section had its name go on.
+        comparable.pop("generation", None)
     folder = RunFolder(run_dir, ranks)
     try:
         folder.check(comparable)

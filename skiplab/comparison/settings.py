@@ -101,6 +101,7 @@ class Settings:
         outputs = generate(
             backbone, policy, self._data, self._items,
             batch_size=self._config.decode_batch_size, progress=self._session.progress, ranks=self._ranks,
+            options=self._config.generation,
         )  # fmt: skip
         figures: Row = {
             **_given("target_speedup", module and module.target_speedup),

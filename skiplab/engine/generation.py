@@ -220,3 +220,7 @@ def _in_range(name: str, value: Any) -> tuple[str, bool]:
     return f"{what} of at least {least:g}{'' if most in (math.inf, 2**63 - 1) else f' and at most {most:g}'}", (
         number and least <= value <= most
     )
+
+
+GREEDY = GenerationOptions()
+"""Plain greedy decoding."""

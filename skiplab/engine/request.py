@@ -3,7 +3,7 @@
 Shapes: B rows, P prompt columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from secrets import randbits
 from typing import TYPE_CHECKING, final
@@ -114,27 +114,34 @@ class Decoding:
         """Tokens that a row may generate."""
         return self.options.max_new_tokens or self.max_new_tokens
 
-    def keys(self, prompts: Sequence[Sequence[int]]) -> list[int]:
-        """Row keys of `num_return_sequences` outputs per prompt; without a seed, new ones each time."""
-        seed, count = self.options.seed, range(self.options.num_return_sequences)
-        if seed is None:
-            return [randbits(128) for _ in prompts for _ in count]
-        return [row_key(seed, prompt, number) for prompt in prompts for number in count]
-
-    def requests(
-        self, prompts: Sequence[Sequence[int]], *, batch_size: int, limits: Sequence[int] | None = None
-    ) -> list[Request]:
-        """Batches of at most so many rows, `num_return_sequences` rows in a row per prompt.
+    def request(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        numbers: Sequence[int] | None = None,
+        limits: Sequence[int] | None = None,
+    ) -> Request:
+        """One batch.
 
         Args:
-            limits: tokens that each prompt's outputs may have; None is `limit` for all.
+            numbers: of each row's output among those of its prompt; None is the first of all.
+            limits: tokens that each row may generate; None is `limit` for all.
         """
-        count = self.options.num_return_sequences
-        keys = self.keys(prompts) if self.options.do_sample else []
-        rows = [prompt for prompt in prompts for _ in range(count)]
-        row_limits = [one for one in limits for _ in range(count)] if limits else [self.limit] * len(rows)
-        parts = (slice(start, start + batch_size) for start in range(0, len(rows), batch_size))
-        return [self._request(rows[part], row_limits[part], keys[part]) for part in parts]
+        keys = self._keys(prompts, numbers or [0] * len(prompts)) if self.options.do_sample else ()
+        return self._request(prompts, limits or [self.limit] * len(prompts), keys)
+
+    def requests(self, prompts: Sequence[Sequence[int]], *, batch_size: int) -> Iterator[Request]:
+        """Batches of at most so many rows, `num_return_sequences` rows in a row per prompt."""
+        rows = [(prompt, number) for prompt in prompts for number in range(self.options.num_return_sequences)]
+        for first in range(0, len(rows), batch_size):
+            part = rows[first : first + batch_size]
+            yield self.request([prompt for prompt, _ in part], numbers=[number for _, number in part])
+
+    def _keys(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int]) -> list[int]:
+        seed = self.options.seed
+        if seed is None:
+            return [randbits(128) for _ in prompts]
+        return [row_key(seed, prompt, number) for prompt, number in zip(prompts, numbers, strict=True)]
 
     def _request(self, prompts: Sequence[Sequence[int]], limits: Sequence[int], keys: Sequence[int]) -> Request:
         request = Request(prompts, limits, self.eos_ids, self.pad_id)

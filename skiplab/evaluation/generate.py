@@ -1,10 +1,10 @@
 """Decode a split under a policy, and score what came out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any
+from itertools import chain, cycle
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,20 @@ import torch.nn.functional as F
 from skiplab.data.module import Item, TextData
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import IGNORE, Batch, left_pad
-from skiplab.engine.decode import decode
-from skiplab.engine.generation import own_generation_config_aside
+from skiplab.engine.decode import decode_request
+from skiplab.engine.generation import GREEDY, GenerationOptions, own_generation_config_aside
 from skiplab.engine.out_of_memory import Halving
 from skiplab.engine.packed_linear import prepack
 from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.request import Decoding
 from skiplab.evaluation.metric import Metric, Outputs
 from skiplab.evaluation.significance import seed_item_interval
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.progress import Progress
+
+_Unit = tuple[int, int]
+"""An item, and the number of a draw."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,35 @@ class Generation:
         tokens: outputs as ids, end-of-sequence included.
         depths: layers run per output token.
         decode_batch_size: rows decoded at a time, where memory held fewer than were asked for.
+        further: with sampling, further outputs drawn for the same items.
     """
 
     texts: list[str]
     tokens: list[list[int]]
     depths: list[list[int]]
     decode_batch_size: int | None = None
+    further: tuple["Generation", ...] = ()
+
+    @property
+    def draws(self) -> tuple["Generation", ...]:
+        """This and what was drawn beside it."""
+        return self, *self.further
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        further = {"further": [draw.plain() for draw in self.further]} if self.further else {}
+        return {name: value for name, value in vars(self).items() if name != "further"} | further
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """From plain values."""
+        further = tuple(cls.from_plain(draw) for draw in values.get("further", ()))
+        return cls(**{**values, "further": further})
 
     @property
     def mean_depth(self) -> float:
         """Layers per token, over all tokens after the first of each output."""
-        later = [depth for row in self.depths for depth in row[1:]]
+        later = [depth for draw in self.draws for row in draw.depths for depth in row[1:]]
         return sum(later) / len(later) if later else math.nan
 
     def depth_by_step(self, share: float = 0.05) -> list[float]:
@@ -65,35 +87,47 @@ def generate(
     batch_size: int,
     progress: Progress = iter,
     ranks: Ranks = ALONE,
+    options: GenerationOptions = GREEDY,
 ) -> Generation:
     """Decode all items in batches of like prompt length, shared by the ranks, with weights packed for them on a CPU.
 
-    Where memory does not hold a batch it goes on with smaller ones, and warns.
+    Where memory does not hold a batch it goes on with smaller ones, and warns. An output is the same whatever the
+    batches and the number of ranks; the seed of `options` and the prompt decide it.
+
+    Args:
+        options: `num_return_sequences` outputs are drawn per item.
     """
-    backbone = prepack(backbone, rows=min(batch_size, len(items)))
+    count = options.num_return_sequences
+    backbone = prepack(backbone, rows=min(batch_size, len(items) * count))
     halving = Halving(batch_size, "decoding")
 
-    def rows(batch: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-        result = decode(
-            backbone,
-            policy,
-            [items[index].prompt_ids for index in batch],
-            max_new_tokens=data.max_new_tokens,
-            eos_id=data.eos_id,
-            pad_id=data.pad_id,
-        )
+    decoding = Decoding(
+        options, data.max_new_tokens, data.eos_id, data.pad_id, tokenizer=data.tokenizer, device=backbone.device
+    )
+
+    def rows(batch: Sequence[_Unit]) -> list[tuple[list[int], list[int]]]:
+        prompts, numbers = [items[index].prompt_ids for index, _ in batch], [number for _, number in batch]
+        result = decode_request(backbone, policy, decoding.request(prompts, numbers=numbers))
         found = zip(result.sequences(), result.depth_BT.tolist(), strict=True)
         return [(row, depth[: len(row)]) for row, depth in found]
 
-    def decoded(batch: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    def decoded(batch: Sequence[_Unit]) -> list[tuple[list[int], list[int]]]:
         return [row for _, found in halving(batch, rows) for row in found]
 
-    order = sorted(range(len(items)), key=lambda index: len(items[index].prompt_ids))
+    units = [(index, number) for index in range(len(items)) for number in range(count)]
+    order = sorted(units, key=lambda unit: len(items[unit[0]].prompt_ids))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     found = dict(zip(order, chain.from_iterable(ranks.share(batches, decoded, progress)), strict=True))
-    tokens = [found[index][0] for index in range(len(items))]
-    depths = [found[index][1] for index in range(len(items))]
-    return Generation(data.encoding.texts(tokens), tokens, depths, _fewer(halving, batch_size, ranks))
+    fewer = _fewer(halving, batch_size, ranks)
+    first, *further = [
+        _of_draw([found[index, number] for index in range(len(items))], data, fewer) for number in range(count)
+    ]
+    return replace(first, further=tuple(further))
+
+
+def _of_draw(rows: Sequence[tuple[list[int], list[int]]], data: TextData, fewer: int | None) -> Generation:
+    tokens, depths = [row for row, _ in rows], [depth for _, depth in rows]
+    return Generation(data.encoding.texts(tokens), tokens, depths, fewer)
 
 
 def generate_hf(
@@ -150,19 +184,37 @@ def quality(
     metrics: Sequence[Metric],
     ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Quality figures with their intervals, and the item scores behind the means."""
-    outputs = replace(scorable(generation, items, full), ranks=ranks)
+    """Quality figures with their intervals, and the item scores behind the means.
+
+    Of several draws per item an item's score is the mean over them, and intervals are over items. A corpus figure is
+    the mean over draws of whole splits; so are the bounds of its interval, which is that of one draw.
+    """
+    baselines = cycle(full.draws)
+    found = [
+        [metric.measure(replace(scorable(draw, items, next_full), ranks=ranks)) for metric in metrics]
+        for draw, next_full in zip(generation.draws, baselines, strict=False)
+    ]
     row: dict[str, Any] = {}
     by_item: dict[str, list[float]] = {}
-    for metric in metrics:
-        found = metric.measure(outputs)
-        row |= found.row
-        by_item |= found.by_item
+    for of_metric in zip(*found, strict=True):
+        row |= {name: _mean([one.row[name] for one in of_metric]) for name in of_metric[0].row}
+        for name in of_metric[0].by_item:
+            scores = zip(*(one.by_item[name] for one in of_metric), strict=True)
+            by_item[name] = [sum(draws) / len(draws) for draws in scores]
     for name, values in by_item.items():
         row[name] = sum(values) / len(values)
         if (bounds := seed_item_interval([values])) is not None:
             row[f"{name}_ci95"] = list(bounds)
     return row, by_item
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Of figures over draws; of lists, place by place; of what is no number, the first."""
+    if len(values) == 1 or isinstance(values[0], str | bool) or values[0] is None:
+        return values[0]
+    if isinstance(values[0], list):
+        return [_mean(parts) for parts in zip(*values, strict=True)]
+    return sum(values) / len(values)
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from skiplab.comparison.config_generation import check_greedy
 from skiplab.comparison.prepare import prepare
 from skiplab.comparison.session import open_session
 from skiplab.search.search import Search, checked_spec, studies_of
@@ -22,6 +23,7 @@ def search(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
         ConfigurationError: before anything is trained or written.
     """
     prepared = prepare(cfg)
+    check_greedy(prepared.config.generation, "plans are searched")
     spec = checked_spec(prepared)
     session = open_session(prepared, run_dir, ranks=ranks, free=_FREE)
     return Search(session, spec, studies_of(prepared, spec)).run()

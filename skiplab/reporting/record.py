@@ -120,7 +120,7 @@ class Record:
             "trained": self.trained,
             "timed": self.timed,
             "figures": self.figures,
-            "outputs": vars(self.outputs),
+            "outputs": self.outputs.plain(),
             "item_scores": dict(self.item_scores),
         }
 
@@ -134,6 +134,6 @@ class Record:
         rest = dict(values)
         try:
             entry = Entry(*(rest.pop(name) for name in ("method", "setting", "seed")))
-            return cls(entry=entry, outputs=Generation(**rest.pop("outputs")), **rest)
+            return cls(entry=entry, outputs=Generation.from_plain(rest.pop("outputs")), **rest)
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is no record of this version of skiplab: {error}") from error

@@ -24,7 +24,7 @@ SAMPLED = GenerationOptions.of(do_sample=True, temperature=1.3, top_p=0.95, seed
 
 
 def requests(batch: list[list[int]], options: GenerationOptions = SAMPLED, size: int = 1000) -> list[Request]:
-    return Decoding(options, max_new_tokens=14, eos_id=EOS, pad_id=PAD).requests(batch, batch_size=size)
+    return list(Decoding(options, max_new_tokens=14, eos_id=EOS, pad_id=PAD).requests(batch, batch_size=size))
 
 
 def sampled(
