@@ -91,6 +91,10 @@ class CostMeter(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._on_gpu = pl_module.device.type == "cuda"
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A training that goes on within an epoch does not start that epoch again.
+        self._start()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start()
 
