@@ -22,7 +22,7 @@ from baselines.calm_policy import ConfidenceExit, ExactExit, Exits, IdealExit
 from baselines.calm_setting import CALMSetting, KeysAndValues, measure_of, part_of
 from baselines.calm_threshold import Decay, Threshold, ThresholdMatch, confidence_quantile
 from baselines.confidence import Confidence
-from baselines.multi_layer import RECIPE, every_layer_loss
+from baselines.multi_layer import check_drawn_exits, every_layer_loss, recipe
 from skiplab.engine.batch import Batch
 from skiplab.engine.policy import BatchPolicy, ExitPolicy
 from skiplab.methods.base import ExitModule, Setup
@@ -40,7 +40,8 @@ class CALM(ExitModule):
             and the options of its `ConfidenceMeasure`; or, for analysis, the `ideal` exit at the first layer that
             predicts what the top one does, which takes none of the three.
         decay: of the threshold with the step, as a mapping of the options of `Decay`; None keeps it constant.
-        exits: where rows may exit, as a mapping of the options of `Exits`; None is after every layer.
+        exits: where rows may exit, and which exits are trained, as a mapping of the options of `Exits`; None is after
+            every layer, and all of them.
         batch_policy: `freeze`, `min` or `compact`, as in `AdaptivePolicy`.
         propagation: `lazy` or `eager` keys and values, as in `AdaptivePolicy`; or, for analysis, `exact` ones of
             the full pass, with rows on their own.
@@ -72,6 +73,7 @@ class CALM(ExitModule):
             propagation=propagation,
         )
         exit_layers = parts.exit_layers(setup.backbone.num_layers)
+        check_drawn_exits(parts.exits.drawn, setup.backbone.num_layers)
         super().__init__(setup, probes=[] if measure is None else measure.probes(setup, exit_layers))
         self._parts = parts
         self._exit_layers = exit_layers
@@ -86,10 +88,10 @@ class CALM(ExitModule):
 
     def shared_recipe(self) -> Mapping[str, Any]:
         """The multi-layer exit's training serves every confidence and threshold."""
-        return RECIPE
+        return recipe(self._parts.exits.drawn)
 
     def loss(self, batch: Batch) -> Tensor:
-        return every_layer_loss(self.backbone, batch)
+        return every_layer_loss(self.backbone, batch, self._parts.exits.drawn if self.training else None)
 
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
         """The policy to decode with.

@@ -24,10 +24,12 @@ class Exits:
     Args:
         first: number of layers that always run, at least 1.
         interval: layers from one exit to the next.
+        drawn: how many exits below the last are trained at a step, as `drawn_exits` of `MultiLayerExit`; None is all.
     """
 
     first: int = 1
     interval: int = 1
+    drawn: int | None = None
 
     def layers(self, num_layers: int) -> range:
         """Indices of the layers after which a row may exit: the `first`-th layer and every `interval`-th from there.

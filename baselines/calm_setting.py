@@ -83,6 +83,7 @@ class CALMSetting:
         named += self.measure.words() if self.measure is not None else []
         named += [f"from layer {self.exits.first}"] if self.exits.first > 1 else []
         named += [f"every {self.exits.interval} layers"] if self.exits.interval > 1 else []
+        named += [f"{self.exits.drawn} drawn exits"] if self.exits.drawn is not None else []
         named += [self.batch_policy] if self.batch_policy != "freeze" else []
         named += [self.propagation] if self.propagation != "lazy" else []
         named += [f"decaying {self.decay.temperature:g}"] if self.decay.temperature is not None else []

@@ -17,7 +17,7 @@ from torch import Tensor
 from skiplab.engine.batch import Batch
 from skiplab.engine.parallel_forward import start
 from skiplab.methods.base import Setup
-from skiplab.methods.lm_loss import lm_loss
+from skiplab.methods.lm_loss import exits_loss
 from skiplab.methods.scheduled import ScheduledModule
 
 
@@ -77,15 +77,12 @@ class LayerSkip(ScheduledModule):
         rotation = self._rotation if self.training else 1
         weights = exit_weights(layers, self._exit_scale, rotation, self.global_step)
         h_BTD, context = start(self.backbone, batch.input_BT, batch.prompt_mask_BP)
-        total = h_BTD.new_zeros(())
-        for layer, weight in enumerate(weights):
+        states = []
+        for layer in range(layers):
             run_BTD = self.backbone.layer(layer, h_BTD, context)
             h_BTD = torch.where(self._dropped(layer, h_BTD), h_BTD, run_BTD)
-            if weight:
-                h_BGD = h_BTD[:, batch.prompt_columns - 1 :]
-                exits = sum(weight > 0 for weight in weights)
-                total = total + weight * lm_loss(self.backbone, h_BGD, batch.target_BG, exits=exits)
-        return total
+            states.append(h_BTD[:, batch.prompt_columns - 1 :])
+        return exits_loss(self.backbone, states, weights, batch.target_BG)
 
     def _dropped(self, layer: int, h_BTD: Tensor) -> Tensor:
         """Examples that skip the layer, (B, 1, 1); none outside training."""

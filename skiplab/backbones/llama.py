@@ -65,8 +65,11 @@ class LlamaBackbone(Backbone):
         _, key_BHTK = apply_rotary_pos_emb(key_BHTK[:, :0], key_BHTK, *rotary)
         return key_BHTK, value_BTHK.transpose(1, 2)
 
+    def head_input(self, h_BTD: Tensor) -> Tensor:
+        return self._decoder.norm(h_BTD)
+
     def head(self, h_BTD: Tensor) -> Tensor:
-        return self.model.lm_head(self._decoder.norm(h_BTD))
+        return self.model.lm_head(self.head_input(h_BTD))
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
         weight_KD = self.model.lm_head.weight[ids_K].detach()

@@ -69,6 +69,9 @@ class TimedBackbone(Backbone):
         self.times[index].kv += time.perf_counter() - start
         return keys_and_values
 
+    def head_input(self, h_BTD: Tensor) -> Tensor:
+        return self._inner.head_input(h_BTD)
+
     def head(self, h_BTD: Tensor) -> Tensor:
         start = time.perf_counter()
         logits = self._inner.head(h_BTD)

@@ -188,16 +188,23 @@ class TrainedModule(L.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.parts = checkpoint["parts"]
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the norm of all gradients. Lightning's own refuses fused optimizers even where nothing is scaled."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         options = self.optimization
-        # Lightning refuses to clip the gradients of a fused optimizer under mixed precision.
-        mixed = self.trainer.precision.endswith("-mixed")
+        # Of float16 the fused optimizer would take gradients that are clipped before they are unscaled.
+        scaled = self.trainer.precision == "16-mixed"
         optimizer = torch.optim.AdamW(
             self.parameters(),
             lr=options.learning_rate,
             betas=(0.9, options.beta2),
             weight_decay=options.weight_decay,
-            fused=not mixed,
+            fused=not scaled,
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: options.scale(step, steps))

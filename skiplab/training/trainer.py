@@ -1,7 +1,7 @@
 """Train a module with Lightning's Trainer, from where an earlier run of it was cut off."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from skiplab.data.module import TextData
+from skiplab.engine.training_attention import float32_attention
 from skiplab.methods.base import ExitModule, Optimization, TrainedModule
 from skiplab.training.checkpoints import Checkpoints, latest
 from skiplab.training.training_cost import CostMeter
@@ -192,7 +193,7 @@ def _non_finite(kind: str, loss: float, step: int) -> NonFiniteLossError:
 
 @contextmanager
 def _layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[None]:
-    """Checkpointing and compilation of the decoder layers, for as long as they are trained."""
+    """Checkpointing, compilation and attention of the decoder layers, for as long as they are trained."""
     if not isinstance(module, ExitModule):
         yield
         return
@@ -203,8 +204,10 @@ def _layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[N
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         if spec.compile:
             layer.compile(backend=spec.compile, dynamic=True)
+    attention = float32_attention if spec.accelerator == "cpu" and spec.precision.endswith("mixed") else nullcontext
     try:
-        yield
+        with attention(module.backbone.model):
+            yield
     finally:
         for layer in layers:
             layer.gradient_checkpointing = False

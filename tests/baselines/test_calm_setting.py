@@ -89,7 +89,7 @@ def test_settings_are_named_by_what_differs(options: dict[str, Any], setting: st
         ),
         ({"threshold": 0.5, "confidence": {"vocabulary": 9}}, "unknown calm confidence {'vocabulary': 9}; choose"),
         ({"confidence": {"name": "ideal", "vocabulary": 9}}, "unknown calm confidence"),
-        ({"threshold": 0.5, "exits": {"last": 3}}, "calm's exits takes first, interval, got last"),
+        ({"threshold": 0.5, "exits": {"last": 3}}, "calm's exits takes first, interval, drawn, got last"),
         ({"threshold": 0.5, "decay": "code"}, "calm's decay is a mapping of temperature, formula, got 'code'"),
         (
             {"confidence": "ideal", "threshold": 0.5},

@@ -67,6 +67,32 @@ def test_mixed_precision_trains(tmp_path: Path) -> None:
     assert metrics["valid_loss"] < 6
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped(tmp_path: Path, precision: str) -> None:
+    data, norms = new_data(), []
+    module = new_module(data)
+    step = torch.optim.AdamW.step
+
+    def watched(optimizer: torch.optim.AdamW, closure: Any) -> Any:
+        def closed() -> Any:
+            loss = closure()
+            norms.append(float(torch.nn.utils.get_total_norm([weight.grad for weight in module.parameters()])))
+            assert optimizer.param_groups[0]["fused"]
+            assert module.backbone.model.config._attn_implementation == (
+                "sdpa" if precision == "32-true" else "skiplab_float32"
+            )
+            return loss
+
+        return step(optimizer, closed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", watched)
+        spec = replace(SPEC, max_epochs=1, precision=precision, gradient_clip=0.01)
+        train(module, data, spec, seed=0, folder=tmp_path, logger=None)
+    assert norms == pytest.approx([0.01] * 10, rel=1e-3)
+    assert module.backbone.model.config._attn_implementation == "sdpa"
+
+
 def one_epoch(folder: Path, spec: TrainerSpec, kind, **options: Any) -> tuple[float, int]:
     """Validation loss, and how often the first layer ran with gradients."""
     data, runs = new_data(), []
