@@ -66,7 +66,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     shapes = [OPTSpec(num_layers=layers, hidden_size=8, num_heads=2, max_positions=8) for layers in (1, 2)]
     small, large = (shape.build(vocab_size=9, pad_id=PAD, bos_id=BOS, eos_id=EOS).model for shape in shapes)
     for model, folder, message in (
-        (small, "large", "unexpected tensors: .*layers.1"),
+        (small, "large", "unexpected .*layers.1"),
         (large, "small", "lacks .*layers.1"),
     ):
         (small if folder == "small" else large).save_pretrained(tmp_path / folder)
