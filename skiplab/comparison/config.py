@@ -29,7 +29,7 @@ from skiplab.comparison.config_base import (
     validate,
 )
 from skiplab.comparison.config_nodes import build, check_value, make, target
-from skiplab.data.encoding import Template
+from skiplab.data.encoding import Template, typed_newlines
 from skiplab.data.source import Source
 from skiplab.engine.number_format import FORMATS
 from skiplab.evaluation.calibration import CalibrationSpec
@@ -250,6 +250,10 @@ def load(cfg: DictConfig) -> RunConfig:
     """
     with configuring():
         plain: Plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        if isinstance(template := plain.get("template"), dict):
+            plain["template"] = {
+                key: typed_newlines(value) if isinstance(value, str) else value for key, value in template.items()
+            }
         for key, value in _floats(plain):
             if not math.isfinite(value):
                 raise ConfigurationError(f"{key} must be a finite number, got {value}")

@@ -11,9 +11,9 @@ from typing import Any, final
 
 import lightning as L
 import torch
-from safetensors.torch import load_model
 from torch import nn
 
+from skiplab.backbones.whole_weights import copy_whole
 from skiplab.comparison.session import Session
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch
@@ -26,7 +26,7 @@ from skiplab.reporting.curve_logger import Curves, points
 from skiplab.reporting.tracker import Point
 from skiplab.training.trainer import BATCH_PART, TrainerSpec, train
 from skiplab.training.training_cost import TrainingCost
-from skiplab.training.weights import load_backbone, load_or_train, saved
+from skiplab.training.weights import load_backbone, load_or_train, retrainable, saved
 from skiplab.utils.files import fingerprint, load_json, save_json
 
 
@@ -135,7 +135,9 @@ class ModelStore:
         # Lightning's trainer and module hold each other.
         gc.collect()
         dtype = self._prepared.config.decode_dtype
-        return load_backbone(folder, getattr(torch, dtype) if dtype else None).eval().to(self._prepared.device)
+        with retrainable(folder):
+            backbone = load_backbone(folder, getattr(torch, dtype) if dtype else None)
+        return backbone.eval().to(self._prepared.device)
 
     def let_go(self) -> None:
         """Free the memory of all models; what is asked for later is read again."""
@@ -150,7 +152,8 @@ class ModelStore:
             self._at_hand = None
             gc.collect()
             if not saved(folder, self._ranks):
-                backbone = load_backbone(self._base_dir)
+                with retrainable(self._base_dir):
+                    backbone = load_backbone(self._base_dir)
                 module, trainer = spec.build(self._setup(backbone)), self._trainer(spec)
                 self._fit(module, backbone.model, folder, trainer, seed, run_id)
                 del module
@@ -204,7 +207,8 @@ class ModelStore:
         """By the first rank alone: a probe is small, and its loss need not be a mean over tokens."""
         self._ranks.on_first(lambda: self._fit(probe, probe, folder, trainer, seed, run_id))
         if not self._ranks.is_first:
-            load_model(probe, folder / "model.safetensors")
+            with retrainable(folder):
+                copy_whole(probe, folder / "model.safetensors")
 
     def _batches(self, split: str) -> list[Batch]:
         batches = self._prepared.data.batches(split)

@@ -197,3 +197,10 @@ def test_an_explicit_value_beats_the_experiment() -> None:
 def test_a_choice_on_the_command_line_beats_the_experiments() -> None:
     assert composed("experiment=paper_e2e")["backbone"]["num_layers"] == 24
     assert composed("experiment=paper_e2e", "backbone=opt_6_7b")["backbone"]["num_layers"] == 32
+
+
+@pytest.mark.parametrize(
+    "typed", [r"template.close='\n### Response:\n'", 'template.close="\n### Response:\n"'], ids=["escaped", "real"]
+)
+def test_newlines_of_a_template_may_be_typed_as_escapes(typed: str) -> None:
+    assert composed("experiment=smoke", typed)["template"]["close"] == "\n### Response:\n"

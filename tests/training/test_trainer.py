@@ -24,7 +24,7 @@ def new_data() -> TextData:
     return TextData(Restaurants(train_size=160, valid_size=16, test_size=8), batch_size=16, max_new_tokens=64)
 
 
-def new_module(data: TextData, kind=Full, spec: TrainerSpec = SPEC, **options):
+def new_module(data: TextData, kind: Any = Full, spec: TrainerSpec = SPEC, **options):
     torch.manual_seed(0)
     backbone = SHAPE.build(vocab_size=len(data.tokenizer), pad_id=data.pad_id, bos_id=data.bos_id, eos_id=data.eos_id)
     return kind(Setup(backbone, [20, 25, 30], spec.optimization), **options)
