@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from skiplab.data.grouping import grouped
 from skiplab.data.source import Source
 from skiplab.data.tokenizers import byte_bpe_tokenizer, first_texts
 
@@ -36,7 +37,8 @@ class LocalFiles(Source):
     Args:
         dir: a file, or a folder with `train*`, and perhaps `valid*` and `test*`, each `.jsonl`, `.csv` or
             `.parquet`. Where a split has no file, a twentieth of the training prompts, chosen by their hash, is it.
-        prompt, target: names of the columns; a target may be a list of references.
+        prompt, target: names of the columns; a target may be a list of references. Rows of one prompt are one item
+            with the references of all of them.
         broken: what becomes of a file with lines that are no JSON objects or lack a text: `refuse`, or `skip` them.
         vocab_size: entries of the byte-level BPE trained on the training split, where the backbone has no tokenizer.
     """
@@ -55,7 +57,7 @@ class LocalFiles(Source):
         return f"{Path(self.dir).name}: {self.prompt} to {self.target}"
 
     def load(self) -> "DatasetDict":
-        return read_folder(Path(self.dir), self.prompt, self.target, self.broken)
+        return grouped(read_folder(Path(self.dir), self.prompt, self.target, self.broken))
 
     def tokenizer(self, splits: "DatasetDict") -> "PreTrainedTokenizerFast":
         return byte_bpe_tokenizer(first_texts(splits["train"]), self.vocab_size)
