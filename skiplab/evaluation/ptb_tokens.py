@@ -22,12 +22,20 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_SPELLING = {"£": "#", "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_SPELLING: dict[str, str] = {
+    "£": "#",
+    "(": "-lrb-",
+    ")": "-rrb-",
+    "[": "-lsb-",
+    "]": "-rsb-",
+    "{": "-lcb-",
+    "}": "-rcb-",
+}
 _PUNCTUATION = frozenset("'`.?!,:-;\"\u2018\u2019\u201c\u201d\u2013\u2014…")
 
 
 @lru_cache(maxsize=2**15)
 def ptb_tokens(text: str) -> tuple[str, ...]:
     """Lower-case words and symbols of a text, punctuation left out."""
-    found = _TOKEN.findall(text.lower())
+    found: list[str] = _TOKEN.findall(text.lower())
     return tuple(_SPELLING.get(token, token) for token in found if token not in _PUNCTUATION)

@@ -11,9 +11,9 @@ from skiplab.evaluation.metrics import rouge, rouge_l
 from skiplab.evaluation.rouge_tokens import rouge_tokens
 
 TEXTS = {
-    "Chinese": "银狼是一家河边的餐厅，价格便宜。",
+    "Chinese": "银狼是一家河边的餐厅，价格便宜。",  # noqa: RUF001
     "Japanese": "カフェは駅の近くです。",
-    "Russian": "Кафе у реки, недорогое.",
+    "Russian": "Кафе у реки, недорогое.",  # noqa: RUF001
     "Hindi": "यह नदी के किनारे एक भोजनालय है।",
     "Arabic": "مطعم رخيص قرب النهر.",
     "Korean": "강가의 싼 식당입니다.",
