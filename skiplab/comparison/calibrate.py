@@ -12,7 +12,7 @@ from skiplab.data.module import Item
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.policy import AdaptivePolicy, ExitPolicy, FullDepth
 from skiplab.evaluation.calibration import CalibrationSpec, Verdict, certify, stored
-from skiplab.evaluation.consistency import consistency_losses, unmoved
+from skiplab.evaluation.consistency import consistency_losses, unmoved, why_uninformative
 from skiplab.evaluation.generate import Generation, generate
 from skiplab.methods.base import ExitModule
 from skiplab.reporting.record import Entry
@@ -43,7 +43,14 @@ class Calibrator:
         """
         assert case.delta is not None
         settings = [candidate.setting for candidate in case.candidates]
-        verdict = certify(settings, lambda place: self._measure(case, place, run_id), delta=case.delta, spec=self.spec)
+        if reason := self._why_uninformative(case, run_id):
+            verdict = Verdict(None, [], reason)
+        else:
+            verdict = certify(
+                settings, lambda place: self._measure(case, place, run_id), delta=case.delta, spec=self.spec
+            )
+        if verdict.reason:
+            self._session.console.print(f"    not certified: {verdict.reason}", style="yellow", highlight=False)
         chosen = None if verdict.chosen is None else case.candidates[verdict.chosen]
         params = None if chosen is None else chosen.params
         kept = stored(verdict, case.delta, self.spec, len(self._items), params)
@@ -65,6 +72,20 @@ class Calibrator:
             consistency=spec.consistency,
             metric=spec.metric,
         )
+
+    def _why_uninformative(self, case: Case, run_id: str | None) -> str:
+        """Why the metric can certify nothing, given the full model's outputs on the calibration items; or nothing."""
+        if self.spec.consistency != "risk":
+            return ""
+        candidate, seed, own = case.candidates[0], case.entry.seed, self.spec.reference == "own"
+        about = {"metric": self.spec.metric, "weights": [candidate.training, seed] if own else "base"}
+        name = f"calibration/metric-{fingerprint(**about)}"
+        if (known := self._folder.load(name)) is None:
+            backbone = self._models.module(candidate, seed, run_id).backbone if own else self._models.base
+            full = self._full_depth(backbone, self._items)
+            known = {"reason": why_uninformative(full, self._items, self._prepared.metrics, self.spec.metric)}
+            self._folder.save(name, known)
+        return known["reason"]
 
     def _measure(self, case: Case, place: int, run_id: str | None) -> tuple[list[float], float]:
         """Item losses and layer speedup of a hypothesis on the calibration items."""

@@ -17,6 +17,7 @@ from skiplab.engine.backbone import Backbone
 from skiplab.evaluation.calibration import CalibrationSpec
 from skiplab.evaluation.metric import Metric
 from skiplab.methods.base import Setup
+from skiplab.reporting.tables import FEW_ITEMS, few_items
 from skiplab.training.trainer import TrainerSpec
 from skiplab.utils.files import fingerprint
 
@@ -126,7 +127,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
         calibration=calibration,
         metrics=metrics,
         device=device_of(trainer.accelerator),
-        notes=_random_weights(config, data),
+        notes=(*_random_weights(config, data), *_few_items(data, "test")),
     )  # fmt: skip
     for spec_ in (trainer, base_trainer):
         spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
@@ -144,6 +145,7 @@ def _with_cases(prepared: Prepared) -> Prepared:
         for case in calibrated:
             _check_own(case)
     items = len(data.rows("calibration"))
+    prepared = replace(prepared, notes=(*prepared.notes, *_few_items(data, "calibration")))
     try:
         calibration.check_items(items)
     except ValueError as error:
@@ -158,6 +160,12 @@ def _with_cases(prepared: Prepared) -> Prepared:
             notes=(*prepared.notes, f"under limit, calibrated settings are left out: {error}"),
         )
     return replace(prepared, cases=cases)
+
+
+def _few_items(data: TextData, split: str) -> tuple[str, ...]:
+    """Says so where a split's figures are of few items."""
+    count = len(data.splits[split])
+    return (few_items(split, count).removesuffix("."),) if count < FEW_ITEMS else ()
 
 
 def _random_weights(config: RunConfig, data: TextData) -> tuple[str, ...]:

@@ -75,6 +75,7 @@ class Settings:
                 **_given("decode_batch_size", outputs.decode_batch_size),
                 "mean_depth": outputs.mean_depth,
                 "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
+                "test_items": len(self._items),
                 "dtype": str(self._models.base.dtype).removeprefix("torch."),
                 **scored,
             },
@@ -137,7 +138,7 @@ class Settings:
     def _calibration_figures(self, case: Case, verdict: Verdict, module: ExitModule | None, outputs: Generation) -> Row:
         figures: Row = {"delta": case.delta, "epsilon": self._prepared.calibration.epsilon}
         if module is None or verdict.chosen is None:
-            return {**figures, "calibrated": "full depth"}
+            return {**figures, "calibrated": "full depth", **_given("not_certified", verdict.reason or None)}
         losses = self._calibrator.losses(module, outputs, self._items)
         interval = seed_item_interval([losses])
         return {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from skiplab.data.grouping import grouped
 from skiplab.data.rows import READERS, Broken, DataError, check_encoding, read_rows, report_broken, text_fault
 from skiplab.data.source import Source
 from skiplab.data.tokenizers import byte_bpe_tokenizer, first_texts
@@ -29,7 +30,8 @@ class LocalFiles(Source):
     Args:
         dir: a file, or a folder with `train*`, and perhaps `valid*` and `test*`, each `.jsonl`, `.csv` or
             `.parquet`. Where a split has no file, a twentieth of the training prompts, chosen by their hash, is it.
-        prompt, target: names of the columns; a target may be a list of references.
+        prompt, target: names of the columns; a target may be a list of references. Rows of one prompt are one item
+            with the references of all of them.
         broken: what becomes of a file with broken lines: `refuse`, or `skip` them. Broken is a line that is no JSON
             object, has more or fewer fields than the header, does not close a quote, is not in the encoding, or lacks
             a text.
@@ -53,7 +55,7 @@ class LocalFiles(Source):
         return f"{Path(self.dir).name}: {self.prompt} to {self.target}"
 
     def load(self) -> "DatasetDict":
-        return read_folder(Path(self.dir), self.prompt, self.target, self.broken, self.encoding)
+        return grouped(read_folder(Path(self.dir), self.prompt, self.target, self.broken, self.encoding))
 
     def tokenizer(self, splits: "DatasetDict") -> "PreTrainedTokenizerFast":
         return byte_bpe_tokenizer(first_texts(splits["train"]), self.vocab_size)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from skiplab.data.files import check_vocab_size, divide, read_folder
+from skiplab.data.grouping import grouped
 from skiplab.data.rows import Broken, DataError, check_encoding
 from skiplab.data.source import Source
 from skiplab.data.tokenizers import byte_bpe_tokenizer, first_texts
@@ -56,7 +57,7 @@ class HubTask(Source):
             splits = read_folder(Path(self.dir), self.prompt, self.target, self.broken, self.encoding)
         else:
             splits = divide(hub_splits(self.hub, self.config, self.revision, prompt=self.prompt, target=self.target))
-        return splits.map(_stripped, fn_kwargs={"strip": self.strip}) if self.strip else splits
+        return grouped(splits.map(_stripped, fn_kwargs={"strip": self.strip}) if self.strip else splits)
 
     def tokenizer(self, splits: "DatasetDict") -> "PreTrainedTokenizerFast":
         return byte_bpe_tokenizer(first_texts(splits["train"]), self.vocab_size)

@@ -107,10 +107,12 @@ class Verdict:
     Attributes:
         chosen: place of the fastest certified hypothesis; None if none is, which leaves full depth.
         tested: the hypotheses in their order, up to the first that failed.
+        reason: why none is certified; empty if one is.
     """
 
     chosen: int | None
     tested: list[Tested]
+    reason: str = ""
 
 
 def certify(
@@ -136,7 +138,11 @@ def certify(
             yield found
 
     passed = fixed_sequence(p_values(), spec.epsilon)
-    return Verdict(passed - 1 if passed else None, tested)
+    if passed:
+        return Verdict(passed - 1, tested)
+    first = tested[0]
+    reason = f"{first.setting} has a mean loss of {first.loss:.3f}, p={first.p_value:.3g} above {spec.epsilon:g}"
+    return Verdict(None, tested, reason)
 
 
 def stored(verdict: Verdict, delta: float, spec: CalibrationSpec, items: int, params: Any) -> dict[str, Any]:
@@ -152,4 +158,5 @@ def stored(verdict: Verdict, delta: float, spec: CalibrationSpec, items: int, pa
         "items": items,
         "chosen": params if params is not None else "full depth",
         "tested": [vars(one) for one in verdict.tested],
+        **({"not_certified": verdict.reason} if verdict.reason else {}),
     }

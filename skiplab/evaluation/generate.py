@@ -17,7 +17,7 @@ from skiplab.engine.out_of_memory import Halving
 from skiplab.engine.packed_linear import prepack
 from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
-from skiplab.evaluation.metric import Metric, Outputs
+from skiplab.evaluation.metric import Metric, Outputs, with_text
 from skiplab.evaluation.significance import seed_item_interval
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.progress import Progress
@@ -133,7 +133,7 @@ def scorable(generation: Generation, items: Sequence[Item], full: Generation) ->
     """Outputs as metrics take them."""
     return Outputs(
         prompts=[item.prompt for item in items],
-        references=[item.references for item in items],
+        references=[with_text(item.references) for item in items],
         texts=generation.texts,
         tokens=generation.tokens,
         full_tokens=full.tokens,

@@ -120,6 +120,18 @@ def quality_figure(
     )
 
 
+def with_text(references: Sequence[str]) -> list[str]:
+    """The references that are not blank; a blank one is none.
+
+    Raises:
+        ValueError: all are blank.
+    """
+    found = [text for text in references if text.strip()]
+    if not found:
+        raise ValueError(f"an item needs a reference that is not empty, got {list(references)}; drop the item")
+    return found
+
+
 def is_calibratable(figure: Figure) -> bool:
     """Whether a calibration can bound the loss in a figure: item scores in [0, 1] with a sense."""
     return figure.interval == "items" and figure.unit == "share" and figure.sense is not None

@@ -23,6 +23,14 @@ _NOTES = (
     "the layer speedup of the timed steps."
 )
 
+_SIGNATURES = {
+    "bleu_signature": "BLEU is sacrebleu's, {}.",
+    "rouge_signature": "ROUGE is {}.",
+    "e2e_signature": "Figures of E2E are the challenge's ({}).",
+}
+FEW_ITEMS = 100
+"""A split with fewer items is warned of where its figures stand."""
+
 
 class Cell(NamedTuple):
     """A figure, and its interval."""
@@ -69,11 +77,12 @@ def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
 
 
 def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
-    """All tables: quality over seeds and against rivals, by seed where there are several; training; speed by batch
-    size."""
+    """All tables: quality over seeds and against rivals, by seed where there are several, details, training, speed."""
     found = [_over_seeds(summary, rows)]
     if _many_seeds(rows):
         found.append(_by_seed(rows))
+    if details := _columns("details", summary):
+        found.append(_details(summary, details))
     if _has(summary, "train_passes"):
         found.append(_training(summary))
     if _has(rows, "batch_size"):
@@ -83,8 +92,17 @@ def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
 
 def notes(rows: Sequence[Row]) -> str:
     """How to read a comparison's tables."""
-    signatures = sorted({row["bleu_signature"] for row in rows if "bleu_signature" in row})
-    return " ".join([_NOTES, *(f"BLEU is sacrebleu's, {signature}." for signature in signatures)])
+    found = [_NOTES]
+    for key, sentence in _SIGNATURES.items():
+        found += [sentence.format(value) for value in sorted({row[key] for row in rows if key in row})]
+    few = sorted({count for row in rows if (count := row.get("test_items", FEW_ITEMS)) < FEW_ITEMS})
+    found += [few_items("test", count) for count in few]
+    return " ".join(found)
+
+
+def few_items(split: str, count: int) -> str:
+    """What is to be said of figures of a split of fewer items than `FEW_ITEMS`."""
+    return f"The {split} split has {count} items, fewer than {FEW_ITEMS}: its figures are rough."
 
 
 def markdown(laid: Sequence[Table], rows: Sequence[Row]) -> str:
@@ -185,6 +203,16 @@ def _over_seeds(summary: Sequence[Row], rows: Sequence[Row]) -> Table:
         if "error" in members[0] and "bleu" not in members[0]:
             table.errors[len(table.lines)] = members[0]["error"]
             table.lines.append([Cell(method), Cell(setting)])
+    return table
+
+
+def _details(summary: Sequence[Row], figures: Mapping[str, Column]) -> Table:
+    """A line for each setting that has any of the figures."""
+    table = Table("Details", ["method", "setting", *(column.label for column in figures.values())])
+    for row in summary:
+        if figures.keys() & row.keys():
+            cells = [_cell(row, key, column) for key, column in figures.items()]
+            table.lines.append([Cell(row["method"]), Cell(row["setting"]), *cells])
     return table
 
 

@@ -1,6 +1,7 @@
 """The built-in figures. Import `FIGURES` from here: it is then known that they are registered."""
 
 from skiplab.evaluation.bertscore import BERTSCORE_F1
+from skiplab.evaluation.e2e_scores import E2E_SCORES
 from skiplab.evaluation.metric import quality_figure
 from skiplab.evaluation.metrics import AGREEMENT, BLEU, ROUGE
 from skiplab.reporting.training_figures import TRAINING_FIGURES
@@ -43,6 +44,13 @@ _CALIBRATION = (
     Figure(
         name="epsilon",
         meaning="chance, over draws of the calibration items, that a certified setting's expected loss is above delta",
+    ),
+    Figure(
+        name="not_certified",
+        meaning="why a calibration certified no setting, which leaves full depth",
+        label="not certified because",
+        shown=(Shown(place="details"),),
+        over_seeds="each",
     ),
     Figure(
         name="calibration_loss",
@@ -219,6 +227,7 @@ _PREDICTED = (
 )
 _CONDITIONS = (
     Figure(name="parameters", meaning="weights of the backbone"),
+    Figure(name="test_items", meaning="items of the test split, which quality figures are over"),
     Figure(name="batch_size", meaning="rows per batch in the timing"),
     Figure(name="decode_batch_size", meaning="rows decoded at a time, where memory held fewer than were asked for"),
     Figure(
@@ -245,6 +254,7 @@ _QUALITY = (
         ),
     ),
     *AGREEMENT.figures,
+    *E2E_SCORES.figures,
     Figure(
         name="perplexity",
         meaning="of the references under the method's own plans, teacher-forced",

@@ -45,7 +45,7 @@ def test_both_sources_of_csvs_refuse_or_skip_broken_lines(tmp_path: Path) -> Non
     (tmp_path / "test.csv").write_text("mr,ref\nname[B],y\n")
     (tmp_path / "valid.csv").write_text("mr,ref\nname[B],y\n")
     for source in (E2E, LocalFiles):
-        columns = {} if source is E2E else {"prompt": "mr", "target": "ref"}
+        columns: dict[str, Any] = {} if source is E2E else {"prompt": "mr", "target": "ref"}
         with pytest.raises(DataError, match=r"set.csv: 1 broken line.* line 2; 3 fields .*data.broken=skip"):
             source(dir=str(tmp_path), **columns).load()
         with pytest.warns(UserWarning, match="line 2; skipped; 3 fields"):
