@@ -108,7 +108,8 @@ class Backbone(nn.Module, ABC):
     @property
     def head_weight(self) -> Tensor:
         """The language-model head's weight (V, E); it has no bias."""
-        head: Any = self.model.get_output_embeddings()
+        head = self.model.get_output_embeddings()
+        assert head is not None
         return head.weight
 
     @property

@@ -4,9 +4,11 @@ import itertools
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
@@ -22,13 +24,14 @@ from skiplab.methods.full import Full
 from skiplab.methods.scheduled import PlanTrainedModule
 from skiplab.reporting.results import Row, write_results
 from skiplab.schedules.exit_schedule import layer_steps
+from skiplab.training.trainer import layers_for_training
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
 from skiplab.utils.run_folder import RunFolder
 
 
 def step_cost(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
-    """Time forward, backward and optimizer step of every setting from random weights; print and write the rows.
+    """Time forward, backward and optimizer step of every setting in the trainer's precision; print and write the rows.
 
     Raises:
         ConfigurationError: before anything is timed.
@@ -44,10 +47,14 @@ def step_cost(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     parts = itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1)
     batches = [part.batch for part in parts]
     times: list[list[float]] = [[] for _ in modules]
-    for batch in track(batches, console=Console(), transient=True):
-        moved = Batch(*(tensor.to(prepared.device) for tensor in batch))
-        for module, optimizer, taken in zip(modules, optimizers, times, strict=True):
-            taken.append(_timed_step(module, optimizer, moved))
+    precision = _precision(prepared)
+    with ExitStack() as training:
+        for module in modules:
+            training.enter_context(layers_for_training(module, prepared.trainer))
+        for batch in track(batches, console=Console(), transient=True):
+            moved = Batch(*(tensor.to(prepared.device) for tensor in batch))
+            for module, optimizer, taken in zip(modules, optimizers, times, strict=True):
+                taken.append(_timed_step(module, optimizer, moved, precision))
     rows = [
         _row(prepared, number, taken[1:], times[0][1:]) | _expected(module, batches[1:])
         for number, (module, taken) in enumerate(zip(modules, times, strict=True))
@@ -79,10 +86,18 @@ def _module(prepared: Prepared, number: int) -> ExitModule:
     return prepared.cases[number].candidates[0].build(setup).train()
 
 
-def _timed_step(module: ExitModule, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+def _precision(prepared: Prepared) -> Precision:
+    """What the trainer's precision puts around a forward pass."""
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return prepared.trainer.trainer(**options).strategy.precision_plugin
+
+
+def _timed_step(module: ExitModule, optimizer: torch.optim.Optimizer, batch: Batch, precision: Precision) -> float:
     _synchronise(batch)
     start = time.perf_counter()
-    module.loss(batch).backward()
+    with precision.forward_context():
+        loss = module.loss(batch)
+    loss.backward()
     nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()

@@ -192,7 +192,7 @@ def _non_finite(kind: str, loss: float, step: int) -> NonFiniteLossError:
 
 
 @contextmanager
-def _layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[None]:
+def layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[None]:
     """Checkpointing, compilation and attention of the decoder layers, for as long as they are trained."""
     if not isinstance(module, ExitModule):
         yield
@@ -252,7 +252,7 @@ def train(
     )
     start = ranks.on_first(partial(latest, folder))
     try:
-        with _layers_for_training(module, spec):
+        with layers_for_training(module, spec):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit:
         # Lightning turns Ctrl-C into an exit.

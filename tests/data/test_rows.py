@@ -1,6 +1,7 @@
 """Rows and broken lines of text files in many encodings."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
