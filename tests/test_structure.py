@@ -118,10 +118,3 @@ def test_ci_runs_the_readmes_test_command() -> None:
 def test_every_method_file_names_its_class_and_says_what_it_is() -> None:
     for path in (ROOT / "experiments" / "method").iterdir():
         assert path.read_text().startswith("# "), f"{path.name} begins with a comment that says what it is"
-
-
-def test_the_example_of_a_baseline_is_the_repositorys_own() -> None:
-    page = (ROOT / "docs" / "adding_a_baseline.md").read_text()
-    blocks = re.findall(r"```(python|yaml)\n(.*?)```", page, re.DOTALL)
-    files = ("baselines/shallow.py", "experiments/method/shallow.yaml")
-    assert [text for _, text in blocks] == [(ROOT / file).read_text() for file in files]
