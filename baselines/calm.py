@@ -20,7 +20,7 @@ from torch import Tensor
 
 from baselines.calm_policy import ConfidenceExit, ExactExit, Exits, IdealExit
 from baselines.calm_setting import CALMSetting, KeysAndValues, measure_of, part_of
-from baselines.calm_threshold import Decay, Threshold, ThresholdMatch
+from baselines.calm_threshold import Decay, Threshold, ThresholdMatch, confidence_quantile
 from baselines.confidence import Confidence
 from baselines.multi_layer import RECIPE, every_layer_loss
 from skiplab.engine.batch import Batch
@@ -34,10 +34,11 @@ class CALM(ExitModule):
 
     Args:
         threshold: exit threshold in [0, 1]; or
-        speedup: a layer speedup to find the threshold for.
+        speedup: a layer speedup to find the threshold for; or
+        quantile: the share of confidences on the selection data that do not exceed the threshold, 1 for none that does.
         confidence: `softmax` response, `state` saturation or a learned `classifier`, by name or as a mapping of `name`
             and the options of its `ConfidenceMeasure`; or, for analysis, the `ideal` exit at the first layer that
-            predicts what the top one does, which takes neither threshold nor speedup.
+            predicts what the top one does, which takes none of the three.
         decay: of the threshold with the step, as a mapping of the options of `Decay`; None keeps it constant.
         exits: where rows may exit, as a mapping of the options of `Exits`; None is after every layer.
         batch_policy: `freeze`, `min` or `compact`, as in `AdaptivePolicy`.
@@ -51,6 +52,7 @@ class CALM(ExitModule):
         *,
         threshold: float | None = None,
         speedup: float | None = None,
+        quantile: float | None = None,
         confidence: str | Mapping[str, Any] = "softmax",
         decay: Mapping[str, Any] | None = None,
         exits: Mapping[str, Any] | None = None,
@@ -61,6 +63,7 @@ class CALM(ExitModule):
         parts = CALMSetting(
             threshold=threshold,
             speedup=speedup,
+            quantile=quantile,
             confidence=name,
             measure=measure,
             decay=part_of(Decay, "decay", decay),
@@ -99,6 +102,8 @@ class CALM(ExitModule):
             return IdealExit(layers, self._exit_layers, exact_kv=parts.propagation == "exact")
         confidence = parts.measure.confidence(self.backbone, valid, self.probes)
         value = parts.threshold
+        if parts.quantile is not None:
+            value = confidence_quantile(self.backbone, confidence, self._exit_layers, valid, parts.quantile)
         if value is None:
             assert parts.speedup is not None
             # Thresholds are matched with rows on their own, so that the batch policies share one.

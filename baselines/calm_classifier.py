@@ -79,9 +79,14 @@ class ExitClassifier(TrainedModule):
         """One classifier serves every threshold."""
         return {"loss": "exit_classifier", "kind": self._kind, "exit_layers": list(self._exit_layers)}
 
-    def loss(self, batch: Batch) -> Tensor:
+    @property
+    def backbones(self) -> Sequence[Backbone]:
         backbone = self._backbone()
         assert backbone is not None, "the classifier is trained while its model is there"
+        return [backbone]
+
+    def loss(self, batch: Batch) -> Tensor:
+        (backbone,) = self.backbones
         with torch.no_grad():
             states = generated_states(backbone, batch)
             top_N = backbone.head(states[-1]).argmax(-1)

@@ -28,6 +28,7 @@ class CALMSetting:
 
     threshold: float | None
     speedup: float | None
+    quantile: float | None
     confidence: str
     measure: ConfidenceMeasure | None
     decay: Decay
@@ -42,14 +43,17 @@ class CALMSetting:
         ):
             if value not in known:
                 raise ValueError(f"unknown calm {name} {value!r}; choose one of {', '.join(known)}")
-        asked = (self.threshold, self.speedup, self.decay.temperature)
-        if self.measure is None and asked != (None, None, None):
+        given = {"threshold": self.threshold, "speedup": self.speedup, "quantile": self.quantile}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.measure is None and (given or self.decay.temperature is not None):
             raise ValueError(
-                f"calm's ideal exit takes neither threshold, speedup nor temperature, got {asked[0]}, {asked[1]} and "
-                f"{asked[2]}"
+                "calm's ideal exit takes no threshold, speedup, quantile or decay, got "
+                f"{given or {'temperature': self.decay.temperature}}"
             )
-        if self.measure is not None and (self.threshold is None) == (self.speedup is None):
-            raise ValueError(f"calm takes either a threshold or a speedup, got {self.threshold} and {self.speedup}")
+        if self.measure is not None and len(given) != 1:
+            raise ValueError(f"calm takes one of threshold, speedup and quantile, got {given or 'none'}")
+        if self.quantile is not None and not 0 <= self.quantile <= 1:
+            raise ValueError(f"calm's quantile must lie in [0, 1], got {self.quantile}")
         if self.batch_policy != "freeze" and (self.measure is None or self.propagation == "exact"):
             raise ValueError(
                 f"calm's oracles let rows exit on their own: batch_policy must be freeze, got {self.batch_policy}"
@@ -75,6 +79,7 @@ class CALMSetting:
         named = [self.confidence]
         named += [f"{self.threshold:g}"] if self.threshold is not None else []
         named += [f"~{self.speedup:g}x"] if self.speedup is not None else []
+        named += [f"q={self.quantile:g}"] if self.quantile is not None else []
         named += self.measure.words() if self.measure is not None else []
         named += [f"from layer {self.exits.first}"] if self.exits.first > 1 else []
         named += [f"every {self.exits.interval} layers"] if self.exits.interval > 1 else []

@@ -96,6 +96,20 @@ def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batc
     return layers / tokens
 
 
+def confidence_quantile(
+    backbone: Backbone, confidence: Confidence, exit_layers: Sequence[int], batches: Sequence[Batch], quantile: float
+) -> float:
+    """The threshold that a share `quantile` of all confidences does not exceed, layers and tokens taken together.
+
+    Confidences are measured in one teacher-forced pass at full depth, so that equal steps of the quantile are about
+    equal steps of exits, whatever the measure's scale.
+    """
+    measured = [exit_confidences(backbone, batch, confidence, exit_layers)[0].flatten() for batch in batches]
+    ordered_N = torch.cat(measured).double().sort().values
+    found = float(ordered_N[round(quantile * (len(ordered_N) - 1))])
+    return min(max(found, 0.0), 1.0)
+
+
 @final
 @dataclass(frozen=True)
 class ThresholdMatch:

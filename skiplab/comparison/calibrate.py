@@ -73,7 +73,7 @@ class Calibrator:
         name = f"calibration/{label}-{fingerprint(params=candidate.params)}"
         if (known := self._folder.load(name)) is None:
             module = self._models.module(candidate, seed, run_id)
-            policy = module.exit_policy(self._models.valid_batches)
+            policy = module.exit_policy(self._models.selection_batches)
             if isinstance(policy, AdaptivePolicy):
                 own = self._moved_outputs(module, policy, (case.series, seed))
             else:
@@ -129,7 +129,7 @@ class Calibrator:
 
     @cached_property
     def _items(self) -> list[Item]:
-        return self._prepared.data.items("valid")
+        return self._prepared.data.items("calibration")
 
 
 def track_verdict(tracker: Tracker, verdict: Verdict) -> None:

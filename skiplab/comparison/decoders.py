@@ -60,7 +60,7 @@ class Decoders:
             if place is None:
                 decoder = Decoder(module.backbone, FullDepth(module.backbone.num_layers), None)
             else:
-                decoder = Decoder(module.backbone, module.exit_policy(self._models.valid_batches), module)
+                decoder = Decoder(module.backbone, module.exit_policy(self._models.selection_batches), module)
         self._known[case.entry] = WeightsAndPolicy(weights, decoder.policy)
         return decoder
 

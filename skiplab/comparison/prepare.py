@@ -60,7 +60,7 @@ class Prepared:
         """
         with torch.device("meta"):
             backbone = self.new_backbone()
-        lengths = lengths or [target for _, target in self.data.valid_pairs.lengths]
+        lengths = lengths or [target for _, target in self.data.selection_pairs.lengths]
         return Setup(backbone, lengths, self.trainer.optimization)
 
 
@@ -143,7 +143,7 @@ def _with_cases(prepared: Prepared) -> Prepared:
     if calibration.reference == "own":
         for case in calibrated:
             _check_own(case)
-    items = len(data.splits["valid"])
+    items = len(data.rows("calibration"))
     try:
         calibration.check_items(items)
     except ValueError as error:

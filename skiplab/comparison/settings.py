@@ -108,10 +108,23 @@ class Settings:
             **_given("perplexity", perplexity(backbone, policy, self._models.test_batches, self._ranks)),
         }
         if place is not None:
-            figures |= _given("train_batch_part", self._models.batch_part(case.candidates[place], entry.seed))
+            spec = case.candidates[place]
+            figures |= _given("train_batch_part", self._models.batch_part(spec, entry.seed))
+            figures |= self._models.training_cost(spec, entry.seed)
+            figures["models_per_speed_range"] = self._models_in(case)
         if verdict is not None:
             figures |= self._calibration_figures(case, verdict, module, outputs)
         return _Decoded(outputs, place, figures, decoder)
+
+    def _models_in(self, case: Case) -> int:
+        """Trainings behind the settings that make one curve with a case's, at its passes and with its seed."""
+        specs = [
+            spec
+            for other in self._prepared.cases
+            if (other.series, other.passes, other.entry.seed) == (case.series, case.passes, case.entry.seed)
+            for spec in other.candidates
+        ]
+        return len({self._models.folder(spec, case.entry.seed) for spec in specs} - {self._models.base_folder})
 
     def _chosen(self, case: Case, run_id: str | None) -> tuple[int | None, Verdict | None]:
         """Place of the candidate that a case decodes with, None for full depth; and the calibration that chose it."""

@@ -15,8 +15,8 @@ class CalibrationSpec:
     """What is promised: on new items the expected loss is at most `delta`, but for a chance of `epsilon`.
 
     The promise is for one setting, and for items drawn as the calibration items were: not for the best of
-    several calibrated settings, nor for a test set of another kind. Schedules and decaying thresholds depend
-    on the lengths of the full model's outputs on the calibration prompts, which the test takes as given.
+    several calibrated settings, nor for a test set of another kind. What settings depend on (output lengths,
+    quantiles of confidences, searched plans) comes from other items, `TextData.rows("selection")`.
 
     Args:
         delta: bounds on the expected loss, each a setting of its own.

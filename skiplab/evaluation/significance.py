@@ -73,6 +73,18 @@ def paired_differences(pairs: "Sequence[tuple[ArrayLike, ArrayLike]]") -> list[D
     ]
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for being several, so that any below a level is false at most at that rate.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    adjusted, largest = list(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
 def _differences(own_SI: "ArrayLike", other_SI: "ArrayLike") -> "tuple[np.ndarray, np.ndarray]":
     """Own minus other (S, I), and their mean over seeds (I,) without what is only rounding."""
     import numpy as np

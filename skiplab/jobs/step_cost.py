@@ -73,7 +73,7 @@ def step_cost(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
 def _module(prepared: Prepared, number: int) -> ExitModule:
     torch.manual_seed(0)
     backbone = prepared.new_backbone().to(prepared.device)
-    lengths = [target for _, target in prepared.data.valid_pairs.lengths]
+    lengths = [target for _, target in prepared.data.selection_pairs.lengths]
     teacher = prepared.new_backbone().to(prepared.device).eval()
     setup = Setup(backbone, lengths, prepared.trainer.optimization, teacher)
     return prepared.cases[number].candidates[0].build(setup).train()

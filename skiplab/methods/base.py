@@ -114,6 +114,11 @@ class TrainedModule(L.LightningModule, ABC):
     def loss(self, batch: Batch) -> Tensor:
         """The training loss of a batch, a scalar."""
 
+    @property
+    @abstractmethod
+    def backbones(self) -> Sequence[Backbone]:
+        """The models that the loss runs, whose layers count as the training's cost."""
+
     def training_step(self, part: Part, batch_idx: int) -> Tensor:
         loss = part.weight * loss_in_parts(self.loss, part.batch, self.parts)
         self._step_losses.append(loss.detach())
@@ -211,8 +216,18 @@ class ExitModule(TrainedModule, ABC):
         self.save_hyperparameters(ignore=["setup", "probes"])
         self.backbone = setup.backbone
         self.lengths = setup.lengths
-        # In a tuple, so that their weights are not this module's.
+        # In tuples, so that their weights are not this module's.
         self.probes = tuple(probes)
+        self._teacher = (setup.teacher,)
+
+    @property
+    def backbones(self) -> Sequence[Backbone]:
+        return [self.backbone, *([] if self.teacher is None else [self.teacher])]
+
+    @property
+    def teacher(self) -> Backbone | None:
+        """The full model, not trained."""
+        return self._teacher[0]
 
     @property
     @abstractmethod

@@ -38,8 +38,6 @@ class PlanTrainedModule(PlannedModule, ABC):
         super().__init__(setup)
         self.learning_rate = learning_rate
         self.distillation = Distillation.of(distill)
-        # In a tuple, so that its weights are not this module's.
-        self._teacher = (setup.teacher,)
 
     def shared_recipe(self) -> Mapping[str, Any]:
         """Equal plans, trained alike, share one training, whatever they follow from."""
@@ -47,8 +45,7 @@ class PlanTrainedModule(PlannedModule, ABC):
         return {"loss": "planned", **self.plans, **self.distillation.recipe, **rate}
 
     def loss(self, batch: Batch) -> Tensor:
-        (teacher,) = self._teacher
-        return planned_loss(self.backbone, self.policy, batch, teacher=teacher, distillation=self.distillation)
+        return planned_loss(self.backbone, self.policy, batch, teacher=self.teacher, distillation=self.distillation)
 
 
 class ScheduleTrainedModule(PlanTrainedModule, ABC):

@@ -23,6 +23,7 @@ class MethodSpec:
         training: key of its training: what the weights depend on beside base, data, trainer and seed. Equal keys
             share one training; None is no training.
         probes: the same for the small modules that are trained on its frozen weights.
+        passes: over the training split; None is the trainer's number.
     """
 
     method: type[ExitModule]
@@ -32,9 +33,12 @@ class MethodSpec:
     plan: tuple[LayerPlan, ...] | None
     training: str | None
     probes: tuple[str, ...]
+    passes: int | None = None
 
     @classmethod
-    def of(cls, method: type[ExitModule], params: Mapping[str, Any], setup: Setup) -> Self:
+    def of(
+        cls, method: type[ExitModule], params: Mapping[str, Any], setup: Setup, *, passes: int | None = None
+    ) -> Self:
         """Read a module's facts from one that is built and thrown away.
 
         Args:
@@ -54,11 +58,12 @@ class MethodSpec:
             plan=plan,
             training=None if module.recipe is None else fingerprint(recipe=module.recipe),
             probes=tuple(fingerprint(of=module.recipe, probe=probe.recipe) for probe in module.probes),
+            passes=passes,
         )
 
     def resolved(self, setup: Setup) -> Self:
         """The same class and hyperparameters where the outputs' lengths, or the backbone, are others."""
-        return type(self).of(self.method, self.params, setup)
+        return type(self).of(self.method, self.params, setup, passes=self.passes)
 
     def build(self, setup: Setup) -> ExitModule:
         """The module on a backbone."""

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 _NOTES = (
     "Small figures are 95% bootstrap intervals over test items and, where there are several, seeds (of few "
     "seeds they understate the share; for BLEU they are then the lowest and the highest). Differences are "
-    "paired by seed and item against the setting named, with p from a sign-flip permutation test over items. "
+    "paired by seed and item against the setting named, with p from a sign-flip permutation test over items, for "
+    "these seeds, adjusted by Holm's method over the differences in the column. "
     "For speeds they are quartiles over rounds. Speeds are of the first seed, medians over interleaved rounds "
-    "of one run. Methods are trained on from the base that full 1x is; full 1x fine-tuned shows what that "
-    "further training alone gives. A batch's late steps, where few rows are left, count as much as its early "
-    "ones, so a schedule can gain more time than its layers per token say: compare with the layer speedup of "
-    "the timed steps."
+    "of one run. Methods are trained on from the base that full 1x is, as the training table says; full 1x "
+    "fine-tuned shows what further training alone gives. A batch's late steps, where few rows are left, count "
+    "as much as its early ones, so a schedule can gain more time than its layers per token say: compare with "
+    "the layer speedup of the timed steps."
 )
 
 
@@ -68,10 +69,13 @@ def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
 
 
 def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
-    """All tables: quality over seeds and against rivals, by seed where there are several, speed by batch size."""
+    """All tables: quality over seeds and against rivals, by seed where there are several; training; speed by batch
+    size."""
     found = [_over_seeds(summary, rows)]
     if _many_seeds(rows):
         found.append(_by_seed(rows))
+    if _has(summary, "train_passes"):
+        found.append(_training(summary))
     if _has(rows, "batch_size"):
         found.append(_speed(rows))
     return found
@@ -191,6 +195,18 @@ def _by_seed(rows: Sequence[Row]) -> Table:
         table.lines.append(_label(setting, rows) + [_cell(members[0], *one) for one in figures.items()])
         if "error" in members[0]:
             table.errors[number] = members[0]["error"]
+    return table
+
+
+def _training(summary: Sequence[Row]) -> Table:
+    """What each trained setting's weights took, a mean over seeds."""
+    trained = [row for row in summary if "train_passes" in row]
+    figures = _columns("training", trained)
+    table = Table("Training", ["method", "setting", *(column.label for column in figures.values())])
+    for row in trained:
+        table.lines.append(
+            [Cell(row["method"]), Cell(row["setting"]), *(_cell(row, *figure) for figure in figures.items())]
+        )
     return table
 
 

@@ -3,6 +3,7 @@
 from skiplab.evaluation.bertscore import BERTSCORE_F1
 from skiplab.evaluation.metric import quality_figure
 from skiplab.evaluation.metrics import AGREEMENT, BLEU, ROUGE
+from skiplab.reporting.training_figures import TRAINING_FIGURES
 from skiplab.utils.figures import FIGURES, Figure, Shown
 
 __all__ = ["FIGURES"]
@@ -216,29 +217,6 @@ _PREDICTED = (
         shown=(Shown(place="prediction"),),
     ),
 )
-_TRAINING = (
-    Figure(name="train_step_ms", meaning="milliseconds per training step, median over interleaved rounds", unit="ms"),
-    Figure(
-        name="train_step_ratio",
-        meaning="time of all timed training steps over the full model's on the same batches; its quartiles are those "
-        "of the ratio batch by batch",
-        interval="quartiles",
-    ),
-    Figure(
-        name="train_layer_ratio",
-        meaning="layers times columns that a planned training step runs, over the full model's",
-    ),
-    Figure(
-        name="train_flops_ratio",
-        meaning="multiplications of a planned training step's linear layers and head, over the full model's",
-    ),
-    Figure(
-        name="train_speedup",
-        meaning="training steps per second over one process's in the same run, median over interleaved rounds",
-        unit="x",
-        interval="quartiles",
-    ),
-)
 _CONDITIONS = (
     Figure(name="parameters", meaning="weights of the backbone"),
     Figure(name="batch_size", meaning="rows per batch in the timing"),
@@ -285,5 +263,5 @@ _QUALITY = (
     ),
 )
 
-for _figure in (*_IDENTITY, *_CALIBRATION, *_DEPTH, *_TIME, *_PREDICTED, *_TRAINING, *_CONDITIONS, *_QUALITY):
+for _figure in (*_IDENTITY, *_CALIBRATION, *_DEPTH, *_TIME, *_PREDICTED, *TRAINING_FIGURES, *_CONDITIONS, *_QUALITY):
     FIGURES.register(_figure)

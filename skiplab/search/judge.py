@@ -31,7 +31,7 @@ _BATCH = 64
 
 @final
 class Judge:
-    """Judges plans on the validation split. A plan judged before, trained alike, is not judged again."""
+    """Judges plans on the selection items. A plan judged before, trained alike, is not judged again."""
 
     def __init__(self, session: Session, models: ModelStore, spec: SearchSpec) -> None:
         self._session = session
@@ -87,15 +87,14 @@ class Judge:
         return self._known[key]
 
     def loss_from(self, weights: str, plan: NestedPlan) -> float:
-        """Validation loss under a plan with the weights of `base` or `once_for_all`, without training."""
+        """Loss of the selection items under a plan with the weights of `base` or `once_for_all`, without training."""
         return (self._continuations if weights == self._spec.fidelity else self._other(weights)).loss(plan)
 
     @cached_property
     def profile_loss(self) -> Callable[[NestedPlan], float]:
         """Loss of the once-for-all model on the examples for the profile, drawn by the search's seed."""
-        pairs = random.Random(self._spec.seed).sample(
-            self._prepared.data.valid_pairs, min(self._spec.profile_items, len(self._prepared.data.valid_pairs))
-        )
+        examples = self._prepared.data.selection_pairs
+        pairs = random.Random(self._spec.seed).sample(examples, min(self._spec.profile_items, len(examples)))
         return Continuations(self._weights("once_for_all"), self._batches(pairs)).loss
 
     def _judged(self, plan: NestedPlan, training: Mapping[str, Any], report: Report | None) -> dict[str, float]:
@@ -103,7 +102,7 @@ class Judge:
         if self._spec.fidelity == "fine_tune":
             report = report or (lambda step, loss: None)
             backbone = tune(self._prepared, self._models, self._spec, plan, training, report)
-            found["loss"] = Continuations(backbone, self._batches(self._prepared.data.valid_pairs)).loss(plan)
+            found["loss"] = Continuations(backbone, self._batches(self._prepared.data.selection_pairs)).loss(plan)
         else:
             backbone = self._weights(self._spec.fidelity)
             found["loss"] = self._continuations.loss(plan)
@@ -143,7 +142,7 @@ class Judge:
         return self._other(self._spec.fidelity)
 
     def _other(self, weights: str) -> Continuations:
-        return Continuations(self._weights(weights), self._batches(self._prepared.data.valid_pairs))
+        return Continuations(self._weights(weights), self._batches(self._prepared.data.selection_pairs))
 
     def _weights(self, name: str) -> Backbone:
         if name == "base":
@@ -161,7 +160,7 @@ class Judge:
 
     @cached_property
     def _items(self) -> list[Item]:
-        return self._prepared.data.items("valid")
+        return self._prepared.data.items("selection")
 
     @cached_property
     def _metrics(self) -> list[Metric]:

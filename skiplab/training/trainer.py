@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from skiplab.data.module import TextData
 from skiplab.methods.base import ExitModule, Optimization, TrainedModule
 from skiplab.training.checkpoints import Checkpoints, latest
+from skiplab.training.training_cost import CostMeter
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import save_json
 
@@ -239,7 +240,12 @@ def train(
     trainer = spec.trainer(
         logger=logger or False,
         log_every_n_steps=max(1, min(20, steps)),
-        callbacks=[StopOnNonFiniteLoss(), RichProgressBar(leave=False), Checkpoints(folder, checkpoint_every)],
+        callbacks=[
+            StopOnNonFiniteLoss(),
+            RichProgressBar(leave=False),
+            CostMeter(folder, module.backbones),
+            Checkpoints(folder, checkpoint_every),
+        ],
     )
     start = ranks.on_first(partial(latest, folder))
     try:

@@ -10,7 +10,7 @@ Sense = Literal["minimize", "maximize"]
 IntervalKind = Literal["items", "corpus", "quartiles"]
 """`items`: bootstrap over seeds and items of a mean of item scores; `corpus`: the metric's own, of all outputs
 together; `quartiles`: over rounds of timing."""
-Place = Literal["console", "quality", "difference", "plot", "speed", "throughput", "prediction"]
+Place = Literal["console", "quality", "training", "difference", "plot", "speed", "throughput", "prediction"]
 """`console`: the summary on the terminal; `difference`: columns of the difference from the rival; `plot`: quality
 against speed; the others are tables."""
 
@@ -130,7 +130,8 @@ class Figure:
             more = {
                 f"{self.name}_difference": "own mean less the rival's, paired by seed and item",
                 f"{self.name}_difference_ci95": "its 95% bootstrap interval over seeds and items",
-                f"{self.name}_p_value": "of no difference, by a paired sign-flip permutation test over items",
+                f"{self.name}_p_value": "of no difference for these seeds, by a paired sign-flip permutation test over "
+                "items, adjusted by Holm's method over all settings of the comparison",
             }
         return {**(self.row_keys or {self.name: self.meaning}), **more}
 

@@ -11,7 +11,7 @@ from tests.comparison.small import small_config
 # Every output that a first exit changes is a loss, so nothing but full depth is certified.
 NONE_PASSES = (
     "method=calm_calibrated",
-    "method.calibrate.threshold=[0.0]",
+    "method.calibrate.quantile=[0.0]",
     "method.sweep.confidence=[softmax]",
     "methods.full.sweep.fine_tune=[false]",
     "calibration.consistency=exact",
@@ -36,4 +36,4 @@ def test_where_nothing_passes_the_answer_is_full_depth(tmp_path: Path, reference
     found = json.loads(verdict.read_text())
     assert found["chosen"] == "full depth"
     assert found["tested"][0]["p_value"] > 0.05
-    assert found["items"] == 16
+    assert found["items"] == 10

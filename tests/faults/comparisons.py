@@ -48,7 +48,7 @@ SMALL = (
     "~methods.calm",
     "~methods.skipdecode_calibrated",
     "methods.calm_calibrated.sweep.confidence=[softmax]",
-    "methods.calm_calibrated.calibrate.threshold=[1.0,0.5]",
+    "methods.calm_calibrated.calibrate.quantile=[1.0,0.5]",
     "calibration.delta=[0.3]",
     "calibration.epsilon=0.9",
     "benchmark.rounds=2",

@@ -63,7 +63,7 @@ def test_trials_are_judged_reused_pruned_or_failed(home: Path) -> None:
 
 
 def test_the_layer_speedup_is_that_of_the_bases_lengths(home: Path) -> None:
-    (stored,) = (home / "cache").glob("base-*/lengths.json")
+    (stored,) = (home / "cache").glob("base-*/selection-lengths.json")
     from skiplab.schedules.exit_schedule import decode_steps
 
     reach = decode_steps(json.loads(stored.read_text()))

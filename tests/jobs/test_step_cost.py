@@ -37,7 +37,7 @@ def test_a_step_at_3x_takes_at_most_three_fifths_of_a_full_steps_arithmetic(tmp_
         small_config(tmp_path, *shape, "speedups=[3]", "limit=64", "methods.full.sweep.fine_tune=[false]", task=task)
     )
     backbone = prepared.new_backbone()
-    lengths = [len(target) for _, target in prepared.data.valid_pairs]
+    lengths = [len(target) for _, target in prepared.data.selection_pairs]
     (batch, _) = (part.batch for part in prepared.data.train_dataloader())
     flops = []
     for case in prepared.cases[:2]:
