@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,13 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from skiplab.benchmarking.timing import Clock, System, Workload
+from skiplab.benchmarking.timing import Clock, System, Workload, engine_system
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.number_format import NumberFormat
+from skiplab.engine.policy import FullDepth
 
+Path = Literal["reference", "fast"]
+PATHS: tuple[Path, ...] = get_args(Path)
 # By the end of a module class's name, which torch, transformers and skiplab give alike.
 _KINDS = {"Linear": "linear layers", "Attention": "attention", "Norm": "norms"}
 _OTHER_MODULES = "other modules"
@@ -79,6 +84,16 @@ def step_profile(
     found = {kind: seconds / 1e3 / steps for kind, seconds in _microseconds(profiler.events() or [], gpu=gpu).items()}
     found["host"] = 1e3 * (last - first) / steps - sum(found.values())
     return found
+
+
+def path_profile(backbone: Backbone, path: Path, number_format: NumberFormat, workload: Workload) -> dict[str, float]:
+    """`step_profile` of full depth on a path; the backbone's states are already in the number format's type."""
+    policy, device = FullDepth(backbone.num_layers), backbone.device
+    if path == "reference":
+        return step_profile(engine_system(backbone, policy), workload, device)
+    fast = number_format.fast_path(backbone, workload.batch_size)
+    unrecorded = engine_system(fast, policy, workload, record=False) if device.type == "cuda" else None
+    return step_profile(engine_system(fast, policy, workload), workload, device, unrecorded=unrecorded)
 
 
 def _microseconds(events: Any, *, gpu: bool) -> dict[str, float]:
