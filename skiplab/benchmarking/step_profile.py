@@ -18,14 +18,14 @@ from skiplab.engine.policy import FullDepth
 
 Path = Literal["reference", "fast"]
 PATHS: tuple[Path, ...] = get_args(Path)
-# By the end of a module class's name, which torch, transformers and skiplab give alike.
+# Kind by suffix of the module's class name, which torch, transformers and skiplab share.
 _KINDS = {"Linear": "linear layers", "Attention": "attention", "Norm": "norms"}
 _OTHER_MODULES = "other modules"
 _STEP_LOOP = "step loop"
 
 
 def kind_of(module: nn.Module) -> str:
-    """The kind of work that a module does itself, its children aside. Attention includes writing keys and values."""
+    """The kind of work of a module, without its children. Attention includes writing keys and values."""
     name = type(module).__name__
     return next((kind for end, kind in _KINDS.items() if name.endswith(end)), _OTHER_MODULES)
 
@@ -108,7 +108,7 @@ def _microseconds(events: Any, *, gpu: bool) -> dict[str, float]:
         own = event.self_device_time_total if gpu else event.self_cpu_time_total * (not event.is_user_annotation)
         kind = _range_of(event)
         found[kind] = found.get(kind, 0.0) + own
-    # What the profiler could not trace back to its launch.
+    # Kernels that the profiler could not attribute to a launch.
     if gpu and (rest := kernels - sum(found.values())) > 0:
         found[_OTHER_MODULES] = found.get(_OTHER_MODULES, 0.0) + rest
     return found

@@ -1,4 +1,4 @@
-"""The language-model loss of states, without more logits in memory at once than need be.
+"""The language-model loss of states, with a bound on the logits in memory at once.
 
 Shapes: B rows, G generated columns, N generated tokens, D hidden size, V vocabulary.
 """
@@ -17,8 +17,8 @@ _LOGITS = 2**28
 def lm_loss(backbone: Backbone, h_BGD: Tensor, target_BG: Tensor, *, exits: int = 1) -> Tensor:
     """Mean cross entropy of generated tokens under what the head makes of their states, in nats.
 
-    Logits of real tokens alone are computed; more than 1 GiB of them in float32 go in parts, which the backward
-    pass computes again.
+    Logits are computed for real tokens only. Above 1 GiB in float32 they are computed in parts, which the
+    backward pass recomputes.
 
     Args:
         exits: how many such losses a training step adds up.
