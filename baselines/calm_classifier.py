@@ -8,6 +8,7 @@ Shapes: E exit layers, N tokens, D hidden size.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, final, get_args
 from weakref import ref
 
@@ -49,7 +50,7 @@ def geometric_loss(logit_EN: Tensor, agrees_EN: Tensor) -> Tensor:
     return -torch.where(agrees_EN.any(0), exit_N, passes_EN.sum(0)).mean()
 
 
-_LOSSES = {"independent": independent_loss, "geometric": geometric_loss}
+_LOSSES = MappingProxyType({"independent": independent_loss, "geometric": geometric_loss})
 
 
 @final

@@ -7,6 +7,7 @@ target speedup.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, final
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from skiplab.methods.lm_loss import lm_loss
 from skiplab.methods.losses import weighted_layer_loss
 from skiplab.methods.scheduled import ScheduledModule
 
-RECIPE: dict[str, Any] = {"loss": "every_layer", "weights": "layer_number"}
+RECIPE: Mapping[str, Any] = MappingProxyType({"loss": "every_layer", "weights": "layer_number"})
 
 
 def every_layer_loss(backbone: Backbone, batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,7 +20,7 @@ from skiplab.engine.policy import FullDepth
 Path = Literal["reference", "fast"]
 PATHS: tuple[Path, ...] = get_args(Path)
 # Kind by suffix of the module's class name, which torch, transformers and skiplab share.
-_KINDS = {"Linear": "linear layers", "Attention": "attention", "Norm": "norms"}
+_KINDS = MappingProxyType({"Linear": "linear layers", "Attention": "attention", "Norm": "norms"})
 _OTHER_MODULES = "other modules"
 _STEP_LOOP = "step loop"
 
