@@ -1,12 +1,12 @@
 """CALM: Confident Adaptive Language Modeling (arXiv 2207.07061), on a decoder-only model.
 
-From the multi-layer exit's weights. A row exits at the first layer whose confidence exceeds the
+CALM decodes with the weights of the multi-layer exit. A row exits at the first layer whose confidence exceeds the
 threshold: softmax response, hidden-state saturation, or a learned classifier (section 3.5). The layers
 above compute only keys and values from the state in which it left (section 3.2). In a batch each row
-freezes on its own, or leaves the computation, or all wait for the least confident. The threshold is
+freezes on its own, or leaves the computation, or all rows wait for the least confident one. The threshold is
 constant or decays with the generation step (equation 5).
 
-Deviations: a confidence must exceed the threshold, where the paper lets it reach it, so that a constant
+Deviations: a confidence must exceed the threshold, where in the paper it may equal the threshold, so that a constant
 threshold of 1 is full depth. A threshold may be found from a target layer speedup instead of given: from
 the first exits in one teacher-forced pass over the validation data, corrected by decoding that data. The
 speedup on other data is measured, not promised.

@@ -23,7 +23,7 @@ class CALMSetting:
 
     Attributes:
         confidence: its name.
-        measure: what the name stands for; None is the ideal exit, which needs no confidence.
+        measure: the measure of that name; None for the ideal exit, which needs no confidence.
     """
 
     threshold: float | None
@@ -64,7 +64,7 @@ class CALMSetting:
         """Indices of the layers after which a row may exit.
 
         Raises:
-            ValueError: there are none, or the speedup is out of their reach.
+            ValueError: there is no exit layer, or the speedup cannot be reached with these exits.
         """
         layers, fastest = self.exits.layers(num_layers), num_layers / self.exits.first
         if self.speedup is not None and not 1 <= self.speedup <= fastest:
@@ -75,7 +75,7 @@ class CALMSetting:
         return layers
 
     def __str__(self) -> str:
-        """Short name: the confidence, what sets its threshold, and what differs from the defaults."""
+        """Short name: the confidence, its threshold or speedup, and all options that differ from the defaults."""
         named = [self.confidence]
         named += [f"{self.threshold:g}"] if self.threshold is not None else []
         named += [f"~{self.speedup:g}x"] if self.speedup is not None else []
@@ -96,7 +96,7 @@ def part_of(cls: type[Part], name: str, options: Mapping[str, Any] | None) -> Pa
 
     Args:
         name: what the user calls the part.
-        options: None takes the part's defaults.
+        options: None means the part's defaults.
 
     Raises:
         ValueError: these are no options of the part.

@@ -1,9 +1,9 @@
 """LayerSkip's training (arXiv 2404.16710, section 4.1), decoded by termination.
 
-Layer dropout that grows with depth, and an early-exit loss whose layers take turns by iteration. One
+Layer dropout that grows with depth, and an early-exit loss on a subset of layers that rotates by iteration. One
 model for every depth; decoding terminates at the depths that SkipDecode runs for the same speedup.
 
-Deviations: the paper verifies early exits by the full model (self-speculation), here they stand; the
+Deviations: the paper verifies early exits by the full model (self-speculation), here they are final; the
 last layer is always part of the loss, as in the released recipe (torchtune).
 """
 
@@ -27,7 +27,7 @@ def dropout_rate(layer: int, num_layers: int, largest: float) -> float:
 
 
 def exit_weights(num_layers: int, scale: float, rotation: int, iteration: int) -> list[float]:
-    """Equations 5 and 6: each layer's share of the loss at an iteration, 0 for those that rest; they sum to 1.
+    """Equations 5 and 6: each layer's weight in the loss at an iteration, 0 for layers left out; the weights sum to 1.
 
     Every `rotation`-th layer takes part, shifted by one layer each iteration, and the last always.
     """
@@ -45,9 +45,9 @@ class LayerSkip(ScheduledModule):
     """Trains with layer dropout and rotating early-exit losses; further keywords are those of `ScheduleSpec`.
 
     Args:
-        dropout: rate at which the last layer is left out for an example, in [0, 1).
+        dropout: probability that an example skips the last layer, in [0, 1).
         exit_scale: weight of the early exits against the last layer.
-        rotation: one layer in so many is trained as an exit at a time.
+        rotation: every `rotation`-th layer is trained as an exit at a time.
     """
 
     def __init__(

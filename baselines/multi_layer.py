@@ -1,4 +1,4 @@
-"""Multi-layer exit: one model trained to predict at every layer, which terminates early.
+"""Multi-layer exit: one model, trained to predict at every layer, that exits early.
 
 The LM loss at every layer with weights proportional to the layer's number, one shared final norm and
 head (the training of CALM, arXiv 2207.07061, equation 6; the "multi-layer" baseline of SkipDecode,

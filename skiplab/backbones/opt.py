@@ -60,7 +60,7 @@ class OPTBackbone(Backbone):
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
         weight_KD = self.model.lm_head.weight[ids_K].detach()
-        # Not to hold the whole model.
+        # Local names: the closure must not keep the whole model alive.
         norm, project_out = self._decoder.final_layer_norm, self._decoder.project_out
         return lambda h_BTD: F.linear(_output(h_BTD, norm, project_out), weight_KD)
 

@@ -30,7 +30,7 @@ class Rotary(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """What a layer needs beside the hidden state.
+    """Inputs of a layer besides the hidden state.
 
     Attributes:
         mask_B1QS: additive attention mask, 0 or -inf; None is plain causal attention.

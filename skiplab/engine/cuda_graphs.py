@@ -36,9 +36,9 @@ class _State:
         column_1: where keys and values of these go; the cache's own.
         step_1: the step that chooses the next tokens.
         mask_B11S: additive; a column opens as its step comes.
-        limit_B, eos_1: as `Prefilled` has them; an `eos_1` of -1 is none.
-        length_B: tokens generated so far, of rows that have ended all.
-        ended_B: rows that have.
+        limit_B, eos_1: as in `Prefilled`; an `eos_1` of -1 means no end-of-sequence token.
+        length_B: tokens generated so far; for rows that have ended, their length.
+        ended_B: True for rows that have ended.
         tokens_BT: all tokens; behind a row's end of no meaning.
         logits_BV: of the newest tokens.
     """
@@ -186,7 +186,7 @@ class StepGraphs:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            # Libraries take their workspaces at the first call, which no recording may.
+            # Libraries allocate workspaces at the first call, which is not allowed while recording.
             self._step(plan, bucket)
             self._state.set(before)
         torch.cuda.current_stream().wait_stream(side)

@@ -16,7 +16,7 @@ from skiplab.engine.batch import Batch, Part
 from skiplab.engine.out_of_memory import free, loss_in_parts, out_of_memory
 from skiplab.engine.policy import ExitPolicy
 
-# What a training goes through. Who overrides one of these trains differently.
+# The methods that define a training: a class that overrides one of them trains differently.
 _TRAINING_METHODS = ("loss", "training_step", "optimizer_step", "configure_optimizers")
 
 
@@ -25,7 +25,7 @@ class Optimization:
     """AdamW with linear warm-up and linear decay to zero.
 
     Args:
-        learning_rate: its peak.
+        learning_rate: peak learning rate.
         warmup_fraction: share of all steps over which the rate rises.
     """
 
@@ -70,11 +70,11 @@ class TrainedModule(L.LightningModule, ABC):
     """Weights, and the loss that they are trained by.
 
     Args:
-        prefix: of the names of its training curves.
+        prefix: prefix of the names of its training curves.
 
     Attributes:
         trains: whether there is a training; False leaves the weights as they are.
-        parts: a training batch goes through the model in so many; doubled where memory does not hold it.
+        parts: number of parts in which a training batch goes through the model; doubled on out of memory.
     """
 
     trains: bool = True
@@ -91,8 +91,8 @@ class TrainedModule(L.LightningModule, ABC):
     def shared_recipe(self) -> Mapping[str, Any] | None:
         """State that settings, or classes, share one training: the plain values that their training depends on.
 
-        By default nothing is shared. The statement belongs to the loss it stands beside: in a subclass that
-        overrides the loss and makes no statement of its own, it does not count.
+        By default nothing is shared. An override holds only for the loss that is defined next to it: in a subclass
+        that overrides the loss and not this method, it is ignored.
         """
         return None
 
@@ -136,7 +136,7 @@ class TrainedModule(L.LightningModule, ABC):
         self._valid_losses.append(torch.stack([rows * loss, loss.new_tensor(rows)]))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean over batches by their rows."""
+        """Log the mean over batches, weighted by their rows."""
         summed = torch.stack(self._valid_losses).sum(0)
         self._valid_losses.clear()
         loss, rows = self.trainer.strategy.reduce(summed, reduce_op="sum")
@@ -146,7 +146,7 @@ class TrainedModule(L.LightningModule, ABC):
         """Shard the weights over the ranks, where the trainer's strategy does that (FSDP2)."""
         if self.device_mesh is not None and not isinstance(self, FSDPModule):
             mesh = self.device_mesh["data_parallel"]
-            # Layers are gathered one after the other, all other weights for the whole of a step.
+            # Layers are gathered one after the other; all other weights stay gathered for the whole step.
             for layer in [layer for stack in self.modules() if isinstance(stack, nn.ModuleList) for layer in stack]:
                 fully_shard(layer, mesh=mesh)
             fully_shard(self, mesh=mesh)
@@ -158,7 +158,7 @@ class TrainedModule(L.LightningModule, ABC):
         optimizer.step(closure=lambda: self._in_memory(optimizer_closure))
 
     def _in_memory(self, closure: Callable[[], Any]) -> Any:
-        """The closure's result; in twice as many parts, for good, where memory does not hold a batch."""
+        """The closure's result; on out of memory, retried with twice as many parts from then on."""
         while True:
             try:
                 return closure()
@@ -175,7 +175,7 @@ class TrainedModule(L.LightningModule, ABC):
             )
 
     def _can_part(self) -> bool:
-        # Gradients of batches before, or other processes that take part in a step, would not bear a second attempt.
+        # With accumulated gradients, or with other processes in the step, it cannot be repeated.
         alone = self.trainer.world_size == 1 and self.trainer.accumulate_grad_batches == 1
         return alone and self.parts < self._rows
 
@@ -239,7 +239,7 @@ class ExitModule(TrainedModule, ABC):
     @property
     @abstractmethod
     def setting(self) -> str:
-        """What a person would call this setting, such as `3x`."""
+        """Name of this setting, such as `3x`."""
 
     @property
     @abstractmethod
@@ -251,7 +251,7 @@ class ExitModule(TrainedModule, ABC):
         """The policy to decode with, after training.
 
         Args:
-            valid: validation batches, for what a policy must measure.
+            valid: validation batches, for policies that measure something on them.
         """
 
 
@@ -266,7 +266,7 @@ class PlannedModule(ExitModule, ABC):
 
 
 def qualified_name(cls: type) -> str:
-    """A class by module and name."""
+    """Dotted path of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -277,5 +277,5 @@ def _statement_counts(cls: type[TrainedModule]) -> bool:
 
 
 def _owner(cls: type, name: str) -> type:
-    """The class whose attribute of that name `cls` has."""
+    """The class in the MRO that defines an attribute of `cls`."""
     return next(base for base in cls.__mro__ if name in vars(base))

@@ -1,4 +1,4 @@
-"""Training under a plan, and what it may learn from the full model on the way.
+"""Training under a plan, with distillation from the full model.
 
 Shapes: B rows, G generated columns, D hidden size.
 """
@@ -21,7 +21,7 @@ from skiplab.methods.losses import state_distance
 @final
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """How much the full model's outputs count beside the references.
+    """Weights of the distillation losses, added to the loss on the references.
 
     Args:
         logits: weight of the KL divergence from its next-token distributions.
@@ -50,17 +50,17 @@ class Distillation:
 
     @property
     def parts(self) -> list[str]:
-        """What is learnt from the full model."""
+        """Names of the distillation losses in use."""
         return [name for name in ("logits", "states") if getattr(self, name)]
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Its share of a module's recipe; empty if nothing is distilled."""
+        """Its entries of a module's recipe; empty without distillation."""
         return {"distill": vars(self)} if self.parts else {}
 
     @property
     def suffix(self) -> str:
-        """What it adds to the name of a setting: the parts, with weights and temperature other than 1."""
+        """Suffix of a setting's name: the losses, with weights and temperature that differ from 1."""
         if not self.parts:
             return ""
         weighed = [name if getattr(self, name) == 1 else f"{getattr(self, name):g}*{name}" for name in self.parts]

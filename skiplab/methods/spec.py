@@ -12,12 +12,12 @@ from skiplab.utils.files import fingerprint
 @final
 @dataclass(frozen=True)
 class MethodSpec:
-    """A class and its hyperparameters, and what follows from them; see `of`.
+    """A method's class and hyperparameters, and what they determine; see `of`.
 
     Attributes:
         method: the LightningModule's class.
         params: its hyperparameters, plain values.
-        setting: what a person would call it, such as `3x`.
+        setting: its name, such as `3x`.
         target_speedup: the layer speedup that it promises; None if it promises none.
         plan: layers by generation step, as far as the longest output reaches; None where rows decide for themselves.
         training: key of its training: what the weights depend on beside base, data, trainer and seed. Equal keys
@@ -39,7 +39,7 @@ class MethodSpec:
     def of(
         cls, method: type[ExitModule], params: Mapping[str, Any], setup: Setup, *, passes: int | None = None
     ) -> Self:
-        """Read a module's facts from one that is built and thrown away.
+        """Build a module, read its properties, and discard it.
 
         Args:
             setup: its backbone needs no weights; the meta device will do.
@@ -62,7 +62,7 @@ class MethodSpec:
         )
 
     def resolved(self, setup: Setup) -> Self:
-        """The same class and hyperparameters where the outputs' lengths, or the backbone, are others."""
+        """The same class and hyperparameters for other output lengths or another backbone."""
         return type(self).of(self.method, self.params, setup, passes=self.passes)
 
     def build(self, setup: Setup) -> ExitModule:

@@ -157,6 +157,18 @@ def prediction_table(rows: Sequence[Row]) -> Table:
     return _flat_table("Predicted", rows, "prediction", ("backbone", "setting", "batch_size"))
 
 
+def profile_table(profiles: Sequence[Row]) -> Table:
+    """A line per number format, batch size and path: milliseconds per step, in all and by kind of work."""
+    kinds = sorted({kind for one in profiles for kind in one["ms_per_step"]} - {"host"})
+    table = Table("Milliseconds per step", ["format", "batch", "path", "step", *kinds, "host"])
+    for one in profiles:
+        parts = one["ms_per_step"]
+        figures = [sum(parts.values()), *(parts.get(kind, 0.0) for kind in (*kinds, "host"))]
+        labels = [Cell(one["dtype"]), Cell(str(one["batch_size"])), Cell(one["path"])]
+        table.lines.append([*labels, *(Cell(f"{figure:.2f}") for figure in figures)])
+    return table
+
+
 def _flat_table(title: str, rows: Sequence[Row], place: Place, labels: Sequence[str]) -> Table:
     shown = _columns(place, rows)
     names = {"dtype": "format", "batch_size": "batch"}

@@ -1,7 +1,7 @@
 """An exit schedule as a file: what a search found, for a method to run.
 
 A YAML mapping with `name`, `num_layers`, `plans` (a list of `from_step` and `layers`, from step 1 on; the prompt pass
-runs every layer), and what is worth knowing: `layer_speedup` on the outputs that it was chosen for, `origin`.
+runs every layer), and for information `layer_speedup` on the outputs that it was chosen for, and `origin`.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class NamedPlan:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self, *, origin: bool = True) -> dict[str, Any]:
-        """As plain values, which `named_plan` reads; its origin too unless told otherwise."""
+        """As plain values that `named_plan` reads, with the origin unless it is left out."""
         known = {} if self.layer_speedup is None else {"layer_speedup": round(self.layer_speedup, 4)}
         return {
             "name": self.name,
@@ -55,7 +55,7 @@ def named_plan(source: str | Mapping[str, Any], num_layers: int) -> NamedPlan:
         num_layers: of the backbone that is to run it.
 
     Raises:
-        ValueError: it is no such file, or for a backbone of another depth.
+        ValueError: it is not a schedule file, or is for another number of layers.
     """
     values = _read(source) if isinstance(source, str) else dict(source)
     missing = [key for key in ("name", "num_layers", "plans") if key not in values]

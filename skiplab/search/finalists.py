@@ -24,9 +24,9 @@ class Finalist:
     """A plan for the comparison.
 
     Attributes:
-        series: who found it: `searched`, a baseline's sampler or `profile`.
-        speedup: the layer speedup that it was chosen for; None if for none.
-        training: what it is fine-tuned with, SkipDecode's keywords beside the schedule.
+        series: how it was found: `searched`, a baseline's sampler or `profile`.
+        speedup: the layer speedup that it was chosen for; None without one.
+        training: SkipDecode's keywords for its fine-tuning, except the schedule.
     """
 
     series: str

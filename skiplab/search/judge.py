@@ -1,4 +1,4 @@
-"""What a schedule is worth at a search's fidelity."""
+"""Evaluation of a schedule at the search's fidelity."""
 
 import json
 import random
@@ -31,7 +31,7 @@ _BATCH = 64
 
 @final
 class Judge:
-    """Judges plans on the selection items. A plan judged before, trained alike, is not judged again."""
+    """Judges plans on the selection items. Results are cached by plan and training options."""
 
     def __init__(self, session: Session, models: ModelStore, spec: SearchSpec) -> None:
         self._session = session
@@ -62,7 +62,7 @@ class Judge:
         return Setup(self._models.base, self.lengths, self._prepared.trainer.optimization)
 
     def prepare(self) -> None:
-        """Do all that is shared by trials, so that no trial pays for it."""
+        """Do the work that all trials share, so that its time is not counted for one trial."""
         _ = self.reach
         if self._spec.fidelity != "fine_tune":
             _ = self._continuations
@@ -151,7 +151,7 @@ class Judge:
         return self._models.module(spec, self._prepared.config.seeds[0], None).backbone
 
     def _batches(self, pairs: Sequence[Any]) -> list[Batch]:
-        """Examples of like length together, which pads least."""
+        """Batches of examples of similar length, to minimise padding."""
         ordered = sorted(pairs, key=lambda pair: (len(pair[1]), len(pair[0])))
         parts = [ordered[first : first + _BATCH] for first in range(0, len(ordered), _BATCH)]
         sides = [tuple(zip(*part, strict=True)) for part in parts]

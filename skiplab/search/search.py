@@ -28,7 +28,7 @@ def checked_spec(prepared: Prepared) -> SearchSpec:
     """The configuration's search.
 
     Raises:
-        ConfigurationError: anything in it cannot work.
+        ConfigurationError: the search is invalid; the message says why.
     """
     with configuring():
         if prepared.config.decode_dtype is not None:
@@ -81,7 +81,7 @@ class Search:
                 self._session.console.print(f"study {name}: {self._spec.trials} trials by {self._spec.samplers[name]}")
                 with self._session.run(f"study {name}", f"study {name}") as run_id:
                     self._runner.run(name, run_id, self._config.section("workers"))
-            # Of several processes that search together, one goes on at a time.
+            # One of several searching processes continues at a time.
             with FileLock(self._folder.path / "comparison.lock"):
                 findings = self._findings(self._profile())
                 for name, study in self._studies.items():
@@ -107,7 +107,7 @@ class Search:
                         speedup, num_layers=self._judge.num_layers, lengths=self._judge.lengths, decay=decay
                     )
                 except ValueError:
-                    # Out of the decay's reach.
+                    # The decay cannot reach this speedup.
                     continue
                 study.enqueue_trial(params_of(solved, "skip"), {"warm_start": f"{speedup:g}x {decay}"})
 

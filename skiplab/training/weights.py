@@ -80,7 +80,7 @@ def load_or_train(
     Args:
         train: trains the model in place, and may leave it sharded over the ranks; its argument is a folder for
             checkpoints, removed in the end but for JSON files, which are kept beside the weights.
-        complete: adds files to the folder, which comes into being whole.
+        complete: adds files to the folder before it becomes visible.
 
     Raises:
         CheckpointError: the folder's weights are damaged or another model's.
@@ -122,7 +122,7 @@ def _load_or_train(
 
 @torch.no_grad()
 def _gathered(model: nn.Module, *, keep: bool) -> dict[str, Any] | None:
-    """All weights of a model that is sharded over the ranks, where they are to be kept; None if it is not sharded."""
+    """The gathered weights of a sharded model, on the rank that saves them; None if it is not sharded."""
     if not any(isinstance(weight, DTensor) for weight in model.parameters()):
         return None
     gathered: dict[int, Any] = {}
@@ -137,7 +137,7 @@ def _gathered(model: nn.Module, *, keep: bool) -> dict[str, Any] | None:
 
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which then takes the name; what killed processes left half filled goes."""
+    """A new folder to fill, which then takes the name; partial folders of killed processes are removed."""
     for left in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(left)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")

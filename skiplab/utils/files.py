@@ -1,4 +1,4 @@
-"""Files that a reader, or a crash, finds whole."""
+"""Atomic file writes."""
 
 import errno
 import hashlib
@@ -44,12 +44,12 @@ def writing(path: Path) -> Iterator[None]:
         if not disk_full(error) or isinstance(error, DiskFullError):
             raise
         raise DiskFullError(
-            f"no room left to write {path}: make room on its disk, then the same command goes on from what is finished"
+            f"no room left to write {path}: make room on its disk, then run the same command to resume"
         ) from error
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is a lack of room on a disk or within a quota or limit of size."""
+    """Whether an error or its cause is a full disk, an exceeded quota or a file size limit."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LaunchError(Exception):
-    """Processes were started in another number than the configuration asks for; the message says what to do."""
+    """The number of started processes differs from the configuration; the message says what to do."""
 
 
 def launcher() -> "ClusterEnvironment | None":
@@ -29,7 +29,7 @@ def launcher() -> "ClusterEnvironment | None":
         from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
         return TorchElasticEnvironment()
-    # Within a job's script itself there is no step yet.
+    # The batch script itself does not run in a SLURM step.
     if "SLURM_STEP_ID" in os.environ:
         from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
@@ -60,7 +60,7 @@ def check(started: int | None, *, devices: int, nodes: int) -> None:
 
 
 def join(environment: "ClusterEnvironment", accelerator: str, *, barrier_timeout: timedelta = BARRIER_TIMEOUT) -> Ranks:
-    """Connect to the other ranks. All but the first fall silent."""
+    """Connect to the other ranks. All but the first stop printing."""
     os.environ["MASTER_ADDR"] = environment.main_address
     os.environ["MASTER_PORT"] = str(environment.main_port)
     on_gpu = accelerator in ("gpu", "cuda")

@@ -1,4 +1,4 @@
-"""The folder of one run: what is finished stays finished, whatever happens next."""
+"""The folder of one run, which keeps finished work across interruptions."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ class RunFolder:
         self._ranks = ranks
 
     def bind(self, config: Mapping[str, Any]) -> None:
-        """Take the folder for a configuration of plain values.
+        """Bind the folder to a configuration of plain values.
 
         Raises:
             ValueError: it holds results of another one; nothing was written.

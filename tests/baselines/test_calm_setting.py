@@ -73,7 +73,7 @@ def test_settings_are_named_by_what_differs(options: dict[str, Any], setting: st
             {"threshold": 0.5, "propagation": "never"},
             "unknown calm propagation 'never'; choose one of lazy, eager, exact",
         ),
-        ({"threshold": 0.5, "exits": {"first": 6}}, "leave no exit: first must lie between 1 and 5 of the 6 layers"),
+        ({"threshold": 0.5, "exits": {"first": 6}}, "no exit: exits.first must lie between 1 and 5 of the 6 layers"),
         ({"threshold": 0.5, "exits": {"interval": 0}}, "interval be at least 1, got 1 and 0"),
         (
             {"threshold": 0.5, "confidence": {"name": "softmax", "vocabulary": 1}},

@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(tmp_path: Path
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= damage == "flipped"
     newest.write_bytes(content[: {"cut": len(content) // 2, "emptied": 0, "flipped": None}[damage]])
-    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged .*goes on from before it"):
+    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged .*resuming from the previous one"):
         training(tmp_path)
     assert older.exists() or stored(tmp_path / "checkpoints")
     assert same_weights(whole, tmp_path)
