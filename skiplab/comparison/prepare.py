@@ -145,7 +145,7 @@ def _with_cases(prepared: Prepared) -> Prepared:
         for case in calibrated:
             _check_own(case)
     items = len(data.rows("calibration"))
-    prepared = replace(prepared, notes=(*prepared.notes, *_few_items(data, "calibration")))
+    few = _few_items(data, "calibration")
     try:
         calibration.check_items(items)
     except ValueError as error:
@@ -157,14 +157,18 @@ def _with_cases(prepared: Prepared) -> Prepared:
             prepared,
             cases=[case for case in cases if case.delta is None or case.delta in kept.delta],
             calibration=kept,
-            notes=(*prepared.notes, f"under limit, calibrated settings are left out: {error}"),
+            notes=(
+                *prepared.notes,
+                *(few if kept.delta else ()),
+                f"under limit, calibrated settings are left out: {error}",
+            ),
         )
-    return replace(prepared, cases=cases)
+    return replace(prepared, cases=cases, notes=(*prepared.notes, *few))
 
 
 def _few_items(data: TextData, split: str) -> tuple[str, ...]:
     """Says so where a split's figures are of few items."""
-    count = len(data.splits[split])
+    count = len(data.rows(split))
     return (few_items(split, count).removesuffix("."),) if count < FEW_ITEMS else ()
 
 

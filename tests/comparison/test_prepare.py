@@ -50,7 +50,8 @@ def test_the_base_depends_on_backbone_data_and_training_only(tmp_path: Path) -> 
 def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_them(tmp_path: Path) -> None:
     prepared = prepare(small_config(tmp_path))
     assert all(case.delta is None for case in prepared.cases)
-    (note,) = prepared.notes
+    few, note = prepared.notes
+    assert few == "The test split has 16 items, fewer than 100: its figures are rough"
     assert "16 calibration items cannot certify delta=0.02 at epsilon=0.05" in note
     assert "at least 149 items" in note
     whole = prepare(small_config(tmp_path, "calibration.delta=[0.3]"))
@@ -60,7 +61,7 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
         "calm state calibrated delta=0.3",
         "calm classifier calibrated delta=0.3",
     }
-    assert whole.notes == ()
+    assert whole.notes == (few, few.replace("test", "valid"))
 
 
 @pytest.mark.parametrize(
