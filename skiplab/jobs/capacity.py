@@ -41,7 +41,8 @@ def capacity(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     with configuring():
         sources, model, errors = _predictor(options.folders, options.dtype)
         rows = [row for name in options.shapes for row in _shape_rows(name, config, model)]
-        RunFolder(run_dir).bind(config.plain)
+        folder = RunFolder(run_dir)
+        folder.bind(config.plain)
         tracker = open_tracker(config, ranks)
     median, largest = statistics.median(errors), max(errors)
     predicted_from = {

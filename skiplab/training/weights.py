@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -19,6 +18,7 @@ from skiplab.backbones.adapters import adapt
 from skiplab.engine.backbone import Backbone
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import writing
+from skiplab.utils.locks import exclusive
 
 
 def saved(folder: Path, ranks: Ranks = ALONE) -> bool:
@@ -80,7 +80,8 @@ def load_or_train(
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")) if ranks.is_first else nullcontext():
+        lock = exclusive(folder.with_name(f"{folder.name}.lock"), f"the weights {folder}")
+        with lock if ranks.is_first else nullcontext():
             _load_or_train(model, folder, train, complete, ranks)
 
 
