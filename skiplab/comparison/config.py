@@ -68,9 +68,9 @@ class Benchmark(Section):
 
 
 class Tracking(Section):
-    """The MLflow store."""
+    """The MLflow store; without a `uri` nothing is tracked."""
 
-    uri: Name
+    uri: Name | None
     experiment: Name
 
 

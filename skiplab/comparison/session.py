@@ -63,13 +63,16 @@ class Session:
         return self.folder.load("mlflow") or {}
 
 
-def open_session(prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, free: Sequence[str] = ()) -> Session:
+def open_session(
+    prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, free: Sequence[str] = (), shared: bool = False
+) -> Session:
     """Bind the run folder to the configuration, and connect to the tracking store.
 
     How training is spread over devices may change from run to run.
 
     Args:
         free: further parts of the configuration that may change, nested keys with dots.
+        shared: whether several processes may work in the folder together; else the second waits for the first.
 
     Raises:
         ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
@@ -85,19 +88,20 @@ def open_session(prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, fre
     try:
         folder.check(comparable)
         tracker = open_tracker(prepared.config, ranks)
-        folder.bind(comparable)
+        folder.bind(comparable, shared=shared)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     return Session(prepared, folder, tracker, ranks, Console(quiet=not ranks.is_first))
 
 
 def open_tracker(config: RunConfig, ranks: Ranks = ALONE) -> Tracker:
-    """The tracker of the configuration, on the first rank; the others track nothing.
+    """The tracker of the configuration, on the first rank; the others track nothing, nor does any without a store.
 
     Raises:
         ValueError: the store cannot be used.
     """
     store = config.tracking
     opened: list[Tracker] = []
-    ranks.on_first(lambda: opened.append(MLflowTracker.open(store.uri, store.experiment)))
+    if (uri := store.uri) is not None:
+        ranks.on_first(lambda: opened.append(MLflowTracker.open(uri, store.experiment)))
     return opened[0] if opened else NoTracker()

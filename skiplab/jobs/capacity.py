@@ -42,7 +42,8 @@ def capacity(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
             name: make(OPTSpec, {**own, **sizes}, f"capacity.shapes.{name}") for name, own in options.shapes.items()
         }
         rows = [row for name, spec in specs.items() for row in decoding.rows(name, spec, predictor.model)]
-        RunFolder(run_dir).bind(config.plain)
+        folder = RunFolder(run_dir)
+        folder.bind(config.plain)
         tracker = open_tracker(config, ranks)
     origin = predictor.plain
     name = config.tracking.experiment

@@ -30,7 +30,8 @@ def profile(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     config = load(cfg)
     with configuring():
         subject = Subject.of(config)
-        RunFolder(run_dir).bind(config.plain)
+        folder = RunFolder(run_dir)
+        folder.bind(config.plain)
         tracker = open_tracker(config, ranks)
     found: list[dict[str, Any]] = []
     console = Console()

@@ -27,8 +27,9 @@ def scaling(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     prepared = ranks.first_before_others(lambda: prepare(cfg, allow_distributed=True))
     if prepared.trainer.processes < 2:
         raise ConfigurationError("experiment=scaling compares several processes with one; take trainer=ddp")
+    folder = RunFolder(run_dir, ranks)
     try:
-        RunFolder(run_dir, ranks).bind(prepared.config.plain)
+        folder.bind(prepared.config.plain)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

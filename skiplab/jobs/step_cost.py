@@ -28,8 +28,9 @@ def step_cost(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
         ConfigurationError: before anything is timed.
     """
     prepared = prepare(cfg)
+    folder = RunFolder(run_dir, ranks)
     try:
-        RunFolder(run_dir, ranks).bind(prepared.config.plain)
+        folder.bind(prepared.config.plain)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     rounds = prepared.config.benchmark.rounds

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
-from filelock import FileLock
 from optuna.study import Study
 
 from skiplab.comparison.cases import Case
@@ -22,6 +21,7 @@ from skiplab.search.layer_importance import Plans, solve_in_stages
 from skiplab.search.space import params_of
 from skiplab.search.spec import SearchSpec
 from skiplab.search.workers import StudyRunner, study_of
+from skiplab.utils.locks import exclusive
 
 
 def checked_spec(prepared: Prepared) -> SearchSpec:
@@ -82,12 +82,12 @@ class Search:
                 with self._session.run(f"study {name}", f"study {name}") as run_id:
                     self._runner.run(name, run_id, self._config.section("workers"))
             # One of several searching processes continues at a time.
-            with FileLock(self._folder.path / "comparison.lock"):
+            with exclusive(self._folder.path / "comparison.lock", "the comparison of finalists"):
                 findings = self._findings(self._profile())
                 for name, study in self._studies.items():
                     with self._session.run(f"study {name}", f"study {name}"):
                         publish_study(self._session.tracker, study, findings, self._folder.path)
-        with FileLock(self._folder.path / "comparison.lock"):
+        with exclusive(self._folder.path / "comparison.lock", "the comparison of finalists"):
             prepared = replace(self._prepared, cases=[*self._prepared.cases, *self._cases(findings)])
             supplement = Supplement("search", lambda records: findings.for_report(records, prepared.cases))
             comparison = Comparison(replace(self._session, prepared=prepared), supplement)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors.torch import save_model
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -19,6 +18,7 @@ from skiplab.backbones.whole_weights import CheckpointError, copy_whole, load_wh
 from skiplab.engine.backbone import Backbone
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import writing
+from skiplab.utils.locks import exclusive
 
 
 def saved(folder: Path, ranks: Ranks = ALONE) -> bool:
@@ -88,7 +88,8 @@ def load_or_train(
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")) if ranks.is_first else nullcontext():
+        lock = exclusive(folder.with_name(f"{folder.name}.lock"), f"the weights {folder}")
+        with lock if ranks.is_first else nullcontext():
             _load_or_train(model, folder, train, complete, ranks)
 
 
