@@ -19,6 +19,7 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import left_pad
 from skiplab.engine.cuda_graphs import StepGraphs
 from skiplab.engine.decode import DecodeResult, decode
+from skiplab.engine.generation import own_generation_config_aside
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.utils.peak_memory import peak_memory
 from skiplab.utils.progress import Progress
@@ -132,12 +133,10 @@ def hf_generate_system(backbone: Backbone, cache: str | None = None) -> System:
             use_cache=True,
             cache_implementation=cache,
         )
-        backbone.model.generate(  # type: ignore[operator]
-            ids_BP.to(backbone.device),
-            attention_mask=mask_BP.long().to(backbone.device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([ReadClock(clock)]),
-        )
+        inputs = {"inputs": ids_BP.to(backbone.device), "attention_mask": mask_BP.long().to(backbone.device)}
+        processors = LogitsProcessorList([ReadClock(clock)])
+        with own_generation_config_aside(backbone.model):
+            backbone.model.generate(**inputs, generation_config=config, logits_processor=processors)  # type: ignore[operator]
 
     return run
 

@@ -4,6 +4,7 @@ Shapes: B rows, P prompt columns, T generated tokens, S key positions, V vocabul
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import final
 
@@ -14,6 +15,7 @@ from skiplab.engine.backbone import Backbone, Context
 from skiplab.engine.kv_cache import KVCache
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.step_runners import step_runner
+from skiplab.engine.token_choice import TokenChoice
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,17 @@ class Prefilled:
         mask_BP: True at prompt tokens, False at left padding.
         limit_B: tokens that each row may generate.
         longest: the largest of these.
-        eos_id: a row ends when it generates this token; None is never.
+        eos_ids: a row ends when it generates one of these tokens.
+        choice: chooses the tokens.
     """
 
     logits_BV: Tensor
     mask_BP: Tensor
     limit_B: Tensor
     longest: int
-    eos_id: int | None
+    eos_ids: tuple[int, ...]
     pad_id: int
+    choice: TokenChoice
 
     def padding_mask(self, columns: int, dtype: torch.dtype) -> Tensor:
         """Additive mask (B, 1, 1, S) over so many columns that hides left padding."""
@@ -65,12 +69,9 @@ class Prefilled:
     def ended(self, token_B: Tensor, limit_B: Tensor, count: int | Tensor) -> Tensor:
         """Rows that end with their `count`-th token, (B,)."""
         ended_B = limit_B == count
-        return ended_B if self.eos_id is None else ended_B | (token_B == self.eos_id)
-
-
-def greedy(logits_BV: Tensor) -> Tensor:
-    """The likeliest token of each row, the first of equals. On a CPU `max` is several times as fast as `argmax`."""
-    return logits_BV.max(-1).indices
+        for eos_id in self.eos_ids:
+            ended_B = ended_B | (token_B == eos_id)
+        return ended_B
 
 
 class BatchRun(ABC):
@@ -78,10 +79,12 @@ class BatchRun(ABC):
 
     Attributes:
         index_B: the rows' places in the caller's batch.
-        logits_BV: of their newest tokens.
+        token_B: their newest tokens.
+        logits_BV: of these.
     """
 
     index_B: Tensor
+    token_B: Tensor
     logits_BV: Tensor
 
     @abstractmethod
@@ -91,6 +94,10 @@ class BatchRun(ABC):
     @abstractmethod
     def ended(self, step: int) -> bool:
         """Whether all rows are known to have ended with a step's tokens."""
+
+    @abstractmethod
+    def cancel(self, rows: Collection[int]) -> None:
+        """End rows, by their places in the caller's batch, with the tokens that they have."""
 
     @abstractmethod
     def result(self) -> DecodeResult:
@@ -114,13 +121,14 @@ class EagerRun(BatchRun):
         self._mask_B11S = prefilled.padding_mask(columns + steps, backbone.dtype) if padded else None
         self._tokens_BT = prefilled.mask_BP.new_full((rows, steps + 1), prefilled.pad_id, dtype=torch.int64)
         self._depth_BT = torch.zeros_like(self._tokens_BT, dtype=torch.int32)
+        self._cancelled: set[int] = set()
         self.index_B = torch.arange(rows, device=self._tokens_BT.device)
         self._take(prefilled.logits_BV, len(policy.plan(0)), 0)
 
     def advance(self, step: int) -> None:
         columns = self._prefilled.mask_BP.shape[1] + step
         position_B1 = self._position_B[:, None]
-        h_BTD = self._backbone.embed(self._token_B[:, None], position_B1)
+        h_BTD = self._backbone.embed(self.token_B[:, None], position_B1)
         self._cache.seek(columns - 1)
         mask = None if self._mask_B11S is None else self._mask_B11S[..., :columns]
         context = Context(mask, self._cache, self._backbone.rotary(position_B1))
@@ -128,24 +136,32 @@ class EagerRun(BatchRun):
         self._take(self._backbone.head(h_BTD[:, -1]), depth_B, step)
 
     def ended(self, step: int) -> bool:
-        ended_B = self._prefilled.ended(self._token_B, self._limit_B, step + 1)
-        source = _survivors(ended_B.tolist())
-        if source and len(source) < len(ended_B):
+        ended_B = self._prefilled.ended(self.token_B, self._limit_B, step + 1)
+        if (stopped_B := self._prefilled.choice.stopped(self.index_B, step)) is not None:
+            ended_B |= stopped_B
+        ended = ended_B.tolist()
+        if self._cancelled:
+            ended = [end or row in self._cancelled for end, row in zip(ended, self.index_B.tolist(), strict=True)]
+        source = _survivors(ended)
+        if source and len(source) < len(ended):
             self._keep(source)
         return not source
+
+    def cancel(self, rows: Collection[int]) -> None:
+        self._cancelled.update(rows)
 
     def result(self) -> DecodeResult:
         return DecodeResult(self._tokens_BT, (self._depth_BT > 0).sum(1), self._depth_BT, self._cache.nbytes)
 
     def _take(self, logits_BV: Tensor, depth_B: Tensor | int, step: int) -> None:
         self.logits_BV = logits_BV
-        self._token_B = greedy(logits_BV)
+        self.token_B = self._prefilled.choice.choose(logits_BV, self.index_B, step)
         self._position_B = self._position_B + 1
-        self._tokens_BT[self.index_B, step] = self._token_B
+        self._tokens_BT[self.index_B, step] = self.token_B
         self._depth_BT[self.index_B, step] = depth_B
 
     def _keep(self, source: list[int]) -> None:
-        self.index_B, self._token_B = self.index_B[source], self._token_B[source]
+        self.index_B, self.token_B = self.index_B[source], self.token_B[source]
         self._position_B, self._limit_B = self._position_B[source], self._limit_B[source]
         if self._mask_B11S is not None:
             self._mask_B11S = self._mask_B11S[source]

@@ -8,7 +8,7 @@ are few. On other devices a step runs as it would be recorded.
 Shapes: B rows, P prompt columns, T generated tokens, S key positions, L layers, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from typing import final
 
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone, Context
-from skiplab.engine.batch_run import BatchRun, DecodeResult, Prefilled, greedy
+from skiplab.engine.batch_run import BatchRun, DecodeResult, Prefilled
 from skiplab.engine.fused_layers import with_kernels
 from skiplab.engine.kv_cache import StaticKVCache
 from skiplab.engine.parallel_forward import prefix_columns
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.recorded_choice import Choose, RecordedChoice
+from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
 
 BUCKET = 64
@@ -36,11 +38,13 @@ class _State:
         column_1: where keys and values of these go; the cache's own.
         step_1: the step that chooses the next tokens.
         mask_B11S: additive; a column opens as its step comes.
-        limit_B, eos_1: as in `Prefilled`; an `eos_1` of -1 means no end-of-sequence token.
+        limit_B: as in `Prefilled`.
+        eos_1: the first token that ends a row; -1 is none. Further ones are part of a recording.
         length_B: tokens generated so far; for rows that have ended, their length.
         ended_B: True for rows that have ended.
         tokens_BT: all tokens; behind a row's end of no meaning.
         logits_BV: of the newest tokens.
+        ids_BC: as `RecordedChoice` has it.
     """
 
     token_B: Tensor
@@ -54,6 +58,7 @@ class _State:
     ended_B: Tensor
     tokens_BT: Tensor
     logits_BV: Tensor
+    ids_BC: Tensor
 
     def copy(self) -> "_State":
         return _State(*(getattr(self, field.name).clone() for field in fields(self)))
@@ -61,6 +66,9 @@ class _State:
     def set(self, other: "_State") -> None:
         for field in fields(self):
             getattr(self, field.name).copy_(getattr(other, field.name))
+
+
+_Key = tuple[LayerPlan, int] | tuple[LayerPlan, int, tuple[object, ...]]
 
 
 @final
@@ -106,14 +114,18 @@ class StepGraphs:
             return torch.zeros(*shape, dtype=torch.int64, device=device)
 
         columns = _whole_buckets(prompt_columns + new_tokens - 1)
+        self._choice = RecordedChoice(
+            rows=rows, columns=prompt_columns + new_tokens, new_tokens=new_tokens, device=device
+        )
         self._state = _State(
             token_B=whole(rows), position_B=whole(rows), column_1=self.cache.column_1, step_1=whole(1),
             mask_B11S=torch.zeros(rows, 1, 1, columns, dtype=dtype, device=device),
             limit_B=whole(rows), eos_1=whole(1), length_B=whole(rows), ended_B=whole(rows).bool(),
             tokens_BT=whole(rows, new_tokens),
             logits_BV=torch.zeros(rows, backbone.model.config.vocab_size, dtype=dtype, device=device),
+            ids_BC=self._choice.ids_BC,
         )  # fmt: skip
-        self._recorded: dict[tuple[LayerPlan, int], Callable[[], None]] = {}
+        self._recorded: dict[_Key, Callable[[], None]] = {}
         self._weights = self._addresses()
         self._pool = torch.cuda.graph_pool_handle() if record and device.type == "cuda" else None
 
@@ -126,14 +138,18 @@ class StepGraphs:
         self.cache.bucket = 0
         return self.cache
 
-    def begin(self, prefilled: Prefilled) -> None:
+    def begin(self, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> None:
         """Set the tensors for a batch whose prompt pass filled `cache`."""
         if self._weights != (addresses := self._addresses()):
             self._recorded.clear()
             self._stepping = with_kernels(self.backbone)
             self._weights = addresses
         state, columns = self._state, prefilled.mask_BP.shape[1]
-        token_B = greedy(prefilled.logits_BV)
+        token_B = prefilled.choice.choose(prefilled.logits_BV, torch.arange(self.rows, device=prompt_BP.device), 0)
+        self._choice.begin(choosing, prompt_BP, prefilled.mask_BP, prefilled.eos_ids, token_B)
+        # Of other options than plain greedy decoding, the present batch's stay.
+        kept = self._choice.keys()
+        self._recorded = {key: step for key, step in self._recorded.items() if len(key) == 2 or key[2] in kept}
         state.token_B.copy_(token_B)
         ended_B = prefilled.ended(token_B, prefilled.limit_B, 1)
         # Rows that have ended stand still, so that they never leave the backbone's positions.
@@ -143,7 +159,7 @@ class StepGraphs:
         state.mask_B11S.fill_(-torch.inf)
         state.mask_B11S[..., :columns] = prefilled.padding_mask(columns, state.mask_B11S.dtype)
         state.limit_B.copy_(prefilled.limit_B)
-        state.eos_1.fill_(-1 if prefilled.eos_id is None else prefilled.eos_id)
+        state.eos_1.fill_(prefilled.eos_ids[0] if prefilled.eos_ids else -1)
         state.length_B.fill_(1)
         state.ended_B.copy_(ended_B)
         state.tokens_BT[:, 0] = token_B
@@ -151,9 +167,10 @@ class StepGraphs:
 
     def run(self, step: int, columns: int) -> _State:
         """Run a step that attends to so many columns; it is recorded when it first comes."""
-        key = self.policy.plan(step), _whole_buckets(columns)
+        plan, bucket, choice = self.policy.plan(step), _whole_buckets(columns), self._choice.key(step)
+        key = (plan, bucket, choice) if choice else (plan, bucket)
         if key not in self._recorded:
-            self._recorded[key] = self._record(*key)
+            self._recorded[key] = self._record(plan, bucket, self._choice.at(step))
         self._recorded[key]()
         return self._state
 
@@ -161,7 +178,7 @@ class StepGraphs:
     def state(self) -> _State:
         return self._state
 
-    def _step(self, plan: LayerPlan, bucket: int) -> None:
+    def _step(self, plan: LayerPlan, bucket: int, choose: Choose) -> None:
         state, backbone = self._state, self._stepping
         self.cache.bucket = bucket
         state.mask_B11S.index_fill_(3, state.column_1, 0)
@@ -171,28 +188,32 @@ class StepGraphs:
         for layer in plan:
             h_B1D = backbone.layer(layer, h_B1D, context)
         state.logits_BV.copy_(backbone.head(h_B1D[:, -1]))
-        state.token_B.copy_(greedy(state.logits_BV))
+        state.token_B.copy_(choose(state.logits_BV, state.step_1))
         state.tokens_BT.index_copy_(1, state.step_1, state.token_B[:, None])
         state.step_1.add_(1)
         state.column_1.add_(1)
+        if self._choice.reads_ids:
+            state.ids_BC.index_copy_(1, state.column_1, state.token_B[:, None])
         state.length_B.add_(~state.ended_B)
         state.ended_B.logical_or_((state.token_B == state.eos_1) | (state.limit_B == state.step_1))
+        for eos_id in self._choice.further_eos:
+            state.ended_B.logical_or_(state.token_B == eos_id)
         state.position_B.add_(~state.ended_B)
 
-    def _record(self, plan: LayerPlan, bucket: int) -> Callable[[], None]:
+    def _record(self, plan: LayerPlan, bucket: int, choose: Choose) -> Callable[[], None]:
         if self._pool is None:
-            return lambda: self._step(plan, bucket)
+            return lambda: self._step(plan, bucket, choose)
         before = self._state.copy()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             # Libraries allocate workspaces at the first call, which is not allowed while recording.
-            self._step(plan, bucket)
+            self._step(plan, bucket, choose)
             self._state.set(before)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            self._step(plan, bucket)
+            self._step(plan, bucket, choose)
         return graph.replay
 
     def _addresses(self) -> list[int]:
@@ -203,16 +224,20 @@ class StepGraphs:
 class GraphRun(BatchRun):
     """A planned batch on recorded steps. Rows that end stay; every few steps the host asks whether all have."""
 
-    def __init__(self, graphs: StepGraphs, prefilled: Prefilled) -> None:
-        graphs.begin(prefilled)
+    def __init__(self, graphs: StepGraphs, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> None:
+        graphs.begin(prefilled, choosing, prompt_BP)
         self._graphs = graphs
         self._prefilled = prefilled
         self.index_B = torch.arange(graphs.rows, device=prefilled.logits_BV.device)
+        self.token_B = graphs.state.token_B
         self.logits_BV = prefilled.logits_BV
 
     def advance(self, step: int) -> None:
         state = self._graphs.run(step, self._prefilled.mask_BP.shape[1] + step)
         self.logits_BV = state.logits_BV
+
+    def cancel(self, rows: Collection[int]) -> None:
+        self._graphs.state.ended_B[list(rows)] = True
 
     def ended(self, step: int) -> bool:
         return step % CHECK_EVERY == 0 and bool(self._graphs.state.ended_B.all())

@@ -1,27 +1,44 @@
-"""Greedy decoding in left-padded batches: the one step loop.
+"""Decoding in left-padded batches: the one step loop.
 
 Shapes: B rows, P prompt columns, D hidden size, V vocabulary.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.batch import left_pad
 from skiplab.engine.batch_run import BatchRun, DecodeResult, EagerRun, Prefilled
 from skiplab.engine.cuda_graphs import GraphRun, StepGraphs
 from skiplab.engine.kv_cache import KVStore
 from skiplab.engine.parallel_forward import forward, prefix_columns
 from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.recorded_choice import not_recordable
+from skiplab.engine.request import Request
 from skiplab.schedules.exit_schedule import layer_steps
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 
 
-@torch.inference_mode()
+class Step(NamedTuple):
+    """A step whose tokens are known.
+
+    Attributes:
+        step: 0 is the prompt pass.
+        index_A: the rows that took part, by their places in the batch; on recorded steps these are all.
+        token_A: their tokens; of a row that had ended before, of no meaning.
+        logits_AV: their raw scores, which on recorded steps the next step overwrites.
+    """
+
+    step: int
+    index_A: Tensor
+    token_A: Tensor
+    logits_AV: Tensor
+
+
 def decode(
     backbone: Backbone,
     policy: ExitPolicy,
@@ -39,8 +56,43 @@ def decode(
         prompts: token ids per row, at least one each.
         max_new_tokens: the limit, for all rows or one per row.
         eos_id: a row ends when it generates this token; None decodes to the limit.
-        on_step: called as `on_step(step, index_B, logits_BV)` when a step's tokens are known, with
-            the rows that took part; with graphs these are all, and the logits are overwritten by the next step.
+        on_step: called as `on_step(step, index_B, logits_BV)` with what `Step` has.
+        graphs: as for `decode_steps`.
+
+    Raises:
+        ValueError: as `decode_steps`.
+    """
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    request = Request(prompts, limits, () if eos_id is None else (eos_id,), pad_id)
+    return decode_request(backbone, policy, request, on_step=on_step, graphs=graphs)
+
+
+def decode_request(
+    backbone: Backbone,
+    policy: ExitPolicy,
+    request: Request,
+    *,
+    on_step: OnStep | None = None,
+    graphs: StepGraphs | None = None,
+) -> DecodeResult:
+    """Run all steps of `decode_steps`; arguments as for `decode`."""
+    steps = decode_steps(backbone, policy, request, graphs=graphs)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value
+        if on_step is not None:
+            on_step(step.step, step.index_A, step.logits_AV)
+
+
+@torch.inference_mode()
+def decode_steps(
+    backbone: Backbone, policy: ExitPolicy, request: Request, *, graphs: StepGraphs | None = None
+) -> Generator[Step, Collection[int] | None, DecodeResult]:
+    """Continue a batch's prompts under a policy, step by step. Rows that are sent, by their places in the batch, end.
+
+    Args:
         graphs: recorded steps of this backbone and policy; a batch that does not fit them is decoded without,
             with a warning.
 
@@ -48,76 +100,61 @@ def decode(
         ValueError: a row is empty, prompt and limit exceed the backbone's positions, or the graphs are another
             backbone's or policy's.
     """
-    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-    _check_lengths(prompts, limits, backbone.max_positions)
-    run = _start(backbone, policy, prompts, limits, eos_id, pad_id, _fitting(graphs, backbone, policy, prompts, limits))
-    for step in range(max(limits)):
+    request.check(backbone.max_positions)
+    run = _start(backbone, policy, request, _fitting(graphs, backbone, policy, request))
+    for step in range(request.longest):
         if step:
             run.advance(step)
-        if on_step is not None:
-            on_step(step, run.index_B, run.logits_BV)
+        cancelled = yield Step(step, run.index_B, run.token_B, run.logits_BV)
+        if cancelled:
+            run.cancel(cancelled)
         if run.ended(step):
             break
     return run.result()
 
 
-def _start(
-    backbone: Backbone,
-    policy: ExitPolicy,
-    prompts: Sequence[Sequence[int]],
-    limits: Sequence[int],
-    eos_id: int | None,
-    pad_id: int,
-    graphs: StepGraphs | None,
-) -> BatchRun:
+def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: StepGraphs | None) -> BatchRun:
     """The prompt pass."""
-    prompt_BP, mask_BP = (tensor.to(backbone.device) for tensor in left_pad(prompts, pad_id))
-    columns, longest = prompt_BP.shape[1], max(limits)
-    steps_L = layer_steps(policy.plan, backbone.num_layers, longest - 1)
+    prompt_BP, mask_BP = (tensor.to(backbone.device) for tensor in request.left_padded())
+    columns = prompt_BP.shape[1]
+    steps_L = layer_steps(policy.plan, backbone.num_layers, request.longest - 1)
 
     def prefill(cache: KVStore) -> Prefilled:
         columns_L = [columns if run else 0 for run in steps_L]
         h_BTD = forward(backbone, prompt_BP, mask_BP, columns_L=columns_L, cache=cache)
-        limit_B = torch.tensor(limits, device=backbone.device)
-        return Prefilled(backbone.head(h_BTD[:, -1]), mask_BP, limit_B, longest, eos_id, pad_id)
+        return Prefilled(
+            logits_BV=backbone.head(h_BTD[:, -1]),
+            mask_BP=mask_BP,
+            limit_B=torch.tensor(request.limits, device=backbone.device),
+            longest=request.longest,
+            eos_ids=request.eos_ids,
+            pad_id=request.pad_id,
+            choice=request.choice(prompt_BP),
+        )
 
     if graphs is not None:
-        return GraphRun(graphs, prefill(graphs.prompt_cache()))
+        return GraphRun(graphs, prefill(graphs.prompt_cache()), request.choosing, prompt_BP)
     # What later steps read: nothing of a layer that only the prompt pass runs.
-    cache = backbone.new_cache(len(prompts), [prefix_columns(columns, run) if run > 1 else 0 for run in steps_L])
+    cache = backbone.new_cache(
+        len(request.prompts), [prefix_columns(columns, run) if run > 1 else 0 for run in steps_L]
+    )
     return EagerRun(backbone, policy, cache, prefill(cache))
 
 
-def _fitting(
-    graphs: StepGraphs | None,
-    backbone: Backbone,
-    policy: ExitPolicy,
-    prompts: Sequence[Sequence[int]],
-    limits: Sequence[int],
-) -> StepGraphs | None:
+def _fitting(graphs: StepGraphs | None, backbone: Backbone, policy: ExitPolicy, request: Request) -> StepGraphs | None:
     if graphs is None:
         return None
     if graphs.backbone is not backbone or graphs.policy is not policy:
         raise ValueError("these graphs were made for another backbone or policy")
-    rows, columns, longest = len(prompts), max(map(len, prompts)), max(limits)
-    if graphs.fits(rows, columns, longest):
-        return graphs
-    warnings.warn(
-        f"recorded steps are for {graphs.rows} rows, at most {graphs.prompt_columns} prompt columns and "
-        f"{graphs.new_tokens} new tokens; a batch of {rows}, {columns} and {longest} is decoded without them",
-        stacklevel=3,
-    )
-    return None
-
-
-def _check_lengths(prompts: Sequence[Sequence[int]], limits: Sequence[int], max_positions: int) -> None:
-    if len(limits) != len(prompts):
-        raise ValueError(f"expected one max_new_tokens per prompt, got {len(limits)} for {len(prompts)} prompts")
-    for row, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
-        if not prompt or limit < 1:
-            raise ValueError(f"row {row} needs a prompt token and a token to generate, got {len(prompt)} and {limit}")
-        if len(prompt) + limit - 1 > max_positions:
-            raise ValueError(
-                f"row {row} needs {len(prompt)} prompt + {limit - 1} generated positions, the backbone has "
-                f"{max_positions}; shorten the prompt or max_new_tokens"
-            )
+    rows, columns, longest = len(request.prompts), request.columns, request.longest
+    if not graphs.fits(rows, columns, longest):
+        warnings.warn(
+            f"recorded steps are for {graphs.rows} rows, at most {graphs.prompt_columns} prompt columns and "
+            f"{graphs.new_tokens} new tokens; a batch of {rows}, {columns} and {longest} is decoded without them",
+            stacklevel=4,
+        )
+        return None
+    if request.choosing is not None and (reason := not_recordable(request.choosing)):
+        warnings.warn(f"recorded steps cannot apply {reason}; the batch is decoded without them", stacklevel=4)
+        return None
+    return graphs

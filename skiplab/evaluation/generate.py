@@ -13,6 +13,7 @@ from skiplab.data.module import Item, TextData
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import IGNORE, Batch, left_pad
 from skiplab.engine.decode import decode
+from skiplab.engine.generation import own_generation_config_aside
 from skiplab.engine.out_of_memory import Halving
 from skiplab.engine.packed_linear import prepack
 from skiplab.engine.parallel_forward import planned_logits
@@ -98,7 +99,8 @@ def generate(
 def generate_hf(
     backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int, ranks: Ranks = ALONE
 ) -> Generation:
-    """As `generate`, by Hugging Face's `generate` on the same weights, in batches as the items come."""
+    """As `generate`, greedily by Hugging Face's `generate` on the same weights, in batches as the items come. What the
+    checkpoint's own generation configuration asks for is left aside."""
     from transformers import GenerationConfig
 
     config = GenerationConfig(
@@ -108,9 +110,10 @@ def generate_hf(
 
     def generated(batch: Sequence[Item]) -> list[list[int]]:
         ids_BP, mask_BP = left_pad([item.prompt_ids for item in batch], data.pad_id)
-        out_BT = backbone.model.generate(  # type: ignore[operator]
-            ids_BP.to(backbone.device), attention_mask=mask_BP.long().to(backbone.device), generation_config=config
-        )
+        with own_generation_config_aside(backbone.model):
+            out_BT = backbone.model.generate(  # type: ignore[operator]
+                ids_BP.to(backbone.device), attention_mask=mask_BP.long().to(backbone.device), generation_config=config
+            )
         rows = out_BT[:, ids_BP.shape[1] :].tolist()
         return [row[: row.index(data.eos_id) + 1] if data.eos_id in row else row for row in rows]
 

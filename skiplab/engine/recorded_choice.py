@@ -1,0 +1,120 @@
+"""Which token follows, as part of a recorded step: fixed shapes, and nothing that the host must know.
+
+Shapes: B rows, P prompt columns, C columns of prompt and output, T generated tokens, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)
+
+from skiplab.engine.generation import GenerationOptions
+from skiplab.engine.logits_processing import warpers
+from skiplab.engine.token_choice import Choosing, draw, greedy
+
+Choose = Callable[[Tensor, Tensor], Tensor]
+"""Tokens (B,) from raw scores (B, V) and the step (1,) that chooses them."""
+
+
+def not_recordable(choosing: Choosing) -> str | None:
+    """What of it a recorded step cannot do; None is nothing."""
+    options = choosing.options
+    if options is None:
+        return "processors or stopping criteria of the caller's own"
+    for name in ("no_repeat_ngram_size", "bad_words_ids", "stop_strings"):
+        if getattr(options, name):
+            return name
+    return None
+
+
+@final
+class RecordedChoice:
+    """The tensors that choosing works on, which never move.
+
+    Args:
+        columns: of prompt and output, at most.
+        new_tokens: generated tokens, at most.
+
+    Attributes:
+        ids_BC: prompt and output; columns that are padding, or still to come, repeat a token of the row's prompt, so
+            that what a processor makes of the set of tokens is exact.
+        uniform_BT: what sampling draws by.
+    """
+
+    def __init__(self, *, rows: int, columns: int, new_tokens: int, device: torch.device) -> None:
+        self.ids_BC = torch.zeros(rows, columns, dtype=torch.int64, device=device)
+        self.uniform_BT = torch.zeros(rows, new_tokens, dtype=torch.float64, device=device)
+        self._options: GenerationOptions | None = None
+        self._eos_ids: tuple[int, ...] = ()
+
+    def begin(
+        self, choosing: Choosing | None, prompt_BP: Tensor, mask_BP: Tensor, eos_ids: tuple[int, ...], token_B: Tensor
+    ) -> None:
+        """Set the tensors for a batch whose first tokens are chosen."""
+        self._options = None if choosing is None else choosing.options
+        self._eos_ids = eos_ids
+        if choosing is None:
+            return
+        last_B1, columns = prompt_BP[:, -1:], prompt_BP.shape[1]
+        self.ids_BC.copy_(last_B1.expand_as(self.ids_BC))
+        self.ids_BC[:, :columns] = torch.where(mask_BP, prompt_BP, last_B1)
+        self.ids_BC[:, columns] = token_B
+        if choosing.uniform_BT is not None:
+            self.uniform_BT[:, : choosing.uniform_BT.shape[1]] = choosing.uniform_BT.to(self.uniform_BT.device)
+
+    @property
+    def further_eos(self) -> tuple[int, ...]:
+        """Tokens that end a row, beside the first."""
+        return self._eos_ids[1:]
+
+    @property
+    def reads_ids(self) -> bool:
+        """Whether choosing depends on the tokens so far."""
+        return self._options is not None and self._options.repetition_penalty != 1
+
+    def key(self, step: int) -> tuple[object, ...]:
+        """Steps of one key choose and end by the same kernels; empty is plain greedy decoding."""
+        options = self._options or GenerationOptions()
+        held = self._eos_ids if step < options.min_new_tokens else ()
+        shaped = (
+            options.do_sample, options.repetition_penalty != 1, options.suppress_tokens, held, self.further_eos,
+        )  # fmt: skip
+        return (*shaped, options.repetition_penalty, *options.warped_by) if any(shaped) else ()
+
+    def keys(self) -> set[tuple[object, ...]]:
+        """The keys of all steps of the batch."""
+        return {self.key(0), self.key(self.uniform_BT.shape[1])}
+
+    def at(self, step: int) -> Choose:
+        """What chooses the tokens of a step."""
+        options = self._options
+        if options is None:
+            return lambda logits_BV, step_1: greedy(logits_BV)
+        held = self._eos_ids if step < options.min_new_tokens else ()
+        processors = LogitsProcessorList(_processors(options, held, self.ids_BC.device))
+
+        def choose(logits_BV: Tensor, step_1: Tensor) -> Tensor:
+            scores_BV = processors(self.ids_BC, logits_BV.float())  # type: ignore[arg-type]
+            if not options.do_sample:
+                return greedy(scores_BV)  # type: ignore[arg-type]
+            return draw(scores_BV, self.uniform_BT.index_select(1, step_1))  # type: ignore[arg-type]
+
+        return choose
+
+
+def _processors(options: GenerationOptions, held: Sequence[int], device: torch.device) -> list[LogitsProcessor]:
+    found: list[LogitsProcessor] = []
+    if options.repetition_penalty != 1:
+        found.append(RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty)))
+    if held:
+        found.append(SuppressTokensLogitsProcessor(list(held), device=str(device)))
+    if options.suppress_tokens:
+        found.append(SuppressTokensLogitsProcessor(list(options.suppress_tokens), device=str(device)))
+    return found + warpers(options, device)

@@ -1,0 +1,164 @@
+"""What a batch is asked for.
+
+Shapes: B rows, P prompt columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from secrets import randbits
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
+
+from skiplab.engine.batch import left_pad
+from skiplab.engine.generation import GenerationOptions
+from skiplab.engine.logits_processing import processors
+from skiplab.engine.token_choice import Choosing, Greedy, Processed, TokenChoice, row_key, uniforms
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@final
+@dataclass(frozen=True)
+class Request:
+    """The rows of a batch.
+
+    Attributes:
+        prompts: token ids per row, at least one each.
+        limits: tokens that each row may generate.
+        eos_ids: tokens that end a row.
+        choosing: how tokens are chosen; None is greedily.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    limits: Sequence[int]
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    choosing: Choosing | None = None
+
+    @property
+    def longest(self) -> int:
+        """The largest limit."""
+        return max(self.limits)
+
+    @property
+    def columns(self) -> int:
+        """Width of the padded prompts."""
+        return max(map(len, self.prompts))
+
+    def left_padded(self) -> tuple[Tensor, Tensor]:
+        """Prompts as ids (B, P), and a mask (B, P) that is True at real tokens."""
+        return left_pad(self.prompts, self.pad_id)
+
+    def choice(self, prompt_BP: Tensor) -> TokenChoice:
+        """What chooses the batch's tokens."""
+        if self.choosing is None:
+            return Greedy()
+        return Processed(self.choosing, prompt_BP, longest=self.longest, pad_id=self.pad_id)
+
+    def check(self, max_positions: int) -> None:
+        """Refuse what cannot be decoded.
+
+        Raises:
+            ValueError: a row is empty, or prompt and limit exceed the positions.
+        """
+        if len(self.limits) != len(self.prompts):
+            raise ValueError(
+                f"expected one max_new_tokens per prompt, got {len(self.limits)} for {len(self.prompts)} prompts"
+            )
+        for row, (prompt, limit) in enumerate(zip(self.prompts, self.limits, strict=True)):
+            if not prompt or limit < 1:
+                raise ValueError(
+                    f"row {row} needs a prompt token and a token to generate, got {len(prompt)} and {limit}"
+                )
+            if len(prompt) + limit - 1 > max_positions:
+                raise ValueError(
+                    f"row {row} needs {len(prompt)} prompt + {limit - 1} generated positions, the backbone has "
+                    f"{max_positions}; shorten the prompt or max_new_tokens"
+                )
+
+
+@final
+@dataclass(frozen=True)
+class Decoding:
+    """Generation options with what they leave to the model at hand: makes requests.
+
+    Attributes:
+        max_new_tokens: where the options give none.
+        eos_id: where the options give none.
+        tokenizer: for stop strings.
+        device: the model's.
+        processors, criteria: of the caller's own, beside the options'.
+    """
+
+    options: GenerationOptions
+    max_new_tokens: int
+    eos_id: int | None
+    pad_id: int
+    tokenizer: "PreTrainedTokenizerBase | None" = None
+    device: torch.device | str = "cpu"
+    processors: Sequence[LogitsProcessor] = ()
+    criteria: Sequence[StoppingCriteria] = ()
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        if self.options.eos_token_id is not None:
+            return self.options.eos_token_id
+        return () if self.eos_id is None else (self.eos_id,)
+
+    @property
+    def limit(self) -> int:
+        """Tokens that a row may generate."""
+        return self.options.max_new_tokens or self.max_new_tokens
+
+    def keys(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Row keys of `num_return_sequences` outputs per prompt; without a seed, new ones each time."""
+        seed, count = self.options.seed, range(self.options.num_return_sequences)
+        if seed is None:
+            return [randbits(128) for _ in prompts for _ in count]
+        return [row_key(seed, prompt, number) for prompt in prompts for number in count]
+
+    def requests(
+        self, prompts: Sequence[Sequence[int]], *, batch_size: int, limits: Sequence[int] | None = None
+    ) -> list[Request]:
+        """Batches of at most so many rows, `num_return_sequences` rows in a row per prompt.
+
+        Args:
+            limits: tokens that each prompt's outputs may have; None is `limit` for all.
+        """
+        count = self.options.num_return_sequences
+        keys = self.keys(prompts) if self.options.do_sample else []
+        rows = [prompt for prompt in prompts for _ in range(count)]
+        row_limits = [one for one in limits for _ in range(count)] if limits else [self.limit] * len(rows)
+        parts = (slice(start, start + batch_size) for start in range(0, len(rows), batch_size))
+        return [self._request(rows[part], row_limits[part], keys[part]) for part in parts]
+
+    def _request(self, prompts: Sequence[Sequence[int]], limits: Sequence[int], keys: Sequence[int]) -> Request:
+        request = Request(prompts, limits, self.eos_ids, self.pad_id)
+        if self.options.is_plain_greedy and not self.processors and not self.criteria:
+            return request
+        columns = max(map(len, prompts), default=0)
+        choosing = Choosing(
+            processors=processors(
+                self.options,
+                prompt_columns=columns,
+                padding_B=torch.tensor([columns - len(prompt) for prompt in prompts], device=self.device),
+                eos_ids=self.eos_ids,
+                custom=self.processors,
+            ),
+            criteria=self._criteria(),
+            uniform_BT=uniforms(keys, max(limits)) if self.options.do_sample else None,
+            options=None if self.processors or self.criteria else self.options,
+        )
+        return Request(prompts, limits, self.eos_ids, self.pad_id, choosing)
+
+    def _criteria(self) -> StoppingCriteriaList:
+        found = StoppingCriteriaList(self.criteria)
+        if self.options.stop_strings:
+            if self.tokenizer is None:
+                raise ValueError("stop_strings need a tokenizer")
+            found.append(StopStringCriteria(self.tokenizer, list(self.options.stop_strings)))  # type: ignore[arg-type]
+        return found

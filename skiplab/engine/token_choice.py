@@ -1,0 +1,144 @@
+"""Which token follows, from a step's scores.
+
+Shapes: B rows, A rows that have not ended, P prompt columns, T generated tokens, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, StoppingCriteriaList
+
+from skiplab.engine.generation import GenerationOptions
+
+
+def greedy(logits_BV: Tensor) -> Tensor:
+    """The likeliest token of each row, the first of equals. On a CPU `max` is several times as fast as `argmax`."""
+    return logits_BV.max(-1).indices
+
+
+def draw(scores_BV: Tensor, uniform_B1: Tensor) -> Tensor:
+    """One token per row from the softmax of its scores, by inversion of the cumulative distribution.
+
+    Args:
+        uniform_B1: in [0, 1), float64. One number per row makes a draw cost no more for a large vocabulary.
+    """
+    below_BV = scores_BV.softmax(-1).cumsum(-1, dtype=torch.float64)
+    total_B1 = below_BV[:, -1:]
+    # Below the total even when rounded, so that a token of probability 0 is never drawn.
+    target_B1 = torch.minimum(uniform_B1 * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
+    return torch.searchsorted(below_BV, target_B1, right=True)[:, 0]
+
+
+def row_key(seed: int, prompt: Sequence[int], number: int = 0) -> int:
+    """What a row's random numbers come from: nothing of its batch or place.
+
+    Args:
+        prompt: token ids, so that rows of one seed do not share their numbers.
+        number: of the output among those of its prompt.
+    """
+    data = np.array([seed, number, *prompt], dtype=np.int64).tobytes()
+    return int.from_bytes(blake2b(data, digest_size=16).digest(), "little")
+
+
+def uniforms(keys: Sequence[int], steps: int) -> Tensor:
+    """Random numbers (B, T) in [0, 1), float64: of row key and step alone (Philox; Salmon et al., SC 2011)."""
+    rows = [np.random.Generator(np.random.Philox(key=key)).random(steps) for key in keys]
+    return torch.from_numpy(np.stack(rows))
+
+
+@final
+@dataclass(frozen=True)
+class Choosing:
+    """How the tokens of one batch are chosen, unless greedily from raw scores.
+
+    Attributes:
+        processors, criteria: called as `generate` calls them, with all rows of the batch in their order, prompts and
+            padding included; rows that have ended go on as padding, with scores of 0.
+        uniform_BT: what sampling draws by; None takes the likeliest token.
+        options: what the processors do, if no more than this; recorded steps can be made from it.
+    """
+
+    processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
+    criteria: StoppingCriteriaList = field(default_factory=StoppingCriteriaList)
+    uniform_BT: Tensor | None = None
+    options: GenerationOptions | None = None
+
+
+class TokenChoice(ABC):
+    """Chooses a batch's tokens step by step."""
+
+    @abstractmethod
+    def choose(self, logits_AV: Tensor, index_A: Tensor, step: int) -> Tensor:
+        """Tokens (A,) of a generation step.
+
+        Args:
+            index_A: the rows' places in the batch.
+        """
+
+    @abstractmethod
+    def stopped(self, index_A: Tensor, step: int) -> Tensor | None:
+        """Rows (A,) that end with the step's token whatever it is; None is none."""
+
+
+@final
+class Greedy(TokenChoice):
+    """The likeliest token of the raw scores."""
+
+    def choose(self, logits_AV: Tensor, index_A: Tensor, step: int) -> Tensor:
+        return greedy(logits_AV)
+
+    def stopped(self, index_A: Tensor, step: int) -> None:
+        return None
+
+
+@final
+class Processed(TokenChoice):
+    """Scores go through processors; the likeliest token is taken, or one is drawn.
+
+    Args:
+        prompt_BP: left-padded prompts.
+        longest: generated tokens at most.
+    """
+
+    def __init__(self, choosing: Choosing, prompt_BP: Tensor, *, longest: int, pad_id: int) -> None:
+        room_BT = prompt_BP.new_full((len(prompt_BP), longest), pad_id)
+        self._choosing = choosing
+        self._columns = prompt_BP.shape[1]
+        self._ids_BT = torch.cat([prompt_BP, room_BT], dim=1)
+        uniform_BT = choosing.uniform_BT
+        self._uniform_BT = None if uniform_BT is None else uniform_BT.to(prompt_BP.device)
+
+    def choose(self, logits_AV: Tensor, index_A: Tensor, step: int) -> Tensor:
+        column = self._columns + step
+        scores_AV = self._scores(logits_AV, index_A, self._ids_BT[:, :column])
+        if self._uniform_BT is None:
+            token_A = greedy(scores_AV)
+        else:
+            token_A = draw(scores_AV, self._uniform_BT[index_A, step][:, None])
+        self._ids_BT[index_A, column] = token_A
+        return token_A
+
+    def _scores(self, logits_AV: Tensor, index_A: Tensor, ids_BT: Tensor) -> Tensor:
+        processors, rows = self._choosing.processors, len(ids_BT)
+        if not processors:
+            return logits_AV.float()
+        # A copy, since processors may write to it.
+        scores_AV = logits_AV.to(torch.float32, copy=True)
+        if len(index_A) == rows:
+            # Rows only move when others leave.
+            return processors(ids_BT, scores_AV)  # type: ignore[arg-type, return-value]
+        scores_BV = scores_AV.new_zeros(rows, scores_AV.shape[1])
+        scores_BV[index_A] = scores_AV
+        return processors(ids_BT, scores_BV)[index_A]  # type: ignore[arg-type]
+
+    def stopped(self, index_A: Tensor, step: int) -> Tensor | None:
+        criteria = self._choosing.criteria
+        if not criteria:
+            return None
+        return criteria(self._ids_BT[:, : self._columns + step + 1], None)[index_A]  # type: ignore[arg-type]
