@@ -188,7 +188,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             yield number, row if isinstance(row, dict) else None
 
