@@ -47,9 +47,14 @@ class Predictor:
             )
         first = found[0][1]
         if len(found) == 1:
-            return cls(
-                sources, CostModel(**first["constants"]), [abs(one) for one in first["held_out_errors"].values()]
-            )
+            try:
+                errors = [abs(one) for one in first["held_out_errors"].values()]
+                return cls(sources, CostModel(**first["constants"]), errors)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{folders[0]}/cost_model.json is no cost model of this version of skiplab; run "
+                    "experiment=throughput again"
+                ) from error
         for folder, (_, model) in zip(folders, found, strict=True):
             if "fitted" not in model:
                 raise ValueError(
@@ -77,6 +82,9 @@ class Predictor:
 
 def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
     models, measured = load_json(folder / "cost_model.json"), load_json(folder / "results.json")
+    for name, found in (("cost_model", models), ("results", measured)):
+        if found is not None and not isinstance(found, dict):
+            raise ValueError(f"{folder}/{name}.json is not what experiment=throughput writes; run it again")
     if not models or measured is None or dtype not in models:
         others = f", but for {', '.join(models)} (capacity.dtype=)" if models and measured else ""
         raise ValueError(

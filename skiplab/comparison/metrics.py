@@ -3,9 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, final
-
-from hydra.utils import get_object
 
 from skiplab.data.e2e import E2E
 from skiplab.data.module import TextData
@@ -77,7 +76,8 @@ def calibratable(metrics: Iterable[Metric]) -> list[str]:
 def _named(path: str, example: Outputs) -> Metric:
     """The metric at a dotted path, tried on an example."""
     try:
-        metric: Any = get_object(path)
+        module, _, name = path.rpartition(".")
+        metric: Any = getattr(import_module(module), name)
     except Exception as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ValueError(

@@ -18,6 +18,7 @@ from skiplab.reporting.tracker import NoTracker, Tracker
 from skiplab.training.trainer import PARALLELISM_KEYS
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import git_revision
+from skiplab.utils.files import make_writable
 from skiplab.utils.run_folder import RunFolder
 
 # Parts of the configuration that may change when a run goes on.
@@ -87,6 +88,7 @@ def open_session(
     folder = RunFolder(run_dir, ranks)
     try:
         folder.check(comparable)
+        ranks.on_first(lambda: make_writable(Path(prepared.config.cache_dir).expanduser()))
         tracker = open_tracker(prepared.config, ranks)
         folder.bind(comparable, shared=shared)
     except ValueError as error:

@@ -10,6 +10,7 @@ import sqlalchemy
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from skiplab.utils.files import is_in_memory
 from skiplab.utils.locks import exclusive
 
 # MLflow's own defaults would have a run stand still for minutes. What the user's environment sets stays.
@@ -33,12 +34,17 @@ def connect(uri: str, experiment: str) -> None:
     """
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
+    if is_in_memory(uri):
+        raise ValueError(f"the tracking store {uri} is in memory and would be lost; give a file, as sqlite:///FILE")
     location = None
     try:
         if uri.startswith("sqlite:///"):
             path = Path(uri.removeprefix("sqlite:///")).absolute()
             path.parent.mkdir(parents=True, exist_ok=True)
             _make_store(path)
+            # MLflow would try for minutes what sqlite refuses at once.
+            with closing(sqlite3.connect(path, timeout=60)) as store:
+                store.execute("PRAGMA schema_version")
             uri, location = f"sqlite:///{path}", (path.parent / "mlartifacts").as_uri()
         elif uri.startswith(_DATABASES):
             # MLflow would try for minutes to reach a database that is not there.

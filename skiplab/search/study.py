@@ -24,6 +24,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from skiplab.utils.files import is_in_memory
+
 SamplerName = Literal["tpe", "nsga2", "gp", "random"]
 PrunerName = Literal["median", "hyperband"]
 WORKER = "worker"
@@ -43,6 +45,11 @@ def open_storage(place: str, *, heartbeat: int = 30, retries: int = 3) -> BaseSt
     Raises:
         ValueError: it cannot be reached.
     """
+    if is_in_memory(place):
+        raise ValueError(
+            f"search.storage={place} is in memory, where neither workers nor a later start find it; give "
+            "sqlite:///FILE or a journal file's path"
+        )
     try:
         if "://" not in place:
             path = Path(place).absolute()

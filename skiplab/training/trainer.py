@@ -135,7 +135,7 @@ class TrainerSpec:
                 enable_model_summary=False,
                 **options,
             )
-        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"Lightning refuses trainer accelerator={self.accelerator}, devices={self.devices}, "
                 f"num_nodes={self.num_nodes}, strategy={self.strategy}, precision={self.precision}: {error}"

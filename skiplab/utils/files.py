@@ -35,6 +35,10 @@ class DiskFullError(OSError):
     """There is no room to write to."""
 
 
+class DamagedFileError(ValueError):
+    """A file is not what was written to it."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns what libraries raise on a full disk into a `DiskFullError` that names the path."""
@@ -63,6 +67,22 @@ def disk_full(error: BaseException | None) -> bool:
 _FULL = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
 
 
+def is_in_memory(url: str) -> bool:
+    """Whether a sqlite database of this URL ends with its process."""
+    return url.startswith("sqlite:") and (url.rstrip("/") == "sqlite:" or ":memory:" in url or "mode=memory" in url)
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder, with those above it, unless it is there.
+
+    Raises:
+        OSError: it cannot be made, or not be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(folder))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole."""
     with whole_file(path) as file:
@@ -80,5 +100,14 @@ def fingerprint(**parts: Any) -> str:
 
 
 def load_json(path: Path) -> Any | None:
-    """What `save_json` wrote; None if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """What `save_json` wrote; None if there is no such file.
+
+    Raises:
+        DamagedFileError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(
+            f"{path} is damaged ({error}); restore it, or remove it, and what it held is made again"
+        ) from error

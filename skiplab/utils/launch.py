@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 
+# That many are tried out on a machine of few cores.
+_LEAST_CPU_PROCESSES = 8
+
+
 class LaunchError(Exception):
     """The number of started processes differs from the configuration; the message says what to do."""
 
@@ -35,6 +39,42 @@ def launcher() -> "ClusterEnvironment | None":
 
         return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
     return None
+
+
+def check_environment() -> None:
+    """Refuse variables of a launcher that are there in part: libraries read each of them on its own.
+
+    Raises:
+        LaunchError: the message names what is missing.
+    """
+    needed = ("RANK", "WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        needed = (*needed, "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    elif not any(name in os.environ for name in needed):
+        return
+    if missing := [name for name in needed if name not in os.environ]:
+        given = [name for name in ("TORCHELASTIC_RUN_ID", *needed) if name in os.environ]
+        raise LaunchError(
+            f"{' and '.join(given)} set in the environment without {', '.join(missing)}, as no launcher does; unset "
+            "them, or start with torchrun"
+        )
+    for name in needed:
+        if name != "MASTER_ADDR" and not os.environ[name].isdecimal():
+            raise LaunchError(f"{name} in the environment must be a whole number, got {os.environ[name]!r}; unset it")
+
+
+def check_devices(devices: int, accelerator: str) -> None:
+    """Refuse more processes than this machine has devices for.
+
+    Raises:
+        LaunchError: the message says how many there are.
+    """
+    if accelerator in ("gpu", "cuda"):
+        most, kind = torch.cuda.device_count(), "GPUs"
+    else:
+        most, kind = max(_LEAST_CPU_PROCESSES, os.cpu_count() or 1), "processes on its CPU at the most"
+    if devices > most:
+        raise LaunchError(f"trainer.devices={devices} is more than this machine has: {most} {kind}; take fewer")
 
 
 def check(started: int | None, *, devices: int, nodes: int) -> None:

@@ -19,9 +19,9 @@ BAD: list[tuple[str, list[str], str, str]] = [
         for key in (
             "job", "speedups", "seeds", "methods", "threads", "cache_dir", "checkpoint_every", "base", "base.seed",
             "template", "template.prompt", "max_new_tokens", "save_models", "decode_batch_size", "benchmark",
-            "benchmark.rounds", "benchmark.batch_sizes", "calibration", "calibration.delta", "tracking.uri", "metrics",
-            "trainer.batch_size", "trainer.devices", "backbone.num_layers", "data.seed", "data._target_",
-            "methods.skipdecode", "methods.skipdecode.warmup", "methods.calm.batch_policy",
+            "benchmark.rounds", "benchmark.batch_sizes", "calibration", "calibration.delta", "metrics",
+            "tracking.experiment", "trainer.batch_size", "trainer.devices", "backbone.num_layers", "data.seed",
+            "data._target_", "methods.skipdecode", "methods.skipdecode.warmup", "methods.calm.batch_policy",
         )
     ),
     # Of another type.
