@@ -48,7 +48,7 @@ def writing(path: Path) -> Iterator[None]:
         if not disk_full(error) or isinstance(error, DiskFullError):
             raise
         raise DiskFullError(
-            f"no room left to write {path}: make room on its disk, then run the same command to resume"
+            f"no room left to write {path}: make room on its disk, then the same command goes on from what is finished"
         ) from error
 
 
