@@ -99,7 +99,7 @@ def _gather(cfg: DictConfig, devices: int, nodes: int, accelerator: str) -> "Ran
 
 
 def _run_job(cfg: DictConfig, job: str, threads: int, ranks: "Ranks") -> int | str | None:
-    """Exit code or error message of the job. What all ranks failed of, the first alone has to say."""
+    """Exit code or error message of the job. If all ranks failed, only the first reports the error."""
     from skiplab.backbones.checkpoint import CheckpointError
     from skiplab.comparison.config_base import ConfigurationError
     from skiplab.training.trainer import NonFiniteLossError
@@ -114,12 +114,12 @@ def _run_job(cfg: DictConfig, job: str, threads: int, ranks: "Ranks") -> int | s
         code = f"error: {error}"
     except OSError as error:
         if disk_full(error):
-            code = f"error: {error}: make room, then the same command goes on from what is finished"
+            code = f"error: {error}: free disk space, then run the same command to resume"
         else:
             code = _refused(error) or _unexpected(error, folder)
     except KeyboardInterrupt:
         if ranks.is_first:
-            print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
+            print("\ninterrupted; run the same command to resume", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 - the traceback is kept
         raise SystemExit(_unexpected(error, folder)) from None

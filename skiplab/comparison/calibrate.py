@@ -61,7 +61,7 @@ class Calibrator:
         return verdict
 
     def losses(self, module: ExitModule, own: Generation, items: list[Item]) -> list[float]:
-        """What outputs on the items lose against the reference's."""
+        """Losses of outputs on the items relative to the reference outputs."""
         backbone = self._models.base if self.spec.reference == "base" else module.backbone
         spec = self.spec
         return consistency_losses(
@@ -107,7 +107,7 @@ class Calibrator:
     def _moved_outputs(self, module: ExitModule, policy: AdaptivePolicy, ladder: tuple[str, int]) -> Generation:
         """A policy's outputs: those of full depth that it leaves as they are, and the others decoded.
 
-        Once a hypothesis of a ladder leaves none, the faster ones behind it are not asked. Where a batch waits
+        After a hypothesis that leaves none unchanged, faster ones are not checked. Where a batch waits
         for its least confident row each item is decoded alone, so that items are independent.
         """
         full = self._full_depth(module.backbone, self._items)

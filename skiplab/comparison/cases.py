@@ -21,7 +21,7 @@ class Case:
 
     Attributes:
         family: the settings that differ in speed and passes alone: the method, and what is swept beside the first axis.
-        candidates: what it is built from; of a calibrated case, the hypotheses from the most careful to the
+        candidates: specs to build it from; in a calibrated case, the hypotheses from the most careful to the
             fastest, else one.
         delta: the loss that a calibrated case is certified for; None is a case as it stands.
         passes: of its training, where they are swept.
@@ -111,7 +111,7 @@ def _cases(
 
 
 def _shared_words(settings: Sequence[str]) -> list[str]:
-    """The words that all settings have: what the hypotheses of a calibration have in common."""
+    """The words that the settings' names share."""
     first, *others = (setting.split() for setting in settings)
     return [word for word in first if others and all(word in other for other in others)]
 

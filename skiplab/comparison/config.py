@@ -37,7 +37,7 @@ from skiplab.methods.base import ExitModule
 from skiplab.training.trainer import PARALLELISM_KEYS, TrainerSpec
 
 Plain = dict[str, Any]
-# Of a method node, what is no hyperparameter.
+# Keys of a method node that are not hyperparameters.
 _OF_NODES = ("name", "_target_", "sweep", "calibrate", "passes")
 Passes = PositiveInt | Literal["per_speedup"] | None
 _FULL = {"name": "full", "_target_": "skiplab.methods.full.Full"}

@@ -1,4 +1,4 @@
-"""The shared base and the methods' trained modules: from disk where they are there, else trained.
+"""The shared base and the methods' trained modules: read from disk if present, otherwise trained.
 
 Of these models the base and one other are in memory at a time.
 """
@@ -95,7 +95,7 @@ class ModelStore:
         return self._resolved[spec]
 
     def spec(self, method: type[ExitModule], **params: object) -> MethodSpec:
-        """The spec of a method that stands in no configuration."""
+        """The spec of a method that is not in the configuration."""
         return MethodSpec.of(method, params, self._meta_setup)
 
     def module(self, spec: MethodSpec, seed: int, run_id: str | None) -> ExitModule:
@@ -140,7 +140,7 @@ class ModelStore:
         return backbone.eval().to(self._prepared.device)
 
     def let_go(self) -> None:
-        """Free the memory of all models; what is asked for later is read again."""
+        """Free the memory of all models; later requests read them again."""
         self._at_hand = None
         self.__dict__.pop("base", None)
         gc.collect()

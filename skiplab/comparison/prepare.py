@@ -1,4 +1,4 @@
-"""Everything that can be refused, before anything is trained or written."""
+"""Check a configuration completely before anything is trained or written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ class Prepared:
         return self.spec.build(vocab_size=vocabulary, **ids)
 
     def probe(self, lengths: Sequence[int] | None = None) -> Setup:
-        """What modules can be built on to see whether they can, and what they are: there are no weights.
+        """A setup without weights, to check modules and read their properties.
 
         Args:
             lengths: of outputs; None takes those of the references.
@@ -72,7 +72,7 @@ def prepare(cfg: DictConfig, *, allow_distributed: bool = False) -> Prepared:
         allow_distributed: whether the job can be that of several processes.
 
     Raises:
-        ConfigurationError: anything in it cannot work.
+        ConfigurationError: the configuration is invalid; the message says why.
     """
     with configuring():
         prepared = _prepare(cfg)
@@ -149,7 +149,7 @@ def _with_cases(prepared: Prepared) -> Prepared:
     try:
         calibration.check_items(items)
     except ValueError as error:
-        # A limit is for trying things out.
+        # A limit is for quick trials.
         if config.limit is None:
             raise
         kept = calibration.attainable(items)

@@ -1,4 +1,4 @@
-"""What the parts of a job have in common."""
+"""State shared by the parts of a job."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ class Session:
         """
         known = self.run_ids
         with self.tracker.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
-            # Saved before any rank can be waited for in vain.
+            # Saved before a barrier can fail.
             self.folder.save("mlflow", known | ({key: run_id} if run_id else {}))
             yield run_id
 

@@ -68,7 +68,7 @@ class Settings:
             series=entry.method if case is None else case.series,
             chosen=made.place,
             trained=module is not None and module.trains,
-            # An oracle runs every layer to choose in hindsight: its clock would say nothing.
+            # An oracle runs every layer before it chooses, so its time is meaningless.
             timed=made.decoder is None or not isinstance(made.decoder.policy, HindsightPolicy),
             figures={
                 **made.figures,

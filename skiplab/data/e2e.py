@@ -32,7 +32,7 @@ class E2E(Source):
         dir: the folder of the CSVs; None is the hub's copy.
         broken, encoding: as for `LocalFiles`, of the CSVs.
         vocab_size: entries of the byte-level BPE trained on the training split.
-        holdout: one MR in so many validates where the dev split trains.
+        holdout: every `holdout`-th MR of the dev split is used for validation if the dev split trains.
     """
 
     dir: str | None = None

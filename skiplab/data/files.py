@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Names that a split's files begin with.
 _SPLITS = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
 _KINDS = tuple(READERS)
-# One prompt in so many goes to each split that has no file.
+# A split without a file gets one prompt in so many.
 _SHARE = 20
 
 
@@ -76,7 +76,7 @@ def read_folder(
     """Splits with columns `prompt` and `references` from the files of a folder, or from one file.
 
     Raises:
-        DataError: there is no training file, a column is not there, or lines are broken and not to be skipped.
+        DataError: there is no training file, a column is not there, or lines are broken and `broken` is `refuse`.
     """
     splits = {}
     for split, files in _found(place).items():

@@ -27,7 +27,7 @@ class HubTask(Source):
         config: its configuration; None is the default one.
         revision: commit, tag or branch; None is the newest.
         prompt, target: names of the columns.
-        strip: what prompts end with and lose, because the template puts it there.
+        strip: suffix removed from prompts, because the template adds it.
         dir: a folder with local copies, as for `LocalFiles`; None is the hub.
         broken, encoding: as for `LocalFiles`, of local copies.
         vocab_size: as for `LocalFiles`.

@@ -1,4 +1,4 @@
-"""From a task's examples to batches, on Lightning's terms."""
+"""The LightningDataModule: from a task's examples to batches."""
 
 from dataclasses import dataclass
 from functools import cached_property

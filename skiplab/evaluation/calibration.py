@@ -1,4 +1,4 @@
-"""How a calibration is asked for, and what it finds."""
+"""Options and results of a calibration."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from skiplab.utils.figures import did_you_mean
 @final
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSpec:
-    """What is promised: on new items the expected loss is at most `delta`, but for a chance of `epsilon`.
+    """What is promised: on new items the expected loss is at most `delta`, with probability at least 1 - `epsilon`.
 
     The promise is for one setting, and for items drawn as the calibration items were: not for the best of
     several calibrated settings, nor for a test set of another kind. What settings depend on (output lengths,
@@ -20,7 +20,7 @@ class CalibrationSpec:
 
     Args:
         delta: bounds on the expected loss, each a setting of its own.
-        epsilon: chance, over draws of the calibration items, that the promise fails.
+        epsilon: upper bound on the probability that the guarantee fails, over draws of the calibration items.
         consistency: the loss, as in `consistency.consistency_losses`.
         metric: what `risk` is measured by: a figure of item scores in [0, 1].
         p_value: the test, as in `risk.p_value`; `binomial` is for the `exact` loss.

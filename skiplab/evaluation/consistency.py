@@ -78,7 +78,7 @@ def unmoved(
     *,
     batch_size: int,
 ) -> list[bool]:
-    """Which of the full-depth outputs a policy leaves as they are, because it would take no exit in them.
+    """Which full-depth outputs a policy leaves unchanged, because no row would exit in them.
 
     One parallel pass over prompts and outputs at full depth tells, without decoding.
 

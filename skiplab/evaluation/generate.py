@@ -1,4 +1,4 @@
-"""Decode a split under a policy, and score what came out."""
+"""Decode a split under a policy, and score the outputs."""
 
 import math
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Generation:
     def depth_by_step(self, share: float = 0.05) -> list[float]:
         """Mean depth of the outputs that reach each generation step, from step 0.
 
-        It ends at the last step that at least `share` of the outputs reach: beyond, means are of few.
+        It ends at the last step that at least `share` of the outputs reach; later means would be noisy.
         """
         longest = max(map(len, self.depths))
         reached = [[row[step] for row in self.depths if len(row) > step] for step in range(longest)]
@@ -68,7 +68,7 @@ def generate(
 ) -> Generation:
     """Decode all items in batches of like prompt length, shared by the ranks, with weights packed for them on a CPU.
 
-    Where memory does not hold a batch it goes on with smaller ones, and warns.
+    On out of memory it retries with smaller batches, with a warning.
     """
     backbone = prepack(backbone, rows=min(batch_size, len(items)))
     halving = Halving(batch_size, "decoding")

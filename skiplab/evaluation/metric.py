@@ -48,7 +48,7 @@ class Measured:
 
     Attributes:
         by_item: item scores by figure; their mean, with an interval over items, is the figure.
-        row: what is of all items together, such as corpus BLEU, as entries of the result row.
+        row: figures of all items together, such as corpus BLEU, as entries of the result row.
     """
 
     by_item: Mapping[str, list[float]] = field(default_factory=dict)

@@ -85,7 +85,7 @@ class CorpusBleu(Metric):
                 form="{:.1f}",
                 sense="maximize",
                 interval="corpus",
-                # The custom for texts made from data; others are judged by ROUGE.
+                # BLEU is customary for data-to-text tasks; other tasks use ROUGE.
                 shown=(
                     Shown(place="console", yields_to=tuple(ROUGES)),
                     Shown(place="quality"),

@@ -1,4 +1,4 @@
-"""Trained methods as folders: weights, tokenizer, what they decode with, and a model card.
+"""Trained methods as folders: weights, tokenizer, policy and a model card.
 
 The folder is also one that `from_pretrained` reads: its weights at full depth.
 """
@@ -25,7 +25,7 @@ from skiplab.utils.files import write_text
 from skiplab.utils.old_names import present_name, with_present_hyperparameters
 
 _FILE = "skiplab.json"
-# Whose classes a folder may name: what it holds is data, and no other code is to run for it.
+# Packages whose classes a folder may name; loading runs no other code.
 _PACKAGES = ("skiplab.", "baselines.")
 _FORMAT = 1
 _NO_DATA: Sequence[Batch] = ()
@@ -95,7 +95,7 @@ def save_method(
         facts: plain values for the model card, such as task and measured figures.
 
     Raises:
-        SavedMethodError: its policy could not be made again without validation data.
+        SavedMethodError: its policy needs validation data.
     """
     params = dict(params)
     if (threshold := getattr(policy, "threshold", None)) is not None:

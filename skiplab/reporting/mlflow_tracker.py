@@ -1,6 +1,6 @@
 """MLflow: one parent run per experiment, one child per method and setting.
 
-A store that is lost on the way ends the tracking, not the work: it is told of once, and what follows is not tracked.
+If the store is lost, tracking stops with one warning, and the job continues.
 The jobs' run folders hold what they need to write it later.
 """
 
