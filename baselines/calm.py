@@ -14,12 +14,12 @@ speedup on other data is measured, not promised.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor
 
 from baselines.calm_policy import ConfidenceExit, ExactExit, Exits, IdealExit
-from baselines.calm_setting import CALMSetting, KeysAndValues, measure_of, part_of
+from baselines.calm_setting import CALMSetting, Execution, measure_of, part_of
 from baselines.calm_threshold import Decay, Threshold, ThresholdMatch, confidence_quantile
 from baselines.confidence import Confidence
 from baselines.multi_layer import check_drawn_exits, every_layer_loss, recipe
@@ -42,10 +42,13 @@ class CALM(ExitModule):
         decay: of the threshold with the step, as a mapping of the options of `Decay`; None keeps it constant.
         exits: where rows may exit, and which exits are trained, as a mapping of the options of `Exits`; None is after
             every layer, and all of them.
-        batch_policy: `freeze`, `min` or `compact`, as in `AdaptivePolicy`.
-        propagation: `lazy` or `eager` keys and values, as in `AdaptivePolicy`; or, for analysis, `exact` ones of
-            the full pass, with rows on their own.
+        execution: keywords of `Execution`.
+
+    Attributes:
+        keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
     """
+
+    keywords_of: ClassVar[type] = Execution
 
     def __init__(
         self,
@@ -57,8 +60,7 @@ class CALM(ExitModule):
         confidence: str | Mapping[str, Any] = "softmax",
         decay: Mapping[str, Any] | None = None,
         exits: Mapping[str, Any] | None = None,
-        batch_policy: BatchPolicy = "freeze",
-        propagation: KeysAndValues = "lazy",
+        **execution: Any,
     ) -> None:
         name, measure = measure_of(confidence)
         parts = CALMSetting(
@@ -69,8 +71,7 @@ class CALM(ExitModule):
             measure=measure,
             decay=part_of(Decay, "decay", decay),
             exits=part_of(Exits, "exits", exits),
-            batch_policy=batch_policy,
-            propagation=propagation,
+            **vars(Execution(**execution)),
         )
         exit_layers = parts.exit_layers(setup.backbone.num_layers)
         check_drawn_exits(parts.exits.drawn, setup.backbone.num_layers)

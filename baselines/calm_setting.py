@@ -18,6 +18,21 @@ Part = TypeVar("Part")
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What happens to the rows of a batch that exit at different layers, and to the layers above an exit.
+
+    Args:
+        batch_policy: `freeze`, `min` or `compact`, as in `AdaptivePolicy`.
+        propagation: `lazy` or `eager` keys and values, as in `AdaptivePolicy`; or, for analysis, `exact` ones of
+            the full pass, with rows on their own.
+    """
+
+    batch_policy: BatchPolicy = "freeze"
+    propagation: KeysAndValues = "lazy"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class CALMSetting:
     """The parts of one setting; arguments as for `CALM`.
 

@@ -240,15 +240,11 @@ def train(
     if ranks.world_size == 1:
         spec = replace(spec, devices=1, num_nodes=1)
     steps = -(-len(data.train_pairs) // spec.batch_size)
+    callbacks = [StopOnNonFiniteLoss(), RichProgressBar(leave=False), CostMeter(folder, module.backbones)]
     trainer = spec.trainer(
         logger=logger or False,
         log_every_n_steps=max(1, min(20, steps)),
-        callbacks=[
-            StopOnNonFiniteLoss(),
-            RichProgressBar(leave=False),
-            CostMeter(folder, module.backbones),
-            Checkpoints(folder, checkpoint_every),
-        ],
+        callbacks=[*callbacks, Checkpoints(folder, checkpoint_every)],
     )
     start = ranks.on_first(partial(latest, folder))
     try:

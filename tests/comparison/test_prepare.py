@@ -52,7 +52,7 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
     assert all(case.delta is None for case in prepared.cases)
     few, note = prepared.notes
     assert few == "The test split has 16 items, fewer than 100: its figures are rough"
-    assert "16 calibration items cannot certify delta=0.02 at epsilon=0.05" in note
+    assert "10 calibration items cannot certify delta=0.02 at epsilon=0.05" in note
     assert "at least 149 items" in note
     whole = prepare(small_config(tmp_path, "calibration.delta=[0.3]"))
     assert {case.entry.label for case in whole.cases if case.delta == 0.3} == {
@@ -67,7 +67,7 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["limit=null"], "16 calibration items cannot certify delta=0.02 at epsilon=0.05 .* at least 149 items"),
+        (["limit=null"], "10 calibration items cannot certify delta=0.02 at epsilon=0.05 .* at least 149 items"),
         (["calibration.delta=[2.0]", "limit=null"], "delta must lie between 0 and 1, both excluded, got 2"),
         (["calibration.reference=own", "calibration.delta=[0.3]"], "hypotheses of skipdecode calibrated"),
         (["calibration.delta=[1.5]"], "delta must lie between 0 and 1"),

@@ -23,7 +23,7 @@ from tests.faults.processes import KILLED, in_child, kill_self, kills_at
 SPEC = TrainerSpec(max_epochs=3, batch_size=16, learning_rate=3e-3)
 SHAPE = OPTSpec(num_layers=4, hidden_size=16, num_heads=2, max_positions=128, init_std=0.1, dropout=0.2)
 STEPS, CHECKS = 6, 2
-DATA = TextData(Restaurants(train_size=90, valid_size=24, test_size=8), batch_size=16, max_new_tokens=64)
+DATA = TextData(Restaurants(train_size=90, valid_size=72, test_size=8), batch_size=16, max_new_tokens=64)
 METHODS = [
     (Full, {}),
     (LayerSkip, {"speedup": 1.5, "dropout": 0.2}),
