@@ -15,6 +15,7 @@ from skiplab.utils.locks import exclusive
 
 # MLflow's own defaults would have a run stand still for minutes. What the user's environment sets stays.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _DATABASES = ("postgresql", "mysql", "mssql")
 # By the module that is missing, what installs it.
 _DRIVERS = {
@@ -49,7 +50,7 @@ def connect(uri: str, experiment: str) -> None:
         elif uri.startswith(_DATABASES):
             # MLflow would try for minutes to reach a database that is not there.
             sqlalchemy.create_engine(uri).connect().close()
-        mlflow.set_tracking_uri(uri)
+        _make_current(uri)
         _make_experiment(experiment, location)
         mlflow.set_experiment(experiment)
         if uri.startswith("sqlite:///"):
@@ -68,6 +69,16 @@ def connect(uri: str, experiment: str) -> None:
         raise ValueError(
             f"cannot use the tracking store {uri}: {reason}; give another as tracking.uri=URI, or tracking=none"
         ) from error
+
+
+def _make_current(uri: str) -> None:
+    """MLflow also puts the URI into the environment, where the next configuration would find it as the user's."""
+    given = os.environ.get(_URI_VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    if given is None:
+        os.environ.pop(_URI_VARIABLE, None)
+    else:
+        os.environ[_URI_VARIABLE] = given
 
 
 def _make_store(path: Path) -> None:

@@ -8,6 +8,8 @@ from hydra import compose, initialize_config_module
 
 from skiplab.comparison.config import RunConfig, load
 from skiplab.comparison.prepare import ConfigurationError
+from skiplab.comparison.session import open_tracker
+from skiplab.reporting.tracker import NoTracker
 from tests.comparison.small import small_config
 
 JOBS = ("scaling", "search_schedule", "throughput", "capacity")
@@ -204,3 +206,15 @@ def test_a_choice_on_the_command_line_beats_the_experiments() -> None:
 )
 def test_newlines_of_a_template_may_be_typed_as_escapes(typed: str) -> None:
     assert composed("experiment=smoke", typed)["template"]["close"] == "\n### Response:\n"
+
+
+def test_the_environments_store_holds_where_the_user_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert composed("experiment=compare_calm")["tracking"]["uri"] == "sqlite:///mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert composed("experiment=compare_calm")["tracking"]["uri"] == "http://127.0.0.1:1"
+    assert composed("experiment=compare_calm", "tracking.uri=sqlite:///x.db")["tracking"]["uri"] == "sqlite:///x.db"
+    with initialize_config_module("experiments", version_base="1.3"):
+        off = load(compose("config", overrides=["experiment=compare_calm", "tracking=none", "tracking.experiment=x"]))
+    assert off.tracking.uri is None
+    assert isinstance(open_tracker(off), NoTracker)

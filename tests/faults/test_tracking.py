@@ -135,6 +135,8 @@ def test_a_store_that_refuses_from_some_moment_on_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    # Which MLflow changes.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     tracker = MLflowTracker.open(f"sqlite:///{tmp_path}/mlflow.db", "test")
     with refusing(status) as uri, tracker.run("work") as run_id:
         mlflow.set_tracking_uri(uri)
