@@ -1,12 +1,12 @@
 """CALM: Confident Adaptive Language Modeling (arXiv 2207.07061), on a decoder-only model.
 
-From the multi-layer exit's weights. A row exits at the first layer whose confidence exceeds the
+CALM decodes with the weights of the multi-layer exit. A row exits at the first layer whose confidence exceeds the
 threshold: softmax response, hidden-state saturation, or a learned classifier (section 3.5). The layers
 above compute only keys and values from the state in which it left (section 3.2). In a batch each row
-freezes on its own, or leaves the computation, or all wait for the least confident. The threshold is
+freezes on its own, or leaves the computation, or all rows wait for the least confident one. The threshold is
 constant or decays with the generation step (equation 5).
 
-Deviations: a confidence must exceed the threshold, where the paper lets it reach it, so that a constant
+Deviations: a confidence must exceed the threshold, where in the paper it may equal the threshold, so that a constant
 threshold of 1 is full depth. A threshold may be found from a target layer speedup instead of given: from
 the first exits in one teacher-forced pass over the validation data, corrected by decoding that data. The
 speedup on other data is measured, not promised.
@@ -14,15 +14,15 @@ speedup on other data is measured, not promised.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor
 
 from baselines.calm_policy import ConfidenceExit, ExactExit, Exits, IdealExit
-from baselines.calm_setting import CALMSetting, KeysAndValues, measure_of, part_of
-from baselines.calm_threshold import Decay, Threshold, ThresholdMatch
+from baselines.calm_setting import CALMSetting, Execution, measure_of, part_of
+from baselines.calm_threshold import Decay, Threshold, ThresholdMatch, confidence_quantile
 from baselines.confidence import Confidence
-from baselines.multi_layer import RECIPE, every_layer_loss
+from baselines.multi_layer import check_drawn_exits, every_layer_loss, recipe
 from skiplab.engine.batch import Batch
 from skiplab.engine.policy import BatchPolicy, ExitPolicy
 from skiplab.methods.base import ExitModule, Setup
@@ -34,16 +34,21 @@ class CALM(ExitModule):
 
     Args:
         threshold: exit threshold in [0, 1]; or
-        speedup: a layer speedup to find the threshold for.
+        speedup: a layer speedup to find the threshold for; or
+        quantile: the share of confidences on the selection data that do not exceed the threshold, 1 for none that does.
         confidence: `softmax` response, `state` saturation or a learned `classifier`, by name or as a mapping of `name`
             and the options of its `ConfidenceMeasure`; or, for analysis, the `ideal` exit at the first layer that
-            predicts what the top one does, which takes neither threshold nor speedup.
+            predicts what the top one does, which takes none of the three.
         decay: of the threshold with the step, as a mapping of the options of `Decay`; None keeps it constant.
-        exits: where rows may exit, as a mapping of the options of `Exits`; None is after every layer.
-        batch_policy: `freeze`, `min` or `compact`, as in `AdaptivePolicy`.
-        propagation: `lazy` or `eager` keys and values, as in `AdaptivePolicy`; or, for analysis, `exact` ones of
-            the full pass, with rows on their own.
+        exits: where rows may exit, and which exits are trained, as a mapping of the options of `Exits`; None is after
+            every layer, and all of them.
+        execution: keywords of `Execution`.
+
+    Attributes:
+        keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
     """
+
+    keywords_of: ClassVar[type] = Execution
 
     def __init__(
         self,
@@ -51,24 +56,25 @@ class CALM(ExitModule):
         *,
         threshold: float | None = None,
         speedup: float | None = None,
+        quantile: float | None = None,
         confidence: str | Mapping[str, Any] = "softmax",
         decay: Mapping[str, Any] | None = None,
         exits: Mapping[str, Any] | None = None,
-        batch_policy: BatchPolicy = "freeze",
-        propagation: KeysAndValues = "lazy",
+        **execution: Any,
     ) -> None:
         name, measure = measure_of(confidence)
         parts = CALMSetting(
             threshold=threshold,
             speedup=speedup,
+            quantile=quantile,
             confidence=name,
             measure=measure,
             decay=part_of(Decay, "decay", decay),
             exits=part_of(Exits, "exits", exits),
-            batch_policy=batch_policy,
-            propagation=propagation,
+            **vars(Execution(**execution)),
         )
         exit_layers = parts.exit_layers(setup.backbone.num_layers)
+        check_drawn_exits(parts.exits.drawn, setup.backbone.num_layers)
         super().__init__(setup, probes=[] if measure is None else measure.probes(setup, exit_layers))
         self._parts = parts
         self._exit_layers = exit_layers
@@ -83,10 +89,10 @@ class CALM(ExitModule):
 
     def shared_recipe(self) -> Mapping[str, Any]:
         """The multi-layer exit's training serves every confidence and threshold."""
-        return RECIPE
+        return recipe(self._parts.exits.drawn)
 
     def loss(self, batch: Batch) -> Tensor:
-        return every_layer_loss(self.backbone, batch)
+        return every_layer_loss(self.backbone, batch, self._parts.exits.drawn if self.training else None)
 
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
         """The policy to decode with.
@@ -99,6 +105,8 @@ class CALM(ExitModule):
             return IdealExit(layers, self._exit_layers, exact_kv=parts.propagation == "exact")
         confidence = parts.measure.confidence(self.backbone, valid, self.probes)
         value = parts.threshold
+        if parts.quantile is not None:
+            value = confidence_quantile(self.backbone, confidence, self._exit_layers, valid, parts.quantile)
         if value is None:
             assert parts.speedup is not None
             # Thresholds are matched with rows on their own, so that the batch policies share one.

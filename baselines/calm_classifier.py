@@ -1,13 +1,14 @@
 """CALM's learned confidence: a linear classifier on the state of any layer (arXiv 2207.07061, section 3.5).
 
-One classifier for all exit layers, trained after the model, which stays frozen. A token is positive at
-a layer whose prediction is the top layer's.
+One classifier for all exit layers, trained after the model, which stays frozen. A token is a positive example at
+a layer that predicts the same token as the top layer.
 
 Shapes: E exit layers, N tokens, D hidden size.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, final, get_args
 from weakref import ref
 
@@ -25,7 +26,7 @@ ClassifierLoss = Literal["independent", "geometric"]
 
 
 def independent_loss(logit_EN: Tensor, agrees_EN: Tensor) -> Tensor:
-    """Mean over exit layers of their binary cross entropies, positives and negatives of a layer rebalanced.
+    """Mean over exit layers of their binary cross entropies, with the two classes of each layer rebalanced.
 
     The mean is appendix D's; the weights are the released code's: a positive weighs the layer's share of
     negatives, a negative its share of positives.
@@ -40,7 +41,7 @@ def geometric_loss(logit_EN: Tensor, agrees_EN: Tensor) -> Tensor:
     """Negative log-probability that exits drawn layer by layer first happen where the prediction first agrees.
 
     Appendix D, after Elbayad et al., arXiv 1910.10073, section 3.2. Tokens that agree nowhere below the
-    top are to pass all exits. Layers above the first agreement give no signal.
+    top layer should pass all exits. Layers above the first agreement give no signal.
     """
     passes_EN = F.logsigmoid(-logit_EN)
     before_EN = passes_EN.cumsum(0) - passes_EN
@@ -49,7 +50,7 @@ def geometric_loss(logit_EN: Tensor, agrees_EN: Tensor) -> Tensor:
     return -torch.where(agrees_EN.any(0), exit_N, passes_EN.sum(0)).mean()
 
 
-_LOSSES = {"independent": independent_loss, "geometric": geometric_loss}
+_LOSSES = MappingProxyType({"independent": independent_loss, "geometric": geometric_loss})
 
 
 @final
@@ -67,7 +68,7 @@ class ExitClassifier(TrainedModule):
         super().__init__(setup.optimization, prefix="classifier_")
         self._kind: ClassifierLoss = kind
         self._exit_layers = exit_layers
-        # So that a policy which keeps the classifier does not keep the model.
+        # A weak reference: a policy that keeps the classifier must not keep the model alive.
         self._backbone = ref(setup.backbone)
         self.linear = nn.Linear(setup.backbone.hidden_size, 1)
         # Independent of the RNG state.
@@ -79,9 +80,14 @@ class ExitClassifier(TrainedModule):
         """One classifier serves every threshold."""
         return {"loss": "exit_classifier", "kind": self._kind, "exit_layers": list(self._exit_layers)}
 
-    def loss(self, batch: Batch) -> Tensor:
+    @property
+    def backbones(self) -> Sequence[Backbone]:
         backbone = self._backbone()
-        assert backbone is not None, "the classifier is trained while its model is there"
+        assert backbone is not None, "the model was freed before its classifier was trained"
+        return [backbone]
+
+    def loss(self, batch: Batch) -> Tensor:
+        (backbone,) = self.backbones
         with torch.no_grad():
             states = generated_states(backbone, batch)
             top_N = backbone.head(states[-1]).argmax(-1)

@@ -24,10 +24,12 @@ class Exits:
     Args:
         first: number of layers that always run, at least 1.
         interval: layers from one exit to the next.
+        drawn: how many exits below the last are trained at a step, as `drawn_exits` of `MultiLayerExit`; None is all.
     """
 
     first: int = 1
     interval: int = 1
+    drawn: int | None = None
 
     def layers(self, num_layers: int) -> range:
         """Indices of the layers after which a row may exit: the `first`-th layer and every `interval`-th from there.
@@ -37,14 +39,14 @@ class Exits:
         """
         if self.first < 1 or self.interval < 1 or self.first >= num_layers:
             raise ValueError(
-                f"calm's exits leave no exit: first must lie between 1 and {num_layers - 1} of the {num_layers} layers "
-                f"and interval be at least 1, got {self.first} and {self.interval}"
+                f"calm has no exit: exits.first must lie between 1 and {num_layers - 1} of the {num_layers} layers "
+                f"and exits.interval be at least 1, got {self.first} and {self.interval}"
             )
         return range(self.first - 1, num_layers - 1, self.interval)
 
 
 def _exceeds(confidence: Confidence, threshold: float, h_BD: Tensor, below_BD: Tensor, head: Head) -> Tensor:
-    """Rows whose confidence exceeds a threshold; at 0 all do, whatever their confidence."""
+    """Rows whose confidence exceeds a threshold; at threshold 0, all rows."""
     if threshold <= 0:
         return torch.ones(len(h_BD), dtype=torch.bool, device=h_BD.device)
     return confidence(h_BD, below_BD, head) > threshold
@@ -55,7 +57,7 @@ class ConfidenceExit(AdaptivePolicy):
     """A row exits once its confidence exceeds the step's threshold.
 
     Args:
-        exit_layers: layers after which it is measured; None is all but the last.
+        exit_layers: layers after which confidence is measured; None means all but the last.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class ConfidenceExit(AdaptivePolicy):
 
     @property
     def threshold(self) -> float:
-        """What the thresholds by step are made from."""
+        """The value that the thresholds of all steps derive from."""
         return self._threshold.value
 
     def plan(self, step: int) -> LayerPlan:
@@ -90,7 +92,7 @@ class ConfidenceExit(AdaptivePolicy):
 class ExactExit(HindsightPolicy):
     """As `ConfidenceExit` with rows on their own, but later tokens see the full pass's keys and values.
 
-    What this keeps and `ConfidenceExit` loses is what propagation costs. It saves no time.
+    The quality difference to `ConfidenceExit` is the cost of propagating states. It saves no time.
     """
 
     def __init__(self, num_layers: int, threshold: Threshold, confidence: Confidence, exit_layers: range) -> None:
@@ -114,7 +116,7 @@ class ExactExit(HindsightPolicy):
 
 @final
 class IdealExit(HindsightPolicy):
-    """A row exits at the first exit layer whose prediction is the top layer's (the paper's oracle, section 3.3.1).
+    """A row exits at the first exit layer that predicts the top layer's token (the paper's oracle, section 3.3.1).
 
     The least depth that any confidence could reach without changing a token for the state at hand. It
     saves no time.

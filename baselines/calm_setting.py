@@ -18,16 +18,32 @@ Part = TypeVar("Part")
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What happens to the rows of a batch that exit at different layers, and to the layers above an exit.
+
+    Args:
+        batch_policy: `freeze`, `min` or `compact`, as in `AdaptivePolicy`.
+        propagation: `lazy` or `eager` keys and values, as in `AdaptivePolicy`; or, for analysis, `exact` ones of
+            the full pass, with rows on their own.
+    """
+
+    batch_policy: BatchPolicy = "freeze"
+    propagation: KeysAndValues = "lazy"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class CALMSetting:
     """The parts of one setting; arguments as for `CALM`.
 
     Attributes:
         confidence: its name.
-        measure: what the name stands for; None is the ideal exit, which needs no confidence.
+        measure: the measure of that name; None for the ideal exit, which needs no confidence.
     """
 
     threshold: float | None
     speedup: float | None
+    quantile: float | None
     confidence: str
     measure: ConfidenceMeasure | None
     decay: Decay
@@ -42,14 +58,17 @@ class CALMSetting:
         ):
             if value not in known:
                 raise ValueError(f"unknown calm {name} {value!r}; choose one of {', '.join(known)}")
-        asked = (self.threshold, self.speedup, self.decay.temperature)
-        if self.measure is None and asked != (None, None, None):
+        given = {"threshold": self.threshold, "speedup": self.speedup, "quantile": self.quantile}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.measure is None and (given or self.decay.temperature is not None):
             raise ValueError(
-                f"calm's ideal exit takes neither threshold, speedup nor temperature, got {asked[0]}, {asked[1]} and "
-                f"{asked[2]}"
+                "calm's ideal exit takes no threshold, speedup, quantile or decay, got "
+                f"{given or {'temperature': self.decay.temperature}}"
             )
-        if self.measure is not None and (self.threshold is None) == (self.speedup is None):
-            raise ValueError(f"calm takes either a threshold or a speedup, got {self.threshold} and {self.speedup}")
+        if self.measure is not None and len(given) != 1:
+            raise ValueError(f"calm takes one of threshold, speedup and quantile, got {given or 'none'}")
+        if self.quantile is not None and not 0 <= self.quantile <= 1:
+            raise ValueError(f"calm's quantile must lie in [0, 1], got {self.quantile}")
         if self.batch_policy != "freeze" and (self.measure is None or self.propagation == "exact"):
             raise ValueError(
                 f"calm's oracles let rows exit on their own: batch_policy must be freeze, got {self.batch_policy}"
@@ -60,7 +79,7 @@ class CALMSetting:
         """Indices of the layers after which a row may exit.
 
         Raises:
-            ValueError: there are none, or the speedup is out of their reach.
+            ValueError: there is no exit layer, or the speedup cannot be reached with these exits.
         """
         layers, fastest = self.exits.layers(num_layers), num_layers / self.exits.first
         if self.speedup is not None and not 1 <= self.speedup <= fastest:
@@ -71,13 +90,15 @@ class CALMSetting:
         return layers
 
     def __str__(self) -> str:
-        """Short name: the confidence, what sets its threshold, and what differs from the defaults."""
+        """Short name: the confidence, its threshold or speedup, and all options that differ from the defaults."""
         named = [self.confidence]
         named += [f"{self.threshold:g}"] if self.threshold is not None else []
         named += [f"~{self.speedup:g}x"] if self.speedup is not None else []
+        named += [f"q={self.quantile:g}"] if self.quantile is not None else []
         named += self.measure.words() if self.measure is not None else []
         named += [f"from layer {self.exits.first}"] if self.exits.first > 1 else []
         named += [f"every {self.exits.interval} layers"] if self.exits.interval > 1 else []
+        named += [f"{self.exits.drawn} drawn exits"] if self.exits.drawn is not None else []
         named += [self.batch_policy] if self.batch_policy != "freeze" else []
         named += [self.propagation] if self.propagation != "lazy" else []
         named += [f"decaying {self.decay.temperature:g}"] if self.decay.temperature is not None else []
@@ -90,7 +111,7 @@ def part_of(cls: type[Part], name: str, options: Mapping[str, Any] | None) -> Pa
 
     Args:
         name: what the user calls the part.
-        options: None takes the part's defaults.
+        options: None means the part's defaults.
 
     Raises:
         ValueError: these are no options of the part.

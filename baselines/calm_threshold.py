@@ -20,7 +20,7 @@ from skiplab.schedules.bisection import bisect
 
 Formula = Literal["paper", "code"]
 
-# When a threshold is matched to a speedup: rounds of decoding at most, how near is enough, rows at a time.
+# Matching a threshold to a speedup: largest number of decoding rounds, relative tolerance, batch size.
 _ROUNDS = 4
 _NEAR = 0.01
 _ROWS = 64
@@ -32,7 +32,7 @@ class Decay:
     """How a threshold falls with the generation step.
 
     Args:
-        temperature: how fast; None keeps the threshold constant.
+        temperature: rate of decay; None keeps the threshold constant.
         formula: `paper`, equation 5: `clip(0.9 value + 0.1 exp(-temperature step / longest))`; or the released
             `code`'s: `0.9 value + 0.1 value exp(-temperature step / longest)`, which never exceeds the value.
     """
@@ -79,7 +79,7 @@ def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batc
     """Layers per token after the first when the batches' prompts are decoded to their targets' lengths.
 
     Args:
-        policy: one whose rows do not depend on each other; they are batched anew, by length.
+        policy: rows must not depend on each other, because they are batched again by length.
     """
     rows: list[tuple[int, list[int]]] = []
     for batch in batches:
@@ -94,6 +94,20 @@ def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batc
         layers += int(result.depth_BT[:, 1:].sum())
         tokens += sum(lengths) - len(lengths)
     return layers / tokens
+
+
+def confidence_quantile(
+    backbone: Backbone, confidence: Confidence, exit_layers: Sequence[int], batches: Sequence[Batch], quantile: float
+) -> float:
+    """The threshold that a share `quantile` of all confidences does not exceed, layers and tokens taken together.
+
+    Confidences are measured in one teacher-forced pass at full depth, so that equal steps of the quantile are about
+    equal steps of exits, whatever the measure's scale.
+    """
+    measured = [exit_confidences(backbone, batch, confidence, exit_layers)[0].flatten() for batch in batches]
+    ordered_N = torch.cat(measured).double().sort().values
+    found = float(ordered_N[round(quantile * (len(ordered_N) - 1))])
+    return min(max(found, 0.0), 1.0)
 
 
 @final
@@ -116,9 +130,8 @@ class ThresholdMatch:
     def value_for(self, depth: float, valid: Sequence[Batch]) -> float:
         """The value under which decoding `valid` runs about `depth` layers per token.
 
-        Teacher-forced first exits ignore that exits change the states of later tokens, so the depth
-        asked of them is corrected by the depth that decoding had, until that is within 1%; the round that came
-        nearest counts.
+        Teacher-forced first exits ignore that exits change the states of later tokens. So each round decodes, and
+        corrects the requested depth by the depth measured, until that is within 1%; the nearest round counts.
         """
         measured = [exit_confidences(self.backbone, batch, self.confidence, self.exit_layers) for batch in valid]
         confidences, steps = zip(*measured, strict=True)

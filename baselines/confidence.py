@@ -1,7 +1,7 @@
-"""How sure a layer's state is that no further layer is needed (CALM, arXiv 2207.07061, section 3.5).
+"""Confidence of a layer's state that no further layer is needed (CALM, arXiv 2207.07061, section 3.5).
 
 A new confidence measure is one `ConfidenceMeasure` under `@confidence_measure`: CALM, its settings' names and its error
-messages follow. What a measure must learn is a probe, as in `calm_classifier.py`.
+messages follow. A measure that needs training has a probe, as in `calm_classifier.py`.
 
 Shapes: N tokens, E exit layers, B rows, G generated columns, D hidden size, K and V vocabularies.
 """
@@ -30,18 +30,18 @@ class ConfidenceMeasure(ABC):
 
     @abstractmethod
     def words(self) -> list[str]:
-        """What a setting's name says of options that are not the defaults."""
+        """Parts of a setting's name for options that differ from the defaults."""
 
     @abstractmethod
     def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
-        """What must be trained on the frozen model before the confidence can be computed."""
+        """Small modules to train on the frozen model before the confidence can be computed."""
 
     @abstractmethod
     def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:
         """The confidence itself.
 
         Args:
-            valid: validation batches, for what must be measured.
+            valid: validation batches, for measures that need statistics of them.
             probes: as `probes` gave them, trained.
 
         Raises:
@@ -78,8 +78,8 @@ def softmax_confidence(h_ND: Tensor, below_ND: Tensor, head: Head) -> Tensor:
 def reduced_softmax_confidence(backbone: Backbone, batches: Sequence[Batch], vocabulary: int) -> Confidence:
     """Softmax response over the `vocabulary` most frequent generated tokens of the batches.
 
-    The products with the head's other rows are saved. A token outside cannot be seen coming, so the
-    response is a guess at the one over the whole vocabulary. Deviation from dynamic pruning (arXiv
+    The products with the other rows of the head are not computed. Tokens outside this vocabulary get no
+    probability, so the response approximates the one over the whole vocabulary. Deviation from dynamic pruning (arXiv
     2410.18952), which takes the top tokens of each row at its first exit: here one set serves all rows.
     """
     tokens_N = torch.cat([batch.target_BG[batch.target_BG != IGNORE] for batch in batches])
@@ -92,7 +92,7 @@ def reduced_softmax_confidence(backbone: Backbone, batches: Sequence[Batch], voc
 def state_saturation(h_ND: Tensor, below_ND: Tensor, head: Head) -> Tensor:
     """Cosine of the states above and below a layer. Below the first layer is the embedding: the paper begins
     at the second."""
-    # Rounding lifts the cosine of like states above 1.
+    # Rounding can raise the cosine of equal states above 1.
     return F.cosine_similarity(h_ND.float(), below_ND.float(), dim=-1).clamp(max=1.0)
 
 
@@ -103,7 +103,7 @@ class SoftmaxResponse(ConfidenceMeasure):
     """Top-1 minus top-2 probability.
 
     Args:
-        vocabulary: over so many of the most frequent tokens; None takes all.
+        vocabulary: number of most frequent tokens to compute it over; None means all.
     """
 
     vocabulary: int | None = None

@@ -3,7 +3,7 @@
 Generated token `i` keeps `floor(L * alpha ** i)` layers. Core layers next to input and output always run;
 the middle ones are skipped.
 
-Deviations, where the paper's text or code was not to be had: the layers skipped first are the lowest of
+Deviations, because neither the paper's text nor its code was available: the layers skipped first are the lowest of
 the middle, so that plans are nested and every cache entry is exact, where D3 copies keys and values from
 a near layer; `alpha` is solved from a target layer speedup on the data's output lengths; the prompt runs
 at full depth.
@@ -29,7 +29,7 @@ def decayed_depth(num_layers: int, alpha: float, step: int, *, core: int, start:
         core: layers at each end that always run.
         start: last step at full depth.
     """
-    # The nudge keeps an exact power from falling under its integer.
+    # Without the small term, rounding can take an exact power below its integer.
     return max(2 * core, math.floor(num_layers * alpha ** max(0, step - start) + 1e-9))
 
 
@@ -37,7 +37,7 @@ def solve_alpha(speedup: float, num_layers: int, lengths: Sequence[int], *, core
     """The `alpha` whose layer speedup over outputs of these lengths, in tokens, is `speedup`, by bisection.
 
     Raises:
-        ValueError: out of reach, or missed by more than 5%.
+        ValueError: the speedup cannot be reached within 5%.
     """
     reach = decode_steps(lengths)
 
@@ -62,7 +62,7 @@ class D3(PlannedModule):
 
     Args:
         speedup: target layer speedup, from which `alpha` follows.
-        core: layers next to input and output, each, that always run; at least 1.
+        core: layers at each end that always run; at least 1.
         start: last generation step at full depth.
     """
 

@@ -1,4 +1,4 @@
-"""Exits drawn at random, to time CALM's batches at random weights, whose confidences say nothing.
+"""Exits drawn at random, to time CALM's batches on random weights, whose confidences are meaningless.
 
 Shapes: B rows, D hidden size.
 """
@@ -20,8 +20,8 @@ from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
 class DrawnDepths(AdaptivePolicy):
     """Draws each row's exit at each step.
 
-    The confidence is computed where it would be and not heeded, so that the price of asking is paid. Depths are
-    uniform about their mean and as wide as the layers allow, at most `2 depth - 1`.
+    The confidence is computed as in CALM and then ignored, so that its cost is included. Depths are uniform
+    around their mean, over the widest range that the layers allow, at most `2 depth - 1`.
 
     Args:
         depth: the mean, in layers.
@@ -60,7 +60,7 @@ class DrawnDepths(AdaptivePolicy):
 
     def _draw(self, rows: int, step: int) -> None:
         drawn_B = self._mean + self._half_width * (2 * torch.rand(rows, generator=self._lot) - 1)
-        # Rounded up or down by lot too, which keeps the mean.
+        # Stochastic rounding keeps the mean.
         self._depth_B = (drawn_B + torch.rand(rows, generator=self._lot)).floor()
         self._deepest = int(self._depth_B.max())
         self._step, self._layers_run = step, 0
@@ -68,9 +68,9 @@ class DrawnDepths(AdaptivePolicy):
 
 @final
 class DrawnExit(ExitModule):
-    """Decodes the base with exits drawn for a speedup, at the price of CALM's softmax response.
+    """Decodes the base with exits drawn for a speedup, and computes CALM's softmax response.
 
-    For timing alone: its tokens mean nothing.
+    For timing only: its tokens are meaningless.
 
     Args:
         speedup: the layer speedup of a row on its own.

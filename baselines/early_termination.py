@@ -1,7 +1,7 @@
-"""Early termination under SkipDecode's schedule: the bottom layers run instead of warm-up and top ones.
+"""Early termination under SkipDecode's schedule: the bottom layers run instead of the warm-up and top layers.
 
-Fine-tuned and decoded at the very depths of SkipDecode (arXiv 2307.02628) for the same target speedup,
-so that the two differ in nothing but which layers a depth means. The top layers never see a generated
+Fine-tuned and decoded at exactly the depths of SkipDecode (arXiv 2307.02628) for the same target speedup,
+so that the two differ only in which layers run at a given depth. The top layers never see a generated
 token after the first.
 """
 

@@ -1,9 +1,9 @@
 """LayerSkip's training (arXiv 2404.16710, section 4.1), decoded by termination.
 
-Layer dropout that grows with depth, and an early-exit loss whose layers take turns by iteration. One
+Layer dropout that grows with depth, and an early-exit loss on a subset of layers that rotates by iteration. One
 model for every depth; decoding terminates at the depths that SkipDecode runs for the same speedup.
 
-Deviations: the paper verifies early exits by the full model (self-speculation), here they stand; the
+Deviations: the paper verifies early exits by the full model (self-speculation), here they are final; the
 last layer is always part of the loss, as in the released recipe (torchtune).
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from skiplab.engine.batch import Batch
 from skiplab.engine.parallel_forward import start
 from skiplab.methods.base import Setup
-from skiplab.methods.lm_loss import lm_loss
+from skiplab.methods.lm_loss import exits_loss
 from skiplab.methods.scheduled import ScheduledModule
 
 
@@ -27,7 +27,7 @@ def dropout_rate(layer: int, num_layers: int, largest: float) -> float:
 
 
 def exit_weights(num_layers: int, scale: float, rotation: int, iteration: int) -> list[float]:
-    """Equations 5 and 6: each layer's share of the loss at an iteration, 0 for those that rest; they sum to 1.
+    """Equations 5 and 6: each layer's weight in the loss at an iteration, 0 for layers left out; the weights sum to 1.
 
     Every `rotation`-th layer takes part, shifted by one layer each iteration, and the last always.
     """
@@ -45,9 +45,9 @@ class LayerSkip(ScheduledModule):
     """Trains with layer dropout and rotating early-exit losses; further keywords are those of `ScheduleSpec`.
 
     Args:
-        dropout: rate at which the last layer is left out for an example, in [0, 1).
+        dropout: probability that an example skips the last layer, in [0, 1).
         exit_scale: weight of the early exits against the last layer.
-        rotation: one layer in so many is trained as an exit at a time.
+        rotation: every `rotation`-th layer is trained as an exit at a time.
     """
 
     def __init__(
@@ -77,15 +77,12 @@ class LayerSkip(ScheduledModule):
         rotation = self._rotation if self.training else 1
         weights = exit_weights(layers, self._exit_scale, rotation, self.global_step)
         h_BTD, context = start(self.backbone, batch.input_BT, batch.prompt_mask_BP)
-        total = h_BTD.new_zeros(())
-        for layer, weight in enumerate(weights):
+        states = []
+        for layer in range(layers):
             run_BTD = self.backbone.layer(layer, h_BTD, context)
             h_BTD = torch.where(self._dropped(layer, h_BTD), h_BTD, run_BTD)
-            if weight:
-                h_BGD = h_BTD[:, batch.prompt_columns - 1 :]
-                exits = sum(weight > 0 for weight in weights)
-                total = total + weight * lm_loss(self.backbone, h_BGD, batch.target_BG, exits=exits)
-        return total
+            states.append(h_BTD[:, batch.prompt_columns - 1 :])
+        return exits_loss(self.backbone, states, weights, batch.target_BG)
 
     def _dropped(self, layer: int, h_BTD: Tensor) -> Tensor:
         """Examples that skip the layer, (B, 1, 1); none outside training."""

@@ -1,6 +1,6 @@
 """A static shallow model: the bottom or the top layers alone, for prompt and output alike, fine-tuned.
 
-What a depth that follows the step must beat: the same number of layers throughout.
+The reference for methods whose depth depends on the step: the same number of layers at every step.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class Shallow(PlanTrainedModule):
     """Fine-tunes and decodes with some layers only.
 
     Args:
-        speedup: layer speedup, from which their number follows, rounded.
-        end: the `bottom` or the `top` ones.
+        speedup: layer speedup, which sets the number of layers, rounded.
+        end: whether the `bottom` or the `top` layers are kept.
         distill: keywords of `Distillation`.
     """
 

@@ -1,6 +1,6 @@
 """Unified Layer Skipping (arXiv 2404.06954): the same evenly spaced layers at every step.
 
-Fine-tuned for its speedup with the prompt at full depth, and so decoded. The layers are those of the
+Fine-tuned and decoded at its speedup, with the prompt at full depth. The layers are those of the
 released code, which always keeps the first and the last.
 
 Deviation: a skipped layer holds no keys and values for generated tokens, where the released code fills
@@ -25,7 +25,7 @@ def spaced_plan(num_layers: int, speedup: float) -> LayerPlan:
     kept = int(num_layers / speedup)
     if not 2 <= kept <= num_layers:
         raise ValueError(
-            f"unified keeps two layers at the least: its speedup must lie between 1 and {num_layers / 2:g} for "
+            f"unified keeps at least two layers: its speedup must lie between 1 and {num_layers / 2:g} for "
             f"{num_layers} layers, got {speedup:g}"
         )
     interval = int(num_layers / (kept - 1))

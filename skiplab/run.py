@@ -42,6 +42,15 @@ def print_experiments() -> None:
 @hydra.main(config_path="pkg://experiments", config_name="config", version_base="1.3")
 def run(cfg: DictConfig) -> None:
     """Run the experiment's job in the run folder."""
+    run_composed(cfg)
+
+
+def run_composed(cfg: DictConfig) -> None:
+    """Run the job of a composed configuration in Hydra's run folder.
+
+    Raises:
+        SystemExit: the job failed, or cannot be run; with its exit code, or one line of what was wrong.
+    """
     if cfg.job is None and HydraConfig.get().runtime.choices.get("experiment") is None:
         print_experiments()
         raise SystemExit(2)
@@ -57,24 +66,32 @@ def run(cfg: DictConfig) -> None:
         # DDP looks for layers that a plan leaves out, and warns where none is left out. Torch reads it when imported.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-    ranks = _gather(devices, nodes, options.trainer.accelerator)
+    try:
+        ranks = _gather(cfg, devices, nodes, options.trainer.accelerator)
+    except ConfigurationError as error:
+        raise SystemExit(f"error: {error}") from error
     code = _run_job(cfg, options.job, options.threads, ranks)
     ranks.leave()
     if code:
         raise SystemExit(code)
 
 
-def _gather(devices: int, nodes: int, accelerator: str) -> "Ranks":
+def _gather(cfg: DictConfig, devices: int, nodes: int, accelerator: str) -> "Ranks":
     """The ranks of the job, of which this process is made one; or start all of them, and end with them."""
+    from skiplab.comparison.config import load
     from skiplab.utils import launch
     from skiplab.utils.distributed import ALONE
 
-    environment = launch.launcher()
     try:
+        launch.check_environment()
+        environment = launch.launcher()
+        launch.check_devices(devices, accelerator)
         launch.check(environment and environment.world_size(), devices=devices, nodes=nodes)
     except launch.LaunchError as error:
         raise SystemExit(f"error: {error}") from error
     if environment is None and devices > 1:
+        # Before there are processes that would each find it wrong.
+        load(cfg)
         raise SystemExit(launch.start(devices))
     if environment is not None and devices * nodes > 1:
         return launch.join(environment, accelerator)
@@ -82,27 +99,27 @@ def _gather(devices: int, nodes: int, accelerator: str) -> "Ranks":
 
 
 def _run_job(cfg: DictConfig, job: str, threads: int, ranks: "Ranks") -> int | str | None:
-    """Exit code or error message of the job. What all ranks failed of, the first alone has to say."""
+    """Exit code or error message of the job. If all ranks failed, only the first reports the error."""
     from skiplab.backbones.checkpoint import CheckpointError
     from skiplab.comparison.config_base import ConfigurationError
     from skiplab.training.trainer import NonFiniteLossError
-    from skiplab.utils.files import DiskFullError, disk_full
+    from skiplab.utils.files import DamagedFileError, DiskFullError, disk_full
     from skiplab.utils.quiet import quiet
 
     quiet(threads=threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         code = 0 if _job(job)(cfg, folder, ranks) else 1
-    except (ConfigurationError, CheckpointError, NonFiniteLossError, DiskFullError) as error:
+    except (ConfigurationError, CheckpointError, NonFiniteLossError, DiskFullError, DamagedFileError) as error:
         code = f"error: {error}"
     except OSError as error:
         if disk_full(error):
-            code = f"error: {error}: make room, then the same command goes on from what is finished"
+            code = f"error: {error}: free disk space, then run the same command to resume"
         else:
             code = _refused(error) or _unexpected(error, folder)
     except KeyboardInterrupt:
         if ranks.is_first:
-            print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
+            print("\ninterrupted; run the same command to resume", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 - the traceback is kept
         raise SystemExit(_unexpected(error, folder)) from None
@@ -137,6 +154,7 @@ def _refused(error: OSError) -> str | None:
         errno.EPERM,
         errno.EROFS,
         errno.ENOTDIR,
+        errno.EISDIR,
         errno.EEXIST,
         errno.ELOOP,
         errno.ENAMETOOLONG,
@@ -171,6 +189,10 @@ def main() -> None:
         print_experiments()
         return
     signal.signal(signal.SIGTERM, _terminate)
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SystemExit("error: the working directory was removed; change to one that exists (cd DIR)") from error
     # Hydra then raises what it refuses instead of printing it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -15,7 +15,7 @@ from skiplab.run import experiments
 from tests import papers
 
 ROOT = files("experiments")
-SMALL_TASK = ("data.train_size=40", "data.valid_size=150", "data.test_size=10")
+SMALL_TASK = ("data.train_size=40", "data.valid_size=225", "data.test_size=10")
 
 
 def options(group: str) -> list[str]:

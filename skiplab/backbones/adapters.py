@@ -1,4 +1,4 @@
-"""Which view goes over which model."""
+"""The `Backbone` class of each model type."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ ADAPTERS: dict[str, Any] = {
     "qwen2": LlamaBackbone,
     "qwen3": LlamaBackbone,
 }
-# What `LlamaBackbone` drives of a model.
+# Submodules that `LlamaBackbone` calls.
 _PARTS = (
     "lm_head", "model.embed_tokens", "model.rotary_emb", "model.norm", "model.layers.0.input_layernorm",
     "model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.v_proj",
@@ -27,7 +27,7 @@ def adapt(model: PreTrainedModel) -> Backbone:
     """The view over a Hugging Face causal language model.
 
     Raises:
-        ValueError: there is none for this model; the message says what is missing.
+        ValueError: no `Backbone` class supports this model; the message says what is missing.
     """
     check_type(model.config.model_type, model)
     return ADAPTERS[model.config.model_type](model)
@@ -40,7 +40,7 @@ def check_type(model_type: str, model: nn.Module | None = None) -> None:
     lacking = [] if model is None else [part for part in _PARTS if not _has(model, part)]
     detail = f"; beside the Llama family's it lacks {', '.join(lacking)}" if lacking else ""
     raise ValueError(
-        f"no view over the layers of a {model_type!r} model: there are some for {', '.join(ADAPTERS)}{detail}. Another "
+        f"skiplab cannot run the layers of a {model_type!r} model; supported: {', '.join(ADAPTERS)}{detail}. Another "
         "needs a subclass of skiplab.engine.backbone.Backbone, listed in skiplab/backbones/adapters.py"
     )
 

@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from skiplab.backbones.adapters import check_type
+from skiplab.backbones.whole_weights import CheckpointError, check_number_format, load_whole
 from skiplab.utils.files import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 DType = Literal["float32", "bfloat16", "float16"]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +55,7 @@ class Checkpoint(ABC):
             name, revision, lambda: AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         )
         check_type(config.model_type)
+        check_number_format(name, config)
         return config
 
     def tokenizer(self) -> "PreTrainedTokenizerFast":
@@ -87,21 +85,12 @@ class Checkpoint(ABC):
         """Its weights in a model of this configuration on the CPU, held once, ready to be trained.
 
         Raises:
-            CheckpointError: they cannot be had, or are no safetensors.
+            CheckpointError: they cannot be had, are no safetensors, or are not all the weights of such a model.
         """
         name, revision = self.place()
 
         def load() -> PreTrainedModel:
-            # On another default device transformers asks for accelerate.
-            with torch.device("cpu"):
-                return AutoModelForCausalLM.from_pretrained(
-                    name,
-                    config=config,
-                    revision=revision,
-                    dtype=getattr(torch, self.dtype),
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                ).train()
+            return load_whole(name, config=config, revision=revision, dtype=getattr(torch, self.dtype)).train()
 
         return _asked(name, revision, load)
 
@@ -139,7 +128,9 @@ def _asked(name: str, revision: str | None, read: Any) -> Any:
     """What `read` gives; its failures say what to do."""
     try:
         return read()
-    except (OSError, ValueError) as error:
+    except (CheckpointError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what transformers and tokenizers raise of damaged files is of no one kind
         if "safetensors" in str(error) and not Path(name).is_dir():
             raise CheckpointError(
                 f"{name} has no safetensors at revision {revision}, and skiplab reads no pickles. Many older "
@@ -152,7 +143,10 @@ def _asked(name: str, revision: str | None, read: Any) -> Any:
                 "safetensors, configuration and tokenizer as backbone.checkpoint.name=DIR, or take random weights with "
                 "backbone.pretrained=false"
             ) from error
-        raise CheckpointError(f"cannot load {name}: {error}") from error
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise CheckpointError(
+            f"cannot load {name}: {kind}{error}. Check its config.json, tokenizer and weights, or download it again"
+        ) from error
 
 
 def _conversion(name: str, revision: str | None) -> str:

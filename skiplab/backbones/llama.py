@@ -61,16 +61,19 @@ class LlamaBackbone(Backbone):
         if (norm := getattr(attention, "k_norm", None)) is not None:
             key_BTHK = norm(key_BTHK)
         key_BHTK = key_BTHK.transpose(1, 2)
-        # Of queries there are none.
+        # `project_kv` has no queries.
         _, key_BHTK = apply_rotary_pos_emb(key_BHTK[:, :0], key_BHTK, *rotary)
         return key_BHTK, value_BTHK.transpose(1, 2)
 
+    def head_input(self, h_BTD: Tensor) -> Tensor:
+        return self._decoder.norm(h_BTD)
+
     def head(self, h_BTD: Tensor) -> Tensor:
-        return self.model.lm_head(self._decoder.norm(h_BTD))
+        return self.model.lm_head(self.head_input(h_BTD))
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
         weight_KD = self.model.lm_head.weight[ids_K].detach()
-        # Not to hold the whole model.
+        # Local names: the closure must not keep the whole model alive.
         norm = self._decoder.norm
         return lambda h_BTD: F.linear(norm(h_BTD), weight_KD)
 

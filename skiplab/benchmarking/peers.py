@@ -11,7 +11,7 @@ from skiplab.engine.backbone import Backbone
 
 
 def ctranslate2_system(backbone: Backbone, folder: Path, compute_type: str, *, threads: int) -> System:
-    """CTranslate2 on a CPU, greedy, every row made to generate the batch's longest length.
+    """CTranslate2 on a CPU, greedy, with every row generating the longest length of the batch.
 
     Args:
         folder: the converted model, made there if it is not.

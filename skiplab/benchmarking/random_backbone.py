@@ -22,7 +22,7 @@ def build(shape: BackboneSpec) -> Backbone:
 def seeded(shape: BackboneSpec, device: torch.device) -> Backbone:
     """A backbone whose random weights are the same at every call, and made on the device: billions take seconds there.
 
-    A checkpoint's are wherever it loads them.
+    The weights of a checkpoint stay on the device that it loads them to.
     """
     torch.manual_seed(0)
     with device:

@@ -1,4 +1,4 @@
-"""What decoding must read and multiply: bytes and operations by step, and the least time they take.
+"""Bytes and operations of decode steps, and the minimum time they take.
 
 Pure arithmetic on a backbone's shape. A step of `depth` layers reads the weights of these layers and of
 the head once for the whole batch, and each row's keys and values of these layers. Embedding rows, states
@@ -19,7 +19,7 @@ class Footprint:
 
     Attributes:
         layer_bytes, head_bytes: weights of one layer, and of final norm and head.
-        layer_weights, head_weights: how many of them are multiplied, per token.
+        layer_weights, head_weights: number of weights multiplied per token.
         kv_bytes: keys and values of one layer and position.
         kv_width: keys and values per layer and position, multiplied with query and scores.
     """
@@ -66,7 +66,7 @@ class Step:
     Attributes:
         depth: layers run.
         rows: rows of the batch.
-        positions: positions that a row attends to, its own included.
+        positions: positions that a row attends to, including its own.
     """
 
     depth: float

@@ -1,4 +1,4 @@
-"""Measure what the machine can do at most, in the way that decoding asks of it."""
+"""Measure the machine's ceilings with the access pattern of decoding."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from skiplab.engine.number_format import NumberFormat
 from skiplab.engine.packed_linear import Int8Linear
 
-# Seconds that a measurement may take, about.
+# Approximate seconds per measurement.
 _MEASURE_SECONDS = 2.0
 
 

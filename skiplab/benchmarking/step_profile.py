@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +12,21 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from skiplab.benchmarking.timing import Clock, System, Workload
+from skiplab.benchmarking.timing import Clock, System, Workload, engine_system
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.number_format import NumberFormat
+from skiplab.engine.policy import FullDepth
 
-# By the end of a module class's name, which torch, transformers and skiplab give alike.
-_KINDS = {"Linear": "linear layers", "Attention": "attention", "Norm": "norms"}
+Path = Literal["reference", "fast"]
+PATHS: tuple[Path, ...] = get_args(Path)
+# Kind by suffix of the module's class name, which torch, transformers and skiplab share.
+_KINDS = MappingProxyType({"Linear": "linear layers", "Attention": "attention", "Norm": "norms"})
 _OTHER_MODULES = "other modules"
 _STEP_LOOP = "step loop"
 
 
 def kind_of(module: nn.Module) -> str:
-    """The kind of work that a module does itself, its children aside. Attention includes writing keys and values."""
+    """The kind of work of a module, without its children. Attention includes writing keys and values."""
     name = type(module).__name__
     return next((kind for end, kind in _KINDS.items() if name.endswith(end)), _OTHER_MODULES)
 
@@ -81,6 +87,16 @@ def step_profile(
     return found
 
 
+def path_profile(backbone: Backbone, path: Path, number_format: NumberFormat, workload: Workload) -> dict[str, float]:
+    """`step_profile` of full depth on a path; the backbone's states are already in the number format's type."""
+    policy, device = FullDepth(backbone.num_layers), backbone.device
+    if path == "reference":
+        return step_profile(engine_system(backbone, policy), workload, device)
+    fast = number_format.fast_path(backbone, workload.batch_size)
+    unrecorded = engine_system(fast, policy, workload, record=False) if device.type == "cuda" else None
+    return step_profile(engine_system(fast, policy, workload), workload, device, unrecorded=unrecorded)
+
+
 def _microseconds(events: Any, *, gpu: bool) -> dict[str, float]:
     """Time of operators, or of their kernels, by the kind of the range around them."""
     found: dict[str, float] = {}
@@ -93,7 +109,7 @@ def _microseconds(events: Any, *, gpu: bool) -> dict[str, float]:
         own = event.self_device_time_total if gpu else event.self_cpu_time_total * (not event.is_user_annotation)
         kind = _range_of(event)
         found[kind] = found.get(kind, 0.0) + own
-    # What the profiler could not trace back to its launch.
+    # Kernels that the profiler could not attribute to a launch.
     if gpu and (rest := kernels - sum(found.values())) > 0:
         found[_OTHER_MODULES] = found.get(_OTHER_MODULES, 0.0) + rest
     return found

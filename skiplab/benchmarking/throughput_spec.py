@@ -1,4 +1,4 @@
-"""How speed is asked for at a shape, and what the bounds make of a timing."""
+"""Options of a throughput run, and its figures relative to the machine's bounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class ThroughputSpec:
 
     Args:
         batch_sizes: rows per batch.
-        prompt_tokens, new_tokens: of every row.
+        prompt_tokens, new_tokens: tokens per row.
         dtypes: number formats.
-        peers: outside systems beside ours.
+        peers: other inference engines to time.
         held_out_batches, held_out_speedups: settings that the cost model is tested on instead of fitted to.
     """
 

@@ -1,7 +1,7 @@
 """Interleaved timing of whole decoding runs, prefill apart.
 
 The clock stands outside the model: it reads the time when a step's tokens are known. Systems take
-turns (A B C A B C ...), so that a drift of the machine's speed meets all of them.
+turns (A B C A B C ...), so that drift in the machine's speed affects all of them.
 """
 
 import statistics
@@ -27,7 +27,7 @@ from skiplab.utils.progress import Progress
 
 @dataclass(frozen=True)
 class Workload:
-    """Prompts and how many tokens each is made to generate, whatever the tokens are.
+    """Prompts and the number of tokens that each must generate.
 
     So every system generates the same number of tokens, with the data's own lengths.
     """
@@ -107,7 +107,7 @@ def engine_system(
 def hf_generate_system(backbone: Backbone, cache: str | None = None) -> System:
     """Hugging Face `generate` on the same weights.
 
-    All rows run to the batch's longest length, since rows cannot leave; only the tokens asked for count.
+    All rows run to the longest length of the batch, because rows cannot leave; only requested tokens count.
 
     Args:
         cache: its `cache_implementation`; None is the dynamic cache. With `static` it compiles itself on a GPU.
@@ -158,8 +158,8 @@ class Timing:
     Attributes:
         kv_bytes: largest key/value store of a batch; None if unknown.
         layers_per_step: layers run per decode step of a batch, each step's deepest row counting.
-        tokens: what each prompt was continued with; empty if unknown.
-        peak_memory_bytes: most that decoding took beyond the weights; None if unknown.
+        tokens: generated tokens of each prompt; empty if unknown.
+        peak_memory_bytes: peak memory of decoding, without the weights; None if unknown.
     """
 
     rounds: list[Round]

@@ -12,7 +12,7 @@ from skiplab.data.module import Item
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.policy import AdaptivePolicy, ExitPolicy, FullDepth
 from skiplab.evaluation.calibration import CalibrationSpec, Verdict, certify, stored
-from skiplab.evaluation.consistency import consistency_losses, unmoved
+from skiplab.evaluation.consistency import consistency_losses, unmoved, why_uninformative
 from skiplab.evaluation.generate import Generation, generate
 from skiplab.methods.base import ExitModule
 from skiplab.reporting.record import Entry
@@ -43,7 +43,14 @@ class Calibrator:
         """
         assert case.delta is not None
         settings = [candidate.setting for candidate in case.candidates]
-        verdict = certify(settings, lambda place: self._measure(case, place, run_id), delta=case.delta, spec=self.spec)
+        if reason := self._why_uninformative(case, run_id):
+            verdict = Verdict(None, [], reason)
+        else:
+            verdict = certify(
+                settings, lambda place: self._measure(case, place, run_id), delta=case.delta, spec=self.spec
+            )
+        if verdict.reason:
+            self._session.console.print(f"    not certified: {verdict.reason}", style="yellow", highlight=False)
         chosen = None if verdict.chosen is None else case.candidates[verdict.chosen]
         params = None if chosen is None else chosen.params
         kept = stored(verdict, case.delta, self.spec, len(self._items), params)
@@ -54,7 +61,7 @@ class Calibrator:
         return verdict
 
     def losses(self, module: ExitModule, own: Generation, items: list[Item]) -> list[float]:
-        """What outputs on the items lose against the reference's."""
+        """Losses of outputs on the items relative to the reference outputs."""
         backbone = self._models.base if self.spec.reference == "base" else module.backbone
         spec = self.spec
         return consistency_losses(
@@ -66,6 +73,20 @@ class Calibrator:
             metric=spec.metric,
         )
 
+    def _why_uninformative(self, case: Case, run_id: str | None) -> str:
+        """Why the metric can certify nothing, given the full model's outputs on the calibration items; or nothing."""
+        if self.spec.consistency != "risk":
+            return ""
+        candidate, seed, own = case.candidates[0], case.entry.seed, self.spec.reference == "own"
+        about = {"metric": self.spec.metric, "weights": [candidate.training, seed] if own else "base"}
+        name = f"calibration/metric-{fingerprint(**about)}"
+        if (known := self._folder.load(name)) is None:
+            backbone = self._models.module(candidate, seed, run_id).backbone if own else self._models.base
+            full = self._full_depth(backbone, self._items)
+            known = {"reason": why_uninformative(full, self._items, self._prepared.metrics, self.spec.metric)}
+            self._folder.save(name, known)
+        return known["reason"]
+
     def _measure(self, case: Case, place: int, run_id: str | None) -> tuple[list[float], float]:
         """Item losses and layer speedup of a hypothesis on the calibration items."""
         candidate, seed = case.candidates[place], case.entry.seed
@@ -73,7 +94,7 @@ class Calibrator:
         name = f"calibration/{label}-{fingerprint(params=candidate.params)}"
         if (known := self._folder.load(name)) is None:
             module = self._models.module(candidate, seed, run_id)
-            policy = module.exit_policy(self._models.valid_batches)
+            policy = module.exit_policy(self._models.selection_batches)
             if isinstance(policy, AdaptivePolicy):
                 own = self._moved_outputs(module, policy, (case.series, seed))
             else:
@@ -86,7 +107,7 @@ class Calibrator:
     def _moved_outputs(self, module: ExitModule, policy: AdaptivePolicy, ladder: tuple[str, int]) -> Generation:
         """A policy's outputs: those of full depth that it leaves as they are, and the others decoded.
 
-        Once a hypothesis of a ladder leaves none, the faster ones behind it are not asked. Where a batch waits
+        After a hypothesis that leaves none unchanged, faster ones are not checked. Where a batch waits
         for its least confident row each item is decoded alone, so that items are independent.
         """
         full = self._full_depth(module.backbone, self._items)
@@ -129,7 +150,7 @@ class Calibrator:
 
     @cached_property
     def _items(self) -> list[Item]:
-        return self._prepared.data.items("valid")
+        return self._prepared.data.items("calibration")
 
 
 def track_verdict(tracker: Tracker, verdict: Verdict) -> None:

@@ -11,7 +11,7 @@ from skiplab.methods.spec import MethodSpec
 from skiplab.reporting.record import Entry, Setting
 
 # What a node holds beside hyperparameters.
-_RESERVED = ("name", "_target_", "sweep", "calibrate")
+_RESERVED = ("name", "_target_", "sweep", "calibrate", "passes")
 
 
 @final
@@ -20,21 +20,29 @@ class Case:
     """One method in one setting with one seed.
 
     Attributes:
-        series: the settings that make one curve: the method, and what is swept beside the first axis.
-        candidates: what it is built from; of a calibrated case, the hypotheses from the most careful to the
+        family: the settings that differ in speed and passes alone: the method, and what is swept beside the first axis.
+        candidates: specs to build it from; in a calibrated case, the hypotheses from the most careful to the
             fastest, else one.
         delta: the loss that a calibrated case is certified for; None is a case as it stands.
+        passes: of its training, where they are swept.
     """
 
     entry: Entry
-    series: str
+    family: str
     candidates: tuple[MethodSpec, ...]
     delta: float | None = None
+    passes: int | None = None
+
+    @property
+    def series(self) -> str:
+        """The settings that make one curve: a family at equal passes."""
+        return self.family if self.passes is None else f"{self.family} passes={self.passes}"
 
     @property
     def budget(self) -> tuple[Any, ...]:
-        """What settings of different methods must share to be compared: a calibration, or a spec's budget."""
-        return (self.delta, *(self.candidates[0].budget if self.delta is None else ()))
+        """What settings of different methods must share to be compared: a calibration, or a spec's budget; and the
+        passes where they are swept."""
+        return (self.delta, self.passes, *(self.candidates[0].budget if self.delta is None else ()))
 
 
 def expand(
@@ -45,7 +53,8 @@ def expand(
     A node holds `name`, `_target_`, the module's hyperparameters, and `sweep`: lists of values by
     hyperparameter, of which every combination is a setting. With `calibrate`, one hyperparameter and its
     values from the most careful to the fastest, every combination is a setting for each of `deltas`; a
-    sweep of that hyperparameter is left aside. So is one of `speedup` where a `schedule` file fixes it.
+    sweep of that hyperparameter is left aside. So is one of `speedup` where a `schedule` file fixes it. `passes`,
+    which may be swept too, is the number of passes of the training.
 
     Raises:
         ValueError: a module refuses its hyperparameters, or two cases have one name.
@@ -59,6 +68,8 @@ def expand(
             candidates = _candidates(node, swept, probe)
             # Without training of its own a method is the same for every seed.
             trained = any(spec.training is not None for spec in candidates)
+            if not trained and swept.pop("passes", None) not in (None, sweep.get("passes", [None])[0]):
+                continue
             for seed in seeds if trained else seeds[:1]:
                 cases += _cases(node, swept, candidates, seed, deltas)
     keys = [case.entry.key for case in cases]
@@ -85,18 +96,22 @@ def _cases(
     seed: int,
     deltas: Sequence[float],
 ) -> Iterator[Case]:
-    series = " ".join([node["name"], *(_named(key, swept[key]) for key in list(swept)[1:] if swept[key] is not None)])
+    also = [key for key in list(swept)[1:] if swept[key] is not None and key != "passes"]
+    family = [node["name"], *(_named(key, swept[key]) for key in also)]
+    passes = swept.get("passes")
+    words = [] if passes is None else [f"{passes} pass{'es' if passes > 1 else ''}"]
     if not node.get("calibrate"):
-        yield Case(Entry(node["name"], candidates[0].setting, seed), series, candidates)
+        entry = Entry(node["name"], " ".join([candidates[0].setting, *words]), seed)
+        yield Case(entry, " ".join(family), candidates, passes=passes)
         return
-    shared = _shared_words([candidate.setting for candidate in candidates])
+    shared = [*_shared_words([candidate.setting for candidate in candidates]), *words]
     for delta in deltas:
         entry = Entry(node["name"], " ".join([*shared, f"calibrated delta={delta:g}"]), seed)
-        yield Case(entry, " ".join([node["name"], *shared, "calibrated"]), candidates, delta)
+        yield Case(entry, " ".join([node["name"], *shared, "calibrated"]), candidates, delta, passes)
 
 
 def _shared_words(settings: Sequence[str]) -> list[str]:
-    """The words that all settings have: what the hypotheses of a calibration have in common."""
+    """The words that the settings' names share."""
     first, *others = (setting.split() for setting in settings)
     return [word for word in first if others and all(word in other for other in others)]
 
@@ -111,9 +126,11 @@ def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup)
     method = target(node["_target_"], f"method {node['name']}: _target_")
     found: list[MethodSpec] = []
     slowest = 0.0
+    passes = swept.get("passes", node.get("passes"))
+    swept = {key: value for key, value in swept.items() if key not in _RESERVED}
     for hypothesis in _combinations(calibrate):
         try:
-            spec = MethodSpec.of(method, {**fixed, **swept, **hypothesis}, probe)
+            spec = MethodSpec.of(method, {**fixed, **swept, **hypothesis}, probe, passes=passes)
         except (TypeError, ValueError) as error:
             raise ValueError(f"method {node['name']}: {error}") from error
         if calibrate and (spec.target_speedup or slowest) < slowest:

@@ -1,4 +1,4 @@
-"""One comparison under way: its settings one after the other, then all of them timed in turns, then the results."""
+"""One comparison under way: settings one after the other, interleaved timing, then the results."""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ class Supplement:
 
 @final
 class Comparison:
-    """One comparison under way. What is finished is a file in the run folder, and is not made again."""
+    """One comparison under way. Finished work is a file in the run folder, and is not repeated."""
 
     def __init__(self, session: Session, supplement: Supplement | None = None) -> None:
         self._session = session
@@ -95,7 +95,7 @@ class Comparison:
             with writing(self._session.folder.path), self._session.run(entry.key, self._run_name(entry)) as run_id:
                 self._records.add(self._made(entry, run_id))
         except DiskFullError:
-            # The others would train for nothing.
+            # Training the other settings would be useless.
             raise
         except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
             self._ranks.barrier()

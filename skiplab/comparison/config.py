@@ -8,7 +8,7 @@ with MLflow anyway. Types are strict: no "2" for 2, no true for 1, no 2.5 where 
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr, model_validator
@@ -30,7 +30,7 @@ from skiplab.comparison.config_base import (
 )
 from skiplab.comparison.config_generation import options_of
 from skiplab.comparison.config_nodes import build, check_value, make, target
-from skiplab.data.encoding import Template
+from skiplab.data.encoding import Template, typed_newlines
 from skiplab.data.source import Source
 from skiplab.engine.generation import GREEDY, GenerationOptions
 from skiplab.engine.number_format import FORMATS
@@ -39,8 +39,9 @@ from skiplab.methods.base import ExitModule
 from skiplab.training.trainer import PARALLELISM_KEYS, TrainerSpec
 
 Plain = dict[str, Any]
-# Of a method node, what is no hyperparameter.
-_OF_NODES = ("name", "_target_", "sweep", "calibrate")
+# Keys of a method node that are not hyperparameters.
+_OF_NODES = ("name", "_target_", "sweep", "calibrate", "passes")
+Passes = PositiveInt | Literal["per_speedup"] | None
 _FULL = {"name": "full", "_target_": "skiplab.methods.full.Full"}
 
 
@@ -69,9 +70,9 @@ class Benchmark(Section):
 
 
 class Tracking(Section):
-    """The MLflow store."""
+    """The MLflow store; without a `uri` nothing is tracked."""
 
-    uri: Name
+    uri: Name | None
     experiment: Name
 
 
@@ -104,6 +105,11 @@ class _Method(Section):
     target: Name = Field(alias="_target_")
     sweep: dict[str, list[Any]] | None = None
     calibrate: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = None
+    passes: Passes = None
+
+
+class _SweptPasses(Section):
+    passes: PositiveInt
 
 
 def _data(node: Any) -> Source:
@@ -141,6 +147,7 @@ class RunConfig(Launch):
     Attributes:
         methods: nodes as plain values, checked, by the name under which the experiment lists them.
         method: a single one instead, beside the full model.
+        passes: values for methods' sweeps, as `speedups` are.
         metrics: dotted paths of modules with further metrics.
         search, workers: of `experiment=search_schedule`.
         throughput: of the jobs that time a shape.
@@ -150,6 +157,7 @@ class RunConfig(Launch):
     model_config = ConfigDict(extra="forbid")
 
     description: str | None = None
+    passes: list[PositiveInt] | None = None
     speedups: Annotated[list[Annotated[Number, Field(ge=1)]], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     methods: dict[str, Plain]
@@ -187,11 +195,17 @@ class RunConfig(Launch):
 
     @property
     def method_nodes(self) -> dict[str, Plain]:
-        """The method nodes, the full model first; `method=NAME` leaves that one beside it."""
+        """The method nodes, the full model first; `method=NAME` leaves that one beside it. Passes are numbers."""
         methods = dict(self.methods)
         if self.method:
             methods = {"full": methods.get("full"), self.method["name"]: self.method}
-        return {"full": methods.pop("full", None) or _FULL, **methods}
+        methods = {"full": methods.pop("full", None) or _FULL, **methods}
+        return {name: self._with_passes(node) for name, node in methods.items()}
+
+    def _with_passes(self, node: Plain) -> Plain:
+        if node.get("passes") != "per_speedup":
+            return node
+        return {**node, "passes": self.trainer.max_epochs * len(self.speedups)}
 
     @property
     def base_trainer(self) -> TrainerSpec:
@@ -239,6 +253,10 @@ def load(cfg: DictConfig) -> RunConfig:
     """
     with configuring():
         plain: Plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        if isinstance(template := plain.get("template"), dict):
+            plain["template"] = {
+                key: typed_newlines(value) if isinstance(value, str) else value for key, value in template.items()
+            }
         for key, value in _floats(plain):
             if not math.isfinite(value):
                 raise ConfigurationError(f"{key} must be a finite number, got {value}")
@@ -261,7 +279,10 @@ def _check_method(node: Plain, key: str) -> None:
     for part in ("sweep", "calibrate"):
         for name, values in (getattr(checked, part) or {}).items():
             for value in values:
-                check_value(cls, name, value, f"{key}.{part}.{name}")
+                if name == "passes":
+                    validate(_SweptPasses, {"passes": value}, f"{key}.{part}")
+                else:
+                    check_value(cls, name, value, f"{key}.{part}.{name}")
 
 
 def _floats(values: Any, key: str = "") -> Iterator[tuple[str, float]]:

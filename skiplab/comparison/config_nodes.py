@@ -12,6 +12,7 @@ from pydantic import ConfigDict, InstanceOf, PydanticSchemaGenerationError, Type
 
 from skiplab.comparison.config_base import (
     ConfigurationError,
+    Seed,
     explain,
     shown,
     suggestion,
@@ -165,8 +166,11 @@ def _takes_anything(cls: type) -> bool:
 
 @cache
 def _checks(cls: type) -> dict[str, _Check | None]:
-    """By parameter, what checks its values; None where its type hint says nothing to pydantic."""
-    return {name: _adapter(hint) for name, hint in _hints(cls).items()}
+    """By parameter, what checks its values; None where its type hint says nothing to pydantic.
+
+    A seed is one that every random number generator takes, whatever the hint.
+    """
+    return {name: _adapter(Seed if name == "seed" and hint is int else hint) for name, hint in _hints(cls).items()}
 
 
 def _adapter(hint: Any) -> _Check | None:

@@ -36,7 +36,7 @@ def refused_overrides(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _meant(key: str, given: str | None, overrides: Sequence[str]) -> str:
-    """The keys that are like an unknown one, or stand beside it, in the configuration without that override."""
+    """Keys similar to an unknown one, or its siblings, in the configuration without that override."""
     others = [one for one in overrides if not one.lstrip("~").startswith(key)]
     try:
         with initialize_config_module("experiments", version_base="1.3"):

@@ -24,7 +24,7 @@ class WeightsAndPolicy:
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """Weights and policy, and the module that they come from; None is full depth for want of a certified setting."""
+    """Weights and policy, and the module that they come from; None is full depth, if no setting is certified."""
 
     backbone: Backbone
     policy: ExitPolicy
@@ -33,7 +33,7 @@ class Decoder:
 
 @final
 class Decoders:
-    """Makes the settings' decoders, and keeps of each what takes time to find but no memory to speak of.
+    """Makes the settings' decoders, and caches the policies, which are slow to find and small.
 
     Args:
         own: whether full depth is that of a method's own weights, or else the base's.
@@ -60,12 +60,12 @@ class Decoders:
             if place is None:
                 decoder = Decoder(module.backbone, FullDepth(module.backbone.num_layers), None)
             else:
-                decoder = Decoder(module.backbone, module.exit_policy(self._models.valid_batches), module)
+                decoder = Decoder(module.backbone, module.exit_policy(self._models.selection_batches), module)
         self._known[case.entry] = WeightsAndPolicy(weights, decoder.policy)
         return decoder
 
     def weights_and_policy(self, case: Case, place: int | None) -> WeightsAndPolicy:
-        """What `make` made a decoder from, or would."""
+        """The weights folder and policy of `make`'s decoder."""
         if case.entry not in self._known:
             self.make(case, place)
         return self._known[case.entry]

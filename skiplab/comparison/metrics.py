@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, final
 
-from hydra.utils import get_object
-
+from skiplab.data.e2e import E2E
 from skiplab.data.module import TextData
 from skiplab.data.source import Source
 from skiplab.evaluation.bertscore import BERTScore
+from skiplab.evaluation.e2e_scores import E2E_SCORES
 from skiplab.evaluation.metric import Measured, Metric, Outputs, is_calibratable
 from skiplab.evaluation.metrics import BUILT_IN
 from skiplab.reporting.vocabulary import FIGURES
@@ -58,7 +59,8 @@ def metrics_of(paths: Sequence[str], bertscore: str | None, data: TextData) -> t
     encoder = [BERTScore(bertscore)] if bertscore else []
     for one in encoder:
         one.check()
-    return (*BUILT_IN, *encoder, *([task] if task.names else []), *named)
+    challenge = [E2E_SCORES] if isinstance(data.source, E2E) else []
+    return (*BUILT_IN, *encoder, *([task] if task.names else []), *challenge, *named)
 
 
 def figures_of(metrics: Iterable[Metric]) -> list[Figure]:
@@ -74,7 +76,8 @@ def calibratable(metrics: Iterable[Metric]) -> list[str]:
 def _named(path: str, example: Outputs) -> Metric:
     """The metric at a dotted path, tried on an example."""
     try:
-        metric: Any = get_object(path)
+        module, _, name = path.rpartition(".")
+        metric: Any = getattr(import_module(module), name)
     except Exception as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ValueError(

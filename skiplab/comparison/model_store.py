@@ -1,18 +1,19 @@
-"""The shared base and the methods' trained modules: from disk where they are there, else trained.
+"""The shared base and the methods' trained modules: read from disk if present, otherwise trained.
 
 Of these models the base and one other are in memory at a time.
 """
 
 import gc
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import lightning as L
 import torch
-from safetensors.torch import load_model
 from torch import nn
 
+from skiplab.backbones.whole_weights import copy_whole
 from skiplab.comparison.session import Session
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch
@@ -24,7 +25,8 @@ from skiplab.methods.spec import MethodSpec
 from skiplab.reporting.curve_logger import Curves, points
 from skiplab.reporting.tracker import Point
 from skiplab.training.trainer import BATCH_PART, TrainerSpec, train
-from skiplab.training.weights import load_backbone, load_or_train, saved
+from skiplab.training.training_cost import TrainingCost
+from skiplab.training.weights import load_backbone, load_or_train, retrainable, saved
 from skiplab.utils.files import fingerprint, load_json, save_json
 
 
@@ -66,14 +68,14 @@ class ModelStore:
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens per output of the base on the validation prompts: what schedules are solved for."""
+        """Tokens per output of the base on the selection prompts: what schedules are solved for."""
         decoded_in, options = self._prepared.config.decode_dtype, self._prepared.config.generation
         chosen_by = None if options.is_plain_greedy else fingerprint(generation=vars(options))
-        stored = self._base_dir / ("-".join(filter(None, ("lengths", decoded_in, chosen_by))) + ".json")
+        stored = self._base_dir / ("-".join(filter(None, ("selection-lengths", decoded_in, chosen_by))) + ".json")
         if (lengths := self._ranks.on_first(lambda: load_json(stored))) is None:
             data, policy = self._prepared.data, FullDepth(self.base.num_layers)
             batch_size = self._prepared.config.decode_batch_size
-            items = data.items("valid")
+            items = data.items("selection")
             outputs = generate(
                 self.base, policy, data, items, batch_size=batch_size, ranks=self._ranks, options=options
             )
@@ -82,8 +84,8 @@ class ModelStore:
         return lengths
 
     @cached_property
-    def valid_batches(self) -> list[Batch]:
-        return self._batches("valid")
+    def selection_batches(self) -> list[Batch]:
+        return self._batches("selection")
 
     @cached_property
     def test_batches(self) -> list[Batch]:
@@ -96,7 +98,7 @@ class ModelStore:
         return self._resolved[spec]
 
     def spec(self, method: type[ExitModule], **params: object) -> MethodSpec:
-        """The spec of a method that stands in no configuration."""
+        """The spec of a method that is not in the configuration."""
         return MethodSpec.of(method, params, self._meta_setup)
 
     def module(self, spec: MethodSpec, seed: int, run_id: str | None) -> ExitModule:
@@ -109,20 +111,23 @@ class ModelStore:
         backbone = self.base if spec.training is None else self._trained(spec, seed, run_id)
         module = spec.build(self._setup(backbone))
         for probe, key in zip(module.probes, spec.probes, strict=True):
-            self._fit_probe(probe, self._folder(key, seed), seed, run_id)
+            self._fit_probe(probe, self._folder(key, spec, seed), self._trainer(spec), seed, run_id)
             probe.to(self._prepared.device)
         return module.eval()
 
     def folder(self, spec: MethodSpec, seed: int) -> Path:
         """Where the weights are that a module decodes with; the base's if it has no training."""
         training = self.resolved(spec).training
-        return self._base_dir if training is None else self._folder(training, seed)
+        return self._base_dir if training is None else self._folder(training, spec, seed)
 
-    def _folder(self, training: str, seed: int) -> Path:
-        key = fingerprint(
-            base=self._prepared.base_key, trainer=self._prepared.trainer.recipe, seed=seed, training=training
-        )
+    def _folder(self, training: str, spec: MethodSpec, seed: int) -> Path:
+        trainer = self._trainer(spec).recipe
+        key = fingerprint(base=self._prepared.base_key, trainer=trainer, seed=seed, training=training)
         return self._weights_dir / key
+
+    def _trainer(self, spec: MethodSpec) -> TrainerSpec:
+        trainer = self._prepared.trainer
+        return trainer if spec.passes is None else replace(trainer, max_epochs=spec.passes)
 
     @property
     def base_folder(self) -> Path:
@@ -133,10 +138,12 @@ class ModelStore:
         # Lightning's trainer and module hold each other.
         gc.collect()
         dtype = self._prepared.config.decode_dtype
-        return load_backbone(folder, getattr(torch, dtype) if dtype else None).eval().to(self._prepared.device)
+        with retrainable(folder):
+            backbone = load_backbone(folder, getattr(torch, dtype) if dtype else None)
+        return backbone.eval().to(self._prepared.device)
 
     def let_go(self) -> None:
-        """Free the memory of all models; what is asked for later is read again."""
+        """Free the memory of all models; later requests read them again."""
         self._at_hand = None
         self.__dict__.pop("base", None)
         gc.collect()
@@ -148,17 +155,30 @@ class ModelStore:
             self._at_hand = None
             gc.collect()
             if not saved(folder, self._ranks):
-                backbone = load_backbone(self._base_dir)
-                self._fit(spec.build(self._setup(backbone)), backbone.model, folder, seed, run_id)
+                with retrainable(self._base_dir):
+                    backbone = load_backbone(self._base_dir)
+                module, trainer = spec.build(self._setup(backbone)), self._trainer(spec)
+                self._fit(module, backbone.model, folder, trainer, seed, run_id)
+                del module
                 del backbone
             self._at_hand = folder, self.load(folder)
         return self._at_hand[1]
 
     def curves(self, spec: MethodSpec, seed: int) -> list[Point]:
         """Training curves of a spec's weights and probes."""
+        return [point for folder in self._trained_folders(spec, seed) for point in points(folder)]
+
+    def training_cost(self, spec: MethodSpec, seed: int) -> dict[str, Any]:
+        """What the training of a spec's weights and probes cost, by the results vocabulary; empty without one."""
+        costs = [TrainingCost.stored(folder) for folder in self._trained_folders(spec, seed)]
+        known = [cost for cost in costs if cost is not None]
+        return known[0].row(known[1:]) if known else {}
+
+    def _trained_folders(self, spec: MethodSpec, seed: int) -> list[Path]:
+        """Those of a spec's weights and of its probes, which are trained on them."""
         spec = self.resolved(spec)
         keys = [key for key in (spec.training, *spec.probes) if key is not None]
-        return [point for key in keys for point in points(self._folder(key, seed))]
+        return [self._folder(key, spec, seed) for key in keys]
 
     def batch_part(self, spec: MethodSpec, seed: int) -> float | None:
         """The share of a batch that went through the model at a time in a spec's training; None is the whole."""
@@ -168,19 +188,30 @@ class ModelStore:
     def base_curves(self) -> list[Point]:
         return points(self._base_dir)
 
-    def _fit(self, module: TrainedModule, weights: nn.Module, folder: Path, seed: int, run_id: str | None) -> None:
+    def _fit(
+        self,
+        module: TrainedModule,
+        weights: nn.Module,
+        folder: Path,
+        trainer: TrainerSpec,
+        seed: int,
+        run_id: str | None,
+    ) -> None:
         load_or_train(
             weights,
             folder,
-            lambda checkpoints: self._train(module, self._prepared.trainer, seed, checkpoints, run_id),
+            lambda checkpoints: self._train(module, trainer, seed, checkpoints, run_id),
             ranks=self._ranks,
         )
 
-    def _fit_probe(self, probe: TrainedModule, folder: Path, seed: int, run_id: str | None) -> None:
+    def _fit_probe(
+        self, probe: TrainedModule, folder: Path, trainer: TrainerSpec, seed: int, run_id: str | None
+    ) -> None:
         """By the first rank alone: a probe is small, and its loss need not be a mean over tokens."""
-        self._ranks.on_first(lambda: self._fit(probe, probe, folder, seed, run_id))
+        self._ranks.on_first(lambda: self._fit(probe, probe, folder, trainer, seed, run_id))
         if not self._ranks.is_first:
-            load_model(probe, folder / "model.safetensors")
+            with retrainable(folder):
+                copy_whole(probe, folder / "model.safetensors")
 
     def _batches(self, split: str) -> list[Batch]:
         batches = self._prepared.data.batches(split)

@@ -1,4 +1,4 @@
-"""Everything that can be refused, before anything is trained or written."""
+"""Check a configuration completely before anything is trained or written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +18,7 @@ from skiplab.engine.backbone import Backbone
 from skiplab.evaluation.calibration import CalibrationSpec
 from skiplab.evaluation.metric import Metric
 from skiplab.methods.base import Setup
+from skiplab.reporting.tables import FEW_ITEMS, few_items
 from skiplab.training.trainer import TrainerSpec
 from skiplab.utils.files import fingerprint
 
@@ -54,14 +55,14 @@ class Prepared:
         return self.spec.build(vocab_size=vocabulary, **ids)
 
     def probe(self, lengths: Sequence[int] | None = None) -> Setup:
-        """What modules can be built on to see whether they can, and what they are: there are no weights.
+        """A setup without weights, to check modules and read their properties.
 
         Args:
             lengths: of outputs; None takes those of the references.
         """
         with torch.device("meta"):
             backbone = self.new_backbone()
-        lengths = lengths or [target for _, target in self.data.valid_pairs.lengths]
+        lengths = lengths or [target for _, target in self.data.selection_pairs.lengths]
         return Setup(backbone, lengths, self.trainer.optimization)
 
 
@@ -72,7 +73,7 @@ def prepare(cfg: DictConfig, *, allow_distributed: bool = False) -> Prepared:
         allow_distributed: whether the job can be that of several processes.
 
     Raises:
-        ConfigurationError: anything in it cannot work.
+        ConfigurationError: the configuration is invalid; the message says why.
     """
     with configuring():
         prepared = _prepare(cfg)
@@ -127,7 +128,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
         calibration=calibration,
         metrics=metrics,
         device=device_of(trainer.accelerator),
-        notes=_random_weights(config, data),
+        notes=(*_random_weights(config, data), *_few_items(data, "test")),
     )  # fmt: skip
     for spec_ in (trainer, base_trainer):
         spec_.trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
@@ -145,11 +146,12 @@ def _with_cases(prepared: Prepared) -> Prepared:
     if calibration.reference == "own":
         for case in calibrated:
             _check_own(case)
-    items = len(data.splits["valid"])
+    items = len(data.rows("calibration"))
+    few = _few_items(data, "calibration")
     try:
         calibration.check_items(items)
     except ValueError as error:
-        # A limit is for trying things out.
+        # A limit is for quick trials.
         if config.limit is None:
             raise
         kept = calibration.attainable(items)
@@ -157,9 +159,19 @@ def _with_cases(prepared: Prepared) -> Prepared:
             prepared,
             cases=[case for case in cases if case.delta is None or case.delta in kept.delta],
             calibration=kept,
-            notes=(*prepared.notes, f"under limit, calibrated settings are left out: {error}"),
+            notes=(
+                *prepared.notes,
+                *(few if kept.delta else ()),
+                f"under limit, calibrated settings are left out: {error}",
+            ),
         )
-    return replace(prepared, cases=cases)
+    return replace(prepared, cases=cases, notes=(*prepared.notes, *few))
+
+
+def _few_items(data: TextData, split: str) -> tuple[str, ...]:
+    """Says so where a split's figures are of few items."""
+    count = len(data.rows(split))
+    return (few_items(split, count).removesuffix("."),) if count < FEW_ITEMS else ()
 
 
 def _random_weights(config: RunConfig, data: TextData) -> tuple[str, ...]:

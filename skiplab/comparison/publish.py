@@ -1,4 +1,4 @@
-"""What a comparison leaves for people: files in its run folder, runs and artifacts in MLflow."""
+"""Human-readable outputs of a comparison: files in its run folder, runs and artifacts in MLflow."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the parts of a job have in common."""
+"""State shared by the parts of a job."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from skiplab.reporting.tracker import NoTracker, Tracker
 from skiplab.training.trainer import PARALLELISM_KEYS
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import git_revision
+from skiplab.utils.files import make_writable
 from skiplab.utils.run_folder import RunFolder
 
 # Parts of the configuration that may change when a run goes on.
@@ -53,7 +54,7 @@ class Session:
         """
         known = self.run_ids
         with self.tracker.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
-            # Saved before any rank can be waited for in vain.
+            # Saved before a barrier can fail.
             self.folder.save("mlflow", known | ({key: run_id} if run_id else {}))
             yield run_id
 
@@ -63,13 +64,16 @@ class Session:
         return self.folder.load("mlflow") or {}
 
 
-def open_session(prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, free: Sequence[str] = ()) -> Session:
+def open_session(
+    prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, free: Sequence[str] = (), shared: bool = False
+) -> Session:
     """Bind the run folder to the configuration, and connect to the tracking store.
 
     How training is spread over devices may change from run to run.
 
     Args:
         free: further parts of the configuration that may change, nested keys with dots.
+        shared: whether several processes may work in the folder together; else the second waits for the first.
 
     Raises:
         ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
@@ -87,20 +91,22 @@ def open_session(prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, fre
     folder = RunFolder(run_dir, ranks)
     try:
         folder.check(comparable)
+        ranks.on_first(lambda: make_writable(Path(prepared.config.cache_dir).expanduser()))
         tracker = open_tracker(prepared.config, ranks)
-        folder.bind(comparable)
+        folder.bind(comparable, shared=shared)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     return Session(prepared, folder, tracker, ranks, Console(quiet=not ranks.is_first))
 
 
 def open_tracker(config: RunConfig, ranks: Ranks = ALONE) -> Tracker:
-    """The tracker of the configuration, on the first rank; the others track nothing.
+    """The tracker of the configuration, on the first rank; the others track nothing, nor does any without a store.
 
     Raises:
         ValueError: the store cannot be used.
     """
     store = config.tracking
     opened: list[Tracker] = []
-    ranks.on_first(lambda: opened.append(MLflowTracker.open(store.uri, store.experiment)))
+    if (uri := store.uri) is not None:
+        ranks.on_first(lambda: opened.append(MLflowTracker.open(uri, store.experiment)))
     return opened[0] if opened else NoTracker()

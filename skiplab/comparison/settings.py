@@ -68,13 +68,14 @@ class Settings:
             series=entry.method if case is None else case.series,
             chosen=made.place,
             trained=module is not None and module.trains,
-            # An oracle runs every layer to choose in hindsight: its clock would say nothing.
+            # An oracle runs every layer before it chooses, so its time is meaningless.
             timed=made.decoder is None or not isinstance(made.decoder.policy, HindsightPolicy),
             figures={
                 **made.figures,
                 **_given("decode_batch_size", outputs.decode_batch_size),
                 "mean_depth": outputs.mean_depth,
                 "layer_speedup": self._models.base.num_layers / outputs.mean_depth,
+                "test_items": len(self._items),
                 "dtype": str(self._models.base.dtype).removeprefix("torch."),
                 **scored,
             },
@@ -109,10 +110,23 @@ class Settings:
             **_given("perplexity", perplexity(backbone, policy, self._models.test_batches, self._ranks)),
         }
         if place is not None:
-            figures |= _given("train_batch_part", self._models.batch_part(case.candidates[place], entry.seed))
+            spec = case.candidates[place]
+            figures |= _given("train_batch_part", self._models.batch_part(spec, entry.seed))
+            figures |= self._models.training_cost(spec, entry.seed)
+            figures["models_per_speed_range"] = self._models_in(case)
         if verdict is not None:
             figures |= self._calibration_figures(case, verdict, module, outputs)
         return _Decoded(outputs, place, figures, decoder)
+
+    def _models_in(self, case: Case) -> int:
+        """Trainings behind the settings that make one curve with a case's, at its passes and with its seed."""
+        specs = [
+            spec
+            for other in self._prepared.cases
+            if (other.series, other.passes, other.entry.seed) == (case.series, case.passes, case.entry.seed)
+            for spec in other.candidates
+        ]
+        return len({self._models.folder(spec, case.entry.seed) for spec in specs} - {self._models.base_folder})
 
     def _chosen(self, case: Case, run_id: str | None) -> tuple[int | None, Verdict | None]:
         """Place of the candidate that a case decodes with, None for full depth; and the calibration that chose it."""
@@ -125,7 +139,7 @@ class Settings:
     def _calibration_figures(self, case: Case, verdict: Verdict, module: ExitModule | None, outputs: Generation) -> Row:
         figures: Row = {"delta": case.delta, "epsilon": self._prepared.calibration.epsilon}
         if module is None or verdict.chosen is None:
-            return {**figures, "calibrated": "full depth"}
+            return {**figures, "calibrated": "full depth", **_given("not_certified", verdict.reason or None)}
         losses = self._calibrator.losses(module, outputs, self._items)
         interval = seed_item_interval([losses])
         return {

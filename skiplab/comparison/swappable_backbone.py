@@ -36,7 +36,7 @@ class SwappableBackbone:
         """Load a folder's weights in place."""
         if folder == self._folder:
             return
-        # Should it fail midway, these are no folder's weights.
+        # After a failure midway the weights belong to no folder.
         self._folder = None
         overwrite(self.backbone.model, folder)
         if self._packed is not None:

@@ -77,7 +77,7 @@ class Timekeeper:
                 else:
                     made[entry] = self._decoders.weights_and_policy(case, record.chosen)
             except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
-                # Its frames hold a model.
+                # The traceback's frames keep a model alive.
                 errors[entry] = error.with_traceback(None)
         order = list(dict.fromkeys(one.weights for one in made.values()))
         return dict(sorted(made.items(), key=lambda item: order.index(item[1].weights)))

@@ -1,13 +1,12 @@
 """The E2E NLG challenge's CSV files (Novikova et al., arXiv 1706.09254; CC BY-SA 4.0)."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from skiplab.data.e2e_slots import parse_meaning, slot_accuracy
-from skiplab.data.files import DataError
 from skiplab.data.hub import hub_splits
+from skiplab.data.rows import Broken, DataError, check_encoding, read_rows, report_broken, text_fault
 from skiplab.data.source import Source
 from skiplab.data.tokenizers import byte_bpe_tokenizer, first_texts
 
@@ -31,15 +30,19 @@ class E2E(Source):
 
     Args:
         dir: the folder of the CSVs; None is the hub's copy.
+        broken, encoding: as for `LocalFiles`, of the CSVs.
         vocab_size: entries of the byte-level BPE trained on the training split.
-        holdout: one MR in so many validates where the dev split trains.
+        holdout: every `holdout`-th MR of the dev split is used for validation if the dev split trains.
     """
 
     dir: str | None = None
     vocab_size: int = 1024
     holdout: int = 10
+    broken: Broken = "refuse"
+    encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
+        check_encoding(self.encoding)
         if self.vocab_size < 300:
             raise ValueError(f"data vocab_size must be at least 300 (256 bytes and specials), got {self.vocab_size}")
         if self.holdout < 2:
@@ -56,9 +59,9 @@ class E2E(Source):
         if self.dir is None:
             return DatasetDict({name: _grouped(rows) for name, rows in _from_hub().items()})
         folder = Path(self.dir)
-        dev, test = _read(folder / "devset.csv"), _read(folder / "testset_w_refs.csv")
+        dev, test = self._read(folder / "devset.csv"), self._read(folder / "testset_w_refs.csv")
         if (folder / "trainset.csv").exists():
-            train, valid = _read(folder / "trainset.csv"), dev
+            train, valid = self._read(folder / "trainset.csv"), dev
         else:
             train = {mr: refs for index, (mr, refs) in enumerate(dev.items()) if index % self.holdout}
             valid = {mr: refs for mr, refs in dev.items() if mr not in train}
@@ -78,6 +81,30 @@ class E2E(Source):
 
     def item_scores(self, prompt: str, output: str) -> dict[str, float]:
         return {"slot_accuracy": slot_accuracy(parse_meaning(prompt), output)}
+
+    def _read(self, path: Path) -> Examples:
+        """References by MR, in the file's order."""
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no {path.name} in {path.parent}: data.dir must be the folder of the E2E CSV files"
+            )
+        examples: Examples = {}
+        bad: list[tuple[int, str]] = []
+        for number, row in read_rows(path, self.encoding):
+            if isinstance(row, str):
+                bad.append((number, row))
+                continue
+            if missing := {"mr", "ref"} - set(row):
+                raise DataError(
+                    f"{path} lacks the column {' and '.join(sorted(missing))}: expected mr and ref, "
+                    f"found {', '.join(row)}"
+                )
+            if fault := text_fault("mr", row["mr"]) or text_fault("ref", row["ref"]):
+                bad.append((number, fault))
+            else:
+                examples.setdefault(row["mr"].strip(), []).append(row["ref"].strip())
+        report_broken(path, bad, self.broken)
+        return examples
 
 
 def _from_hub() -> "dict[str, Dataset]":
@@ -101,26 +128,3 @@ def _grouped(rows: "Dataset") -> "Dataset":
     for row in rows:
         examples.setdefault(row["prompt"], []).extend(row["references"])  # type: ignore[index]
     return Dataset.from_dict({"prompt": list(examples), "references": list(examples.values())})
-
-
-def _read(path: Path) -> Examples:
-    """References by MR, in the file's order."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}: data.dir must be the folder of the E2E CSV files")
-    examples: Examples = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"mr", "ref"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(
-                f"{path} lacks the column {' and '.join(sorted(missing))}: expected mr and ref, "
-                f"found {', '.join(reader.fieldnames or ()) or 'an empty file'}"
-            )
-        for row in reader:
-            mr, reference = (row["mr"] or "").strip(), (row["ref"] or "").strip()
-            if not mr or not reference:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: empty {'mr' if not mr else 'ref'}; mend or drop the line"
-                )
-            examples.setdefault(mr, []).append(reference)
-    return examples

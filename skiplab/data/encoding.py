@@ -1,7 +1,9 @@
 """From a task's texts to token ids and back."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Encoding:
         self.tokenizer = tokenizer
         self.template = template
         self.pretrained = pretrained
+        self._controls = control_tokens(tokenizer)
+        self._start = _start(tokenizer) if pretrained else []
         self._close = tokenizer(template.close, add_special_tokens=False)["input_ids"] if pretrained else [self.bos_id]
         longest = template.longest_prompt
         if longest is not None and longest <= len(self._close):
@@ -69,22 +73,25 @@ class Encoding:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Plain values that the tokens depend on."""
+        """Plain values that the tokens depend on, this class's way of encoding among them."""
         text = self.tokenizer.backend_tokenizer.to_str()
         template = vars(self.template) if self.pretrained else {**vars(self.template), "close": None}
-        return {"tokenizer": text, "template": template, "pretrained": self.pretrained}
+        return {"tokenizer": text, "template": template, "pretrained": self.pretrained, "control_tokens": "as text"}
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts, closed, ready to be continued."""
-        whole = [self.template.prompt.replace("{prompt}", text) for text in texts]
-        encoded = self.tokenizer(whole, add_special_tokens=self.pretrained)["input_ids"]
+        """Token ids of prompts, closed, ready to be continued.
+
+        Control tokens that the template spells are control tokens; those that a text spells are text.
+        """
+        before, after = self.template.prompt.split("{prompt}")
+        encoded = self._encoded(texts, before, after)
         longest = self.template.longest_prompt
         kept = None if longest is None else longest - len(self._close)
-        return [[*ids[:kept], *self._close] for ids in encoded]
+        return [[*[*self._start, *ids][:kept], *self._close] for ids in encoded]
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of targets with end of sequence, which one that is cut does not reach."""
-        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        encoded = self._encoded(texts)
         return [[*ids, self.eos_id][: self.template.longest_target] for ids in encoded]
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
@@ -93,6 +100,57 @@ class Encoding:
             text.strip()
             for text in self.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)
         ]
+
+    def _encoded(self, texts: Sequence[str], before: str = "", after: str = "") -> list[list[int]]:
+        """Token ids of texts between two parts of the template, without the tokens that begin or end a text."""
+        if not texts:
+            return []
+        found: list[list[int]] = self.tokenizer([before + text + after for text in texts], add_special_tokens=False)[
+            "input_ids"
+        ]
+        controls = set(self._controls.values())
+        # Such a token is the template's own, or one that stands for what is unknown, or was spelled in a text.
+        meant = sum(index in controls for index in self._ids(before + after))
+        return [
+            ids if sum(index in controls for index in ids) == meant else self._as_text(text, before, after)
+            for text, ids in zip(texts, found, strict=True)
+        ]
+
+    def _as_text(self, text: str, before: str, after: str) -> list[int]:
+        """Token ids of a text that spells control tokens."""
+        spelled = re.compile(f"({'|'.join(map(re.escape, sorted(self._controls, key=len, reverse=True)))})")
+        # The template's control tokens divide what is encoded; odd parts are such tokens.
+        *first, left = spelled.split(before)
+        right, *last = spelled.split(after)
+        ids = self._ids(left + text + right, split=True)
+        unknown = self.tokenizer.unk_token_id
+        if any(index in self._controls.values() and index != unknown for index in ids):
+            # The vocabulary itself holds the spelling as a word: no part that is encoded spells it whole.
+            parts = spelled.split(left + text + right)
+            cut = [[part] if index % 2 == 0 else [part[:1], part[1:]] for index, part in enumerate(parts)]
+            ids = [index for pieces in cut for piece in pieces for index in self._ids(piece, split=True)]
+        return [*self._ids("".join(first)), *ids, *self._ids("".join(last))]
+
+    def _ids(self, text: str, *, split: bool = False) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=split)["input_ids"] if text else []
+
+
+def control_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
+    """Ids of a tokenizer's control tokens by their spelling."""
+    added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+
+def typed_newlines(text: str) -> str:
+    """A text of the command line, where a newline and a tab are typed as a backslash with n or t."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def _start(tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+    """What a pretrained model's tokenizer puts before a text; what it puts behind one would end a prompt."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    marked = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+    return [index for index, _ in takewhile(lambda pair: pair[1], marked)]
 
 
 def _special(tokenizer: "PreTrainedTokenizerFast", kind: str) -> int:

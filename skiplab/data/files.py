@@ -1,14 +1,13 @@
 """Prompts and targets from local JSONL, CSV and Parquet files, read row by row into memory-mapped Arrow tables."""
 
-import csv
 import hashlib
-import json
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
+from skiplab.data.grouping import grouped
+from skiplab.data.rows import READERS, Broken, DataError, check_encoding, read_rows, report_broken, text_fault
 from skiplab.data.source import Source
 from skiplab.data.tokenizers import byte_bpe_tokenizer, first_texts
 
@@ -16,16 +15,11 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerFast
 
-Broken = Literal["refuse", "skip"]
 # Names that a split's files begin with.
 _SPLITS = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
-_KINDS = (".jsonl", ".csv", ".parquet")
-# One prompt in so many goes to each split that has no file.
+_KINDS = tuple(READERS)
+# A split without a file gets one prompt in so many.
 _SHARE = 20
-
-
-class DataError(ValueError):
-    """Files cannot be used; the message says why and what to do."""
 
 
 @final
@@ -36,8 +30,12 @@ class LocalFiles(Source):
     Args:
         dir: a file, or a folder with `train*`, and perhaps `valid*` and `test*`, each `.jsonl`, `.csv` or
             `.parquet`. Where a split has no file, a twentieth of the training prompts, chosen by their hash, is it.
-        prompt, target: names of the columns; a target may be a list of references.
-        broken: what becomes of a file with lines that are no JSON objects or lack a text: `refuse`, or `skip` them.
+        prompt, target: names of the columns; a target may be a list of references. Rows of one prompt are one item
+            with the references of all of them.
+        broken: what becomes of a file with broken lines: `refuse`, or `skip` them. Broken is a line that is no JSON
+            object, has more or fewer fields than the header, does not close a quote, is not in the encoding, or lacks
+            a text.
+        encoding: of JSONL and CSV files.
         vocab_size: entries of the byte-level BPE trained on the training split, where the backbone has no tokenizer.
     """
 
@@ -45,17 +43,19 @@ class LocalFiles(Source):
     prompt: str
     target: str
     broken: Broken = "refuse"
+    encoding: str = "utf-8"
     vocab_size: int = 8192
 
     def __post_init__(self) -> None:
         check_vocab_size(self.vocab_size)
+        check_encoding(self.encoding)
 
     @property
     def name(self) -> str:
         return f"{Path(self.dir).name}: {self.prompt} to {self.target}"
 
     def load(self) -> "DatasetDict":
-        return read_folder(Path(self.dir), self.prompt, self.target, self.broken)
+        return grouped(read_folder(Path(self.dir), self.prompt, self.target, self.broken, self.encoding))
 
     def tokenizer(self, splits: "DatasetDict") -> "PreTrainedTokenizerFast":
         return byte_bpe_tokenizer(first_texts(splits["train"]), self.vocab_size)
@@ -70,16 +70,18 @@ def check_vocab_size(size: int) -> None:
         raise ValueError(f"data vocab_size must be at least 300 (256 bytes and specials), got {size}")
 
 
-def read_folder(place: Path, prompt: str, target: str, broken: Broken = "refuse") -> "DatasetDict":
+def read_folder(
+    place: Path, prompt: str, target: str, broken: Broken = "refuse", encoding: str = "utf-8"
+) -> "DatasetDict":
     """Splits with columns `prompt` and `references` from the files of a folder, or from one file.
 
     Raises:
-        DataError: there is no training file, a column is not there, or lines are broken and not to be skipped.
+        DataError: there is no training file, a column is not there, or lines are broken and `broken` is `refuse`.
     """
     splits = {}
     for split, files in _found(place).items():
         if files:
-            splits[split] = read_files(files, prompt, target, broken)
+            splits[split] = read_files(files, prompt, target, broken, encoding)
     return divide(splits)
 
 
@@ -101,7 +103,7 @@ def divide(splits: Mapping[str, "Dataset"]) -> "DatasetDict":
     return DatasetDict({split: cut.get(split) or splits[split] for split in ("train", "valid", "test")})
 
 
-def read_files(files: list[Path], prompt: str, target: str, broken: Broken) -> "Dataset":
+def read_files(files: list[Path], prompt: str, target: str, broken: Broken, encoding: str = "utf-8") -> "Dataset":
     """Rows of some files as one memory-mapped table, which is kept for as long as the files stay the same.
 
     Raises:
@@ -118,7 +120,7 @@ def read_files(files: list[Path], prompt: str, target: str, broken: Broken) -> "
         return Dataset.from_generator(
             _rows,
             features=Features({"prompt": Value("string"), "references": datasets.List(Value("string"))}),
-            gen_kwargs={"stamps": stamps, "prompt": prompt, "target": target, "broken": broken},
+            gen_kwargs={"stamps": stamps, "prompt": prompt, "target": target, "broken": broken, "encoding": encoding},
         )
     except DatasetGenerationError as error:
         raise (error.__cause__ or error) from None
@@ -143,28 +145,24 @@ def _found(place: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _rows(stamps: list[list[Any]], prompt: str, target: str, broken: Broken) -> Iterator[dict[str, Any]]:
+def _rows(stamps: list[list[Any]], prompt: str, target: str, broken: Broken, encoding: str) -> Iterator[dict[str, Any]]:
     count = 0
     for path, *_ in stamps:
-        bad: list[int] = []
-        for number, row in _READERS[Path(path).suffix](Path(path)):
-            pair = None if row is None else _pair(row, prompt, target, Path(path))
-            if pair is None:
-                bad.append(number)
+        bad: list[tuple[int, str]] = []
+        for number, row in read_rows(Path(path), encoding):
+            pair = row if isinstance(row, str) else _pair(row, prompt, target, Path(path))
+            if isinstance(pair, str):
+                bad.append((number, pair))
             else:
                 count += 1
                 yield pair
-        if bad:
-            message = f"{path}: {len(bad)} broken line(s), the first is line {bad[0]}"
-            if broken == "refuse":
-                raise DataError(f"{message}; mend them, or leave them out with data.broken=skip")
-            warnings.warn(f"{message}; skipped", stacklevel=2)
+        report_broken(Path(path), bad, broken)
     if not count:
         raise DataError(f"{', '.join(path for path, *_ in stamps)}: no rows")
 
 
-def _pair(row: Mapping[str, Any], prompt: str, target: str, path: Path) -> dict[str, Any] | None:
-    """Prompt and references of a row; None if one is empty or no text.
+def _pair(row: Mapping[str, Any], prompt: str, target: str, path: Path) -> dict[str, Any] | str:
+    """Prompt and references of a row, or what is wrong with it.
 
     Raises:
         DataError: a column is not there.
@@ -173,41 +171,10 @@ def _pair(row: Mapping[str, Any], prompt: str, target: str, path: Path) -> dict[
         if column not in row:
             raise DataError(f"{path} has no column {column!r}; take one of {', '.join(row)} as data.{option}")
     source, references = row[prompt], row[target]
-    references = [references] if isinstance(references, str) else references
-    if not isinstance(source, str) or not source.strip() or not isinstance(references, list) or not references:
-        return None
-    if not all(isinstance(text, str) and text.strip() for text in references):
-        return None
+    if references == []:
+        return f"{target} holds no reference"
+    references = references if isinstance(references, list) else [references]
+    faults = [text_fault(prompt, source), *(text_fault(target, text) for text in references)]
+    if fault := next(filter(None, faults), None):
+        return fault
     return {"prompt": source.strip(), "references": [text.strip() for text in references]}
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            yield number, row if isinstance(row, dict) else None
-
-
-def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    csv.field_size_limit(2**30)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            yield reader.line_num, row
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    import pyarrow.parquet
-
-    rows: Iterable[dict[str, Any]] = (
-        row for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1000) for row in batch.to_pylist()
-    )
-    yield from enumerate(rows, start=1)
-
-
-_READERS = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from skiplab.data.files import Broken, DataError, check_vocab_size, divide, read_folder
+from skiplab.data.files import check_vocab_size, divide, read_folder
+from skiplab.data.grouping import grouped
+from skiplab.data.rows import Broken, DataError, check_encoding
 from skiplab.data.source import Source
 from skiplab.data.tokenizers import byte_bpe_tokenizer, first_texts
 
@@ -25,9 +27,9 @@ class HubTask(Source):
         config: its configuration; None is the default one.
         revision: commit, tag or branch; None is the newest.
         prompt, target: names of the columns.
-        strip: what prompts end with and lose, because the template puts it there.
+        strip: suffix removed from prompts, because the template adds it.
         dir: a folder with local copies, as for `LocalFiles`; None is the hub.
-        broken: as for `LocalFiles`, of local copies.
+        broken, encoding: as for `LocalFiles`, of local copies.
         vocab_size: as for `LocalFiles`.
     """
 
@@ -39,10 +41,12 @@ class HubTask(Source):
     strip: str = ""
     dir: str | None = None
     broken: Broken = "refuse"
+    encoding: str = "utf-8"
     vocab_size: int = 8192
 
     def __post_init__(self) -> None:
         check_vocab_size(self.vocab_size)
+        check_encoding(self.encoding)
 
     @property
     def name(self) -> str:
@@ -50,10 +54,10 @@ class HubTask(Source):
 
     def load(self) -> "DatasetDict":
         if self.dir is not None:
-            splits = read_folder(Path(self.dir), self.prompt, self.target, self.broken)
+            splits = read_folder(Path(self.dir), self.prompt, self.target, self.broken, self.encoding)
         else:
             splits = divide(hub_splits(self.hub, self.config, self.revision, prompt=self.prompt, target=self.target))
-        return splits.map(_stripped, fn_kwargs={"strip": self.strip}) if self.strip else splits
+        return grouped(splits.map(_stripped, fn_kwargs={"strip": self.strip}) if self.strip else splits)
 
     def tokenizer(self, splits: "DatasetDict") -> "PreTrainedTokenizerFast":
         return byte_bpe_tokenizer(first_texts(splits["train"]), self.vocab_size)

@@ -1,4 +1,4 @@
-"""From a task's examples to batches, on Lightning's terms."""
+"""The LightningDataModule: from a task's examples to batches."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +16,11 @@ from skiplab.engine.batch import Batch, Part
 from skiplab.utils.files import fingerprint
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerFast
+
+# One validation item in so many is for selection.
+_SELECTION = 3
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,28 @@ class TextData(L.LightningDataModule):
         return self._pairs("valid")
 
     @cached_property
+    def selection_pairs(self) -> Pairs:
+        return self._pairs("selection")
+
+    @cached_property
     def test_pairs(self) -> Pairs:
         return self._pairs("test")
 
+    def rows(self, split: str) -> "Dataset":
+        """The examples of a split, or of a part of `valid`: `selection` or `calibration`.
+
+        What is chosen by data (schedules, thresholds, searched plans) is chosen on the selection items, every third,
+        and what is promised is certified on the others, so that the promise holds whatever was chosen. Validation
+        losses are of the selection items too.
+        """
+        if split not in ("selection", "calibration"):
+            return self.splits[split]
+        valid = self.splits["valid"]
+        return valid.select([row for row in range(len(valid)) if (row % _SELECTION == 0) == (split == "selection")])
+
     def items(self, split: str) -> list[Item]:
-        """The prompts of a split, each with all its references."""
-        rows = self.splits[split]
+        """The prompts of a split, or of a part of it as in `rows`, each with all its references."""
+        rows = self.rows(split)
         prompts = self.encoding.prompts(rows["prompt"][:])
         return [
             Item(prompt, references, ids)
@@ -153,13 +172,13 @@ class TextData(L.LightningDataModule):
         return TrainingLoader(self.train_pairs, StepParts(order, lengths, self.batch_size, *self._place), self.pad_id)
 
     def val_dataloader(self) -> DataLoader[Part]:
-        """This rank's validation batches."""
-        ranks, rank, _ = self._place
-        return self._loader(self.valid_pairs, BatchParts(len(self.valid_pairs), self.batch_size, ranks, rank))
+        """This rank's validation batches, of the selection items: the others are for promises alone."""
+        pairs, (ranks, rank, _) = self.selection_pairs, self._place
+        return self._loader(pairs, BatchParts(len(pairs), self.batch_size, ranks, rank))
 
     def batches(self, split: str) -> list[Batch]:
-        """All of a split in order, the same on every rank."""
-        pairs: Pairs = {"train": self.train_pairs, "valid": self.valid_pairs, "test": self.test_pairs}[split]
+        """All of a split, or of a part of it as in `rows`, in order, the same on every rank."""
+        pairs = self._pairs(split)
         starts = range(0, len(pairs), self.batch_size)
         return [collate_pairs(pairs[start : start + self.batch_size], self.pad_id) for start in starts]
 
@@ -180,8 +199,9 @@ class TextData(L.LightningDataModule):
         )
 
     def _pairs(self, split: str) -> Pairs:
-        key = fingerprint(rows=self._digests[split], **self.encoding.identity)
-        return encode(self.splits[split], self.encoding, name=split, key=key)
+        rows = self.rows(split)
+        found = self._digests.get(split) or digest(rows)
+        return encode(rows, self.encoding, name=split, key=fingerprint(rows=found, **self.encoding.identity))
 
     @cached_property
     def _digests(self) -> dict[str, str]:

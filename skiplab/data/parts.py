@@ -57,7 +57,7 @@ class LengthGrouped(Sampler[int]):
 
 @final
 class StepParts(Sampler[PartOf]):
-    """A rank's parts of each step's batch. Of a sorted batch every part holds the like.
+    """A rank's parts of each step's batch. In a sorted batch, every part has a similar length distribution.
 
     With every number of ranks and parts the steps have the same examples.
 
@@ -85,7 +85,7 @@ class StepParts(Sampler[PartOf]):
         self._first = 0
 
     def start_at(self, part: int) -> None:
-        """The next pass, and no other, begins at its part of this number."""
+        """Start only the next epoch at this part."""
         self._first = part
 
     def set_epoch(self, epoch: int) -> None:
@@ -113,7 +113,7 @@ class StepParts(Sampler[PartOf]):
 
 @final
 class BatchParts(Sampler[PartOf]):
-    """Every so manyeth batch of `count` examples in order; each rank has as many."""
+    """Round-robin shard of the batches, each of `count` examples in order; each rank has as many."""
 
     def __init__(self, count: int, batch_size: int, ranks: int = 1, rank: int = 0) -> None:
         self._batches = list(_batched(range(count), batch_size))

@@ -1,6 +1,6 @@
 """Python's standard library: a function's source to the first paragraph of its docstring. Real, and offline.
 
-The sources are those of the interpreter that runs (PSF licence), so the pairs hang on its version.
+The sources are those of the interpreter that runs (PSF licence), so the pairs depend on its version.
 """
 
 import ast

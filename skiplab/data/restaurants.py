@@ -181,7 +181,7 @@ def read_back(text: str) -> set[tuple[str, str]]:
 
 
 def slot_accuracy(meaning: Mapping[str, str], text: str) -> float:
-    """Share of slot values that are both asked for and stated, among those that are either."""
+    """Jaccard index of requested and stated slots."""
     asked, stated = set(meaning.items()), read_back(text)
     return len(asked & stated) / len(asked | stated)
 

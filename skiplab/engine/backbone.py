@@ -1,7 +1,7 @@
 """A thin view over a Hugging Face causal language model that lets the engine drive its layers one by one.
 
-Shapes: B rows, T positions, Q query positions, S key positions, D hidden size, H key/value heads,
-K head size or reduced vocabulary, V vocabulary.
+Shapes: B rows, T positions, Q query positions, S key positions, D hidden size, E size of what the head takes,
+H key/value heads, K head size or reduced vocabulary, V vocabulary.
 """
 
 import inspect
@@ -30,7 +30,7 @@ class Rotary(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """What a layer needs beside the hidden state.
+    """Inputs of a layer besides the hidden state.
 
     Attributes:
         mask_B1QS: additive attention mask, 0 or -inf; None is plain causal attention.
@@ -86,6 +86,10 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
+    def head_input(self, h_BTD: Tensor) -> Tensor:
+        """What the language-model head multiplies (..., E): the states (..., D) after any layer, normalised."""
+
+    @abstractmethod
     def head(self, h_BTD: Tensor) -> Tensor:
         """Final norm and language-model head: logits (..., V) of the states (..., D) after any layer."""
 
@@ -100,6 +104,13 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def head_weights(self) -> Iterable[Tensor]:
         """All weights of final norm and language-model head."""
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The language-model head's weight (V, E); it has no bias."""
+        head = self.model.get_output_embeddings()
+        assert head is not None
+        return head.weight
 
     @property
     def dtype(self) -> torch.dtype:

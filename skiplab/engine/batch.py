@@ -35,7 +35,7 @@ class Batch(NamedTuple):
         return self.target_BG.shape[1] - 1
 
     def chunk(self, parts: int) -> "list[Batch]":
-        """The rows in at most so many parts of like size, each with all columns."""
+        """The rows in at most `parts` parts of similar size, each with all columns."""
         return [Batch(*pieces) for pieces in zip(*(tensor.chunk(parts) for tensor in self), strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""A batch on its way through the decode steps.
+"""The decode steps of one batch.
 
 Shapes: B rows, P prompt columns, T generated tokens, S key positions, V vocabulary.
 """

@@ -38,10 +38,10 @@ class _State:
         column_1: where keys and values of these go; the cache's own.
         step_1: the step that chooses the next tokens.
         mask_B11S: additive; a column opens as its step comes.
-        limit_B: as `Prefilled` has it.
+        limit_B: as in `Prefilled`.
         eos_1: the first token that ends a row; -1 is none. Further ones are part of a recording.
-        length_B: tokens generated so far, of rows that have ended all.
-        ended_B: rows that have.
+        length_B: tokens generated so far; for rows that have ended, their length.
+        ended_B: True for rows that have ended.
         tokens_BT: all tokens; behind a row's end of no meaning.
         logits_BV: of the newest tokens.
         ids_BC: as `RecordedChoice` has it.
@@ -207,7 +207,7 @@ class StepGraphs:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            # Libraries take their workspaces at the first call, which no recording may.
+            # Libraries allocate workspaces at the first call, which is not allowed while recording.
             self._step(plan, bucket, choose)
             self._state.set(before)
         torch.cuda.current_stream().wait_stream(side)

@@ -1,4 +1,4 @@
-"""Keys and values that are computed when they are needed, if they ever are.
+"""Lazy projection of keys and values.
 
 Shapes: L layers, B rows, S decode steps, N deferred positions, D hidden size, K head size.
 """
@@ -54,7 +54,7 @@ class Deferred:
         self._deferred_LBS[:, :, step - 1] = self._layer_L[:, None] >= above_B
 
     def flush(self, layer: int, rows: Tensor | None = None) -> None:
-        """Give a layer what it missed of rows that it is about to run on; None is all rows."""
+        """Project a layer's deferred keys and values for rows it is about to run on; None means all rows."""
         deferred_BS = self._deferred_LBS[layer] if rows is None else self._deferred_LBS[layer, rows]
         if self._states_BSD is None or not deferred_BS.any():
             return

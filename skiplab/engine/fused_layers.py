@@ -17,7 +17,7 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.packed_linear import replaced
 from skiplab.kernels.support import has_kernels
 
-# Asked in this order, of the same states.
+# These layers are called in this order on the same states.
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 

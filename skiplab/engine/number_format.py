@@ -13,7 +13,7 @@ class NumberFormat:
     """How weights and states are kept.
 
     Attributes:
-        states: type of everything but the weights of linear layers.
+        states: dtype of everything except the weights of linear layers.
         integers: whether these are 8-bit integers, and the products too; a CPU's.
     """
 

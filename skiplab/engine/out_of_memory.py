@@ -1,4 +1,4 @@
-"""Work that does not fit into memory: recognised, and done on fewer rows at a time."""
+"""Recognise out-of-memory errors, and retry with smaller batches."""
 
 import gc
 import warnings
@@ -36,7 +36,7 @@ class Halving:
     """Goes through rows in batches, and halves the batch for good when one does not fit into memory.
 
     Args:
-        what: the work, for the warning.
+        what: name of the work, for the warning.
 
     Attributes:
         rows: rows at a time.

@@ -1,4 +1,4 @@
-"""Linear layers stored as a CPU multiplies them fastest when decoding; all else is the backbone's own.
+"""Linear layers in weight layouts for fast decoding on a CPU; all other modules are the backbone's own.
 
 The library's layer modules stay as they are: only their `nn.Linear` children are replaced. oneDNN's
 operators have internal names in torch; where they are missing, weights stay as they are.
@@ -83,7 +83,7 @@ class StoredLinear(nn.Module, ABC):
 
     Args:
         linear: the original, whose bias it shares.
-        rows: of the products to come, about.
+        rows: approximate number of rows per product.
     """
 
     def __init__(self, linear: nn.Linear, rows: int = 1) -> None:

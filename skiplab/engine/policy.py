@@ -1,4 +1,4 @@
-"""What runs at a generation step.
+"""Exit policies: the layers that run at a generation step.
 
 Shapes: B rows, D hidden size, V vocabulary.
 """
@@ -30,11 +30,11 @@ class RowwisePolicy(ExitPolicy, ABC):
 
 
 class AdaptivePolicy(RowwisePolicy, ABC):
-    """Rows leave the plan judged from their hidden state, layer by layer.
+    """Each row decides from its hidden state, layer by layer, when to exit.
 
     Args:
         exit_layers: layers after which `exits` is asked.
-        batch_policy: what becomes of a batch whose rows disagree. `freeze`: a row's state stays as it exits, and
+        batch_policy: what rows do that exit at different layers. `freeze`: a row's state stays as it exits, and
             the row goes through the layers until all have exited. `min`: all exit when the least confident row
             does. `compact`: exited rows leave the computation.
         propagation: when the layers that a step did not run get its keys and values: `lazy`, as a later step
@@ -58,7 +58,7 @@ class AdaptivePolicy(RowwisePolicy, ABC):
 
         Args:
             h_BD: the state that a layer of `exit_layers` has just put out.
-            below_BD: the state that it took.
+            below_BD: the input state of that layer.
             head: final norm and language-model head, (B, D) to logits (B, V).
         """
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skiplab.backbones.whole_weights import load_whole
 from skiplab.evaluation.metric import EVERYWHERE, Measured, Metric, Outputs, quality_figure
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.figures import Figure, Shown
@@ -98,7 +99,7 @@ class BERTScore(Metric):
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.encoder, trust_remote_code=False)
-            model = AutoModel.from_pretrained(self.encoder, use_safetensors=True, trust_remote_code=False).eval()
+            model = load_whole(self.encoder, load=AutoModel.from_pretrained, unused=("pooler.",)).eval()
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"cannot load the encoder of bertscore={self.encoder}: {str(error).splitlines()[0]} Give a folder that "

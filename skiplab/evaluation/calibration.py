@@ -1,4 +1,4 @@
-"""How a calibration is asked for, and what it finds."""
+"""Options and results of a calibration."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +12,15 @@ from skiplab.utils.figures import did_you_mean
 @final
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSpec:
-    """What is promised: on new items the expected loss is at most `delta`, but for a chance of `epsilon`.
+    """What is promised: on new items the expected loss is at most `delta`, with probability at least 1 - `epsilon`.
 
     The promise is for one setting, and for items drawn as the calibration items were: not for the best of
-    several calibrated settings, nor for a test set of another kind. Schedules and decaying thresholds depend
-    on the lengths of the full model's outputs on the calibration prompts, which the test takes as given.
+    several calibrated settings, nor for a test set of another kind. What settings depend on (output lengths,
+    quantiles of confidences, searched plans) comes from other items, `TextData.rows("selection")`.
 
     Args:
         delta: bounds on the expected loss, each a setting of its own.
-        epsilon: chance, over draws of the calibration items, that the promise fails.
+        epsilon: upper bound on the probability that the guarantee fails, over draws of the calibration items.
         consistency: the loss, as in `consistency.consistency_losses`.
         metric: what `risk` is measured by: a figure of item scores in [0, 1].
         p_value: the test, as in `risk.p_value`; `binomial` is for the `exact` loss.
@@ -107,10 +107,12 @@ class Verdict:
     Attributes:
         chosen: place of the fastest certified hypothesis; None if none is, which leaves full depth.
         tested: the hypotheses in their order, up to the first that failed.
+        reason: why none is certified; empty if one is.
     """
 
     chosen: int | None
     tested: list[Tested]
+    reason: str = ""
 
 
 def certify(
@@ -136,7 +138,11 @@ def certify(
             yield found
 
     passed = fixed_sequence(p_values(), spec.epsilon)
-    return Verdict(passed - 1 if passed else None, tested)
+    if passed:
+        return Verdict(passed - 1, tested)
+    first = tested[0]
+    reason = f"{first.setting} has a mean loss of {first.loss:.3f}, p={first.p_value:.3g} above {spec.epsilon:g}"
+    return Verdict(None, tested, reason)
 
 
 def stored(verdict: Verdict, delta: float, spec: CalibrationSpec, items: int, params: Any) -> dict[str, Any]:
@@ -152,4 +158,5 @@ def stored(verdict: Verdict, delta: float, spec: CalibrationSpec, items: int, pa
         "items": items,
         "chosen": params if params is not None else "full depth",
         "tested": [vars(one) for one in verdict.tested],
+        **({"not_certified": verdict.reason} if verdict.reason else {}),
     }

@@ -1,6 +1,7 @@
 """How far an output is from the full model's, and which outputs an adaptive policy cannot have changed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from skiplab.engine.policy import AdaptivePolicy
 from skiplab.evaluation.generate import Generation, scorable
 from skiplab.evaluation.metric import Metric
 from skiplab.evaluation.metrics import rouge_l
+from skiplab.utils.figures import Figure
 
 Consistency = Literal["risk", "textual", "exact"]
 
@@ -40,10 +42,30 @@ def consistency_losses(
         return [float(a != b) for a, b in zip(own.tokens, full.tokens, strict=True)]
     if consistency == "textual":
         return [1 - score for score in rouge_l(own.texts, [[text] for text in full.texts])]
-    measures, figure = next((one, figure) for one in metrics for figure in one.figures if figure.name == metric)
+    measures, figure = _measuring(metrics, metric)
     after, before = (measures.measure(scorable(one, items, full)).by_item[metric] for one in (own, full))
     sign = 1 if figure.sense == "maximize" else -1
     return [max(0.0, sign * (full_score - own_score)) for own_score, full_score in zip(after, before, strict=True)]
+
+
+def why_uninformative(full: Generation, items: Sequence[Item], metrics: Sequence[Metric], metric: str) -> str:
+    """Why no quality guarantee can rest on a metric, given the full model's outputs; empty if one can.
+
+    The loss in a metric that is the same for every output is 0 for any setting, and would certify the fastest one.
+    A full model that is perfect on all items serves if blank outputs score less.
+    """
+    measures, figure = _measuring(metrics, metric)
+    scores = measures.measure(scorable(full, items, full)).by_item[metric]
+    if len(set(scores)) > 1:
+        return ""
+    best, worst = (1.0, 0.0) if figure.sense == "maximize" else (0.0, 1.0)
+    if scores[0] == best:
+        blank = replace(full, texts=[""] * len(items), tokens=[[-1] for _ in items])
+        if any(score != best for score in measures.measure(scorable(blank, items, full)).by_item[metric]):
+            return ""
+        return f"{metric} is {best:g} for every output, blank ones included, so no loss in it can be seen"
+    known = "the worst score" if scores[0] == worst else "a constant"
+    return f"{metric} of the full model is {scores[0]:g}, {known}, on all {len(items)} calibration items"
 
 
 @torch.inference_mode()
@@ -56,7 +78,7 @@ def unmoved(
     *,
     batch_size: int,
 ) -> list[bool]:
-    """Which of the full-depth outputs a policy leaves as they are, because it would take no exit in them.
+    """Which full-depth outputs a policy leaves unchanged, because no row would exit in them.
 
     One parallel pass over prompts and outputs at full depth tells, without decoding.
 
@@ -73,6 +95,10 @@ def unmoved(
         return (~_exited_rows(backbone, policy, batch, states)).tolist()
 
     return [one for _, found in Halving(batch_size, "checking exits of")(rows, stay) for one in found]
+
+
+def _measuring(metrics: Sequence[Metric], name: str) -> tuple[Metric, Figure]:
+    return next((one, figure) for one in metrics for figure in one.figures if figure.name == name)
 
 
 def _exited_rows(backbone: Backbone, policy: AdaptivePolicy, batch: Batch, states: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Decode a split under a policy, and score what came out."""
+"""Decode a split under a policy, and score the outputs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from skiplab.engine.packed_linear import prepack
 from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.engine.request import Decoding
-from skiplab.evaluation.metric import Metric, Outputs
+from skiplab.evaluation.metric import Metric, Outputs, with_text
 from skiplab.evaluation.significance import seed_item_interval
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.progress import Progress
@@ -71,7 +71,7 @@ class Generation:
     def depth_by_step(self, share: float = 0.05) -> list[float]:
         """Mean depth of the outputs that reach each generation step, from step 0.
 
-        It ends at the last step that at least `share` of the outputs reach: beyond, means are of few.
+        It ends at the last step that at least `share` of the outputs reach; later means would be noisy.
         """
         longest = max(map(len, self.depths))
         reached = [[row[step] for row in self.depths if len(row) > step] for step in range(longest)]
@@ -91,8 +91,8 @@ def generate(
 ) -> Generation:
     """Decode all items in batches of like prompt length, shared by the ranks, with weights packed for them on a CPU.
 
-    Where memory does not hold a batch it goes on with smaller ones, and warns. An output is the same whatever the
-    batches and the number of ranks; the seed of `options` and the prompt decide it.
+    On out of memory it retries with smaller batches, with a warning. An output is the same whatever the batches and
+    the number of ranks; the seed of `options` and the prompt decide it.
 
     Args:
         options: `num_return_sequences` outputs are drawn per item.
@@ -170,7 +170,7 @@ def scorable(generation: Generation, items: Sequence[Item], full: Generation) ->
     """Outputs as metrics take them."""
     return Outputs(
         prompts=[item.prompt for item in items],
-        references=[item.references for item in items],
+        references=[with_text(item.references) for item in items],
         texts=generation.texts,
         tokens=generation.tokens,
         full_tokens=full.tokens,

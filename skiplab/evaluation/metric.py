@@ -48,7 +48,7 @@ class Measured:
 
     Attributes:
         by_item: item scores by figure; their mean, with an interval over items, is the figure.
-        row: what is of all items together, such as corpus BLEU, as entries of the result row.
+        row: figures of all items together, such as corpus BLEU, as entries of the result row.
     """
 
     by_item: Mapping[str, list[float]] = field(default_factory=dict)
@@ -118,6 +118,18 @@ def quality_figure(
     return Figure(
         name=name, meaning=meaning, label=label, unit=unit, form=form, sense=sense, interval="items", shown=shown
     )
+
+
+def with_text(references: Sequence[str]) -> list[str]:
+    """The references that are not blank; a blank one is none.
+
+    Raises:
+        ValueError: all are blank.
+    """
+    found = [text for text in references if text.strip()]
+    if not found:
+        raise ValueError(f"an item needs a reference that is not empty, got {list(references)}; drop the item")
+    return found
 
 
 def is_calibratable(figure: Figure) -> bool:

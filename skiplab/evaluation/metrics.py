@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple, final
 
-from skiplab.evaluation.metric import EVERYWHERE, Measured, Metric, Outputs, quality_figure
+from skiplab.evaluation.metric import EVERYWHERE, Measured, Metric, Outputs, quality_figure, with_text
+from skiplab.evaluation.rouge_tokens import ROUGE_TOKENIZER, rouge_tokens
 from skiplab.utils.figures import Figure, Shown
 
 Interval = tuple[float, float]
 ROUGES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 """Our names of ROUGE's variants, and torchmetrics'."""
+ROUGE_SIGNATURE = f"case:lc|stem:no|refs:best|tok:{ROUGE_TOKENIZER}"
+"""How ROUGE is computed, in the manner of sacrebleu's signatures."""
 
 
 class Bleu(NamedTuple):
@@ -25,11 +28,11 @@ def bleu(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu:
     """Corpus BLEU (sacrebleu's default: 13a tokenizer, 0 to 100) and its bootstrap interval.
 
     Args:
-        references: one or more per output; their number may differ.
+        references: one or more per output; their number may differ. Empty ones do not count.
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    streams = list(zip_longest(*references))
+    streams = list(zip_longest(*map(with_text, references)))
     # `force` only silences a warning about texts that look tokenized, as those of a word vocabulary do.
     metric = BLEU(force=True)
     score = metric.corpus_score(list(outputs), streams, n_bootstrap=1000)  # type: ignore[arg-type]
@@ -38,12 +41,17 @@ def bleu(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu:
 
 
 def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, list[float]]:
-    """ROUGE-1, -2 and -L F1 of each output, each against its best reference, in [0, 1]; words are not stemmed."""
+    """ROUGE-1, -2 and -L F1 of each output, each against its best reference, in [0, 1].
+
+    Words are those of `rouge_tokens`, not stemmed: on ASCII text the scores are rouge_score's.
+    """
     from torchmetrics.functional.text import rouge_score
 
     keys = tuple(ROUGES.values())
     scored = [
-        rouge_score(output, [list(refs)], accumulate="best", rouge_keys=keys)
+        rouge_score(
+            output, [with_text(refs)], accumulate="best", rouge_keys=keys, normalizer=str, tokenizer=rouge_tokens
+        )
         for output, refs in zip(outputs, references, strict=True)
     ]
     return {name: [float(scores[f"{key}_fmeasure"]) for scores in scored] for name, key in ROUGES.items()}
@@ -77,7 +85,7 @@ class CorpusBleu(Metric):
                 form="{:.1f}",
                 sense="maximize",
                 interval="corpus",
-                # The custom for texts made from data; others are judged by ROUGE.
+                # BLEU is customary for data-to-text tasks; other tasks use ROUGE.
                 shown=(
                     Shown(place="console", yields_to=tuple(ROUGES)),
                     Shown(place="quality"),
@@ -109,10 +117,11 @@ class Rouge(Metric):
             quality_figure("rouge_1", f"ROUGE-1 {best}", label="ROUGE-1", shown=shown),
             quality_figure("rouge_2", "ROUGE-2 F1 likewise", label="ROUGE-2", shown=shown),
             quality_figure("rouge_l", "ROUGE-L F1 likewise", label="ROUGE-L", shown=(*aside, *EVERYWHERE)),
+            Figure(name="rouge_signature", meaning="how ROUGE was computed"),
         )
 
     def measure(self, outputs: Outputs) -> Measured:
-        return Measured(rouge(outputs.texts, outputs.references))
+        return Measured(rouge(outputs.texts, outputs.references), {"rouge_signature": ROUGE_SIGNATURE})
 
 
 @final

@@ -73,8 +73,20 @@ def paired_differences(pairs: "Sequence[tuple[ArrayLike, ArrayLike]]") -> list[D
     ]
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for being several, so that any below a level is false at most at that rate.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    adjusted, largest = list(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
 def _differences(own_SI: "ArrayLike", other_SI: "ArrayLike") -> "tuple[np.ndarray, np.ndarray]":
-    """Own minus other (S, I), and their mean over seeds (I,) without what is only rounding."""
+    """Own minus other (S, I), and the mean over seeds (I,) with rounding noise set to zero."""
     import numpy as np
 
     own, other = _matrix("own scores", own_SI), _matrix("other scores", other_SI)
@@ -102,7 +114,7 @@ def _sign_flip_p_values(by_item_KI: "Sequence[np.ndarray]") -> list[float]:
     def statistic(signs_RI: np.ndarray, axis: int) -> np.ndarray:
         return np.abs(signs_RI @ shares_KI.T).round(9)
 
-    # What is flipped are the signs that all pairs share, so the statistic has a value for each pair.
+    # All pairs share the sign flips, so the statistic has one value per pair.
     found = permutation_test(
         (np.ones(shares_KI.shape[1]),), statistic, permutation_type="samples", alternative="greater",
         vectorized=True, n_resamples=_FLIPS, batch=_BATCH, rng=0,

@@ -42,7 +42,7 @@ class _Prompted:
 
 @final
 class Continuations:
-    """Batches whose prompts have been read by a backbone; its weights must not change from then on."""
+    """Batches after the prompt pass of a backbone, whose weights must not change afterwards."""
 
     @torch.inference_mode()
     def __init__(self, backbone: Backbone, batches: Iterable[Batch]) -> None:

@@ -25,5 +25,5 @@ def search(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     prepared = prepare(cfg)
     check_greedy(prepared.config.generation, "plans are searched")
     spec = checked_spec(prepared)
-    session = open_session(prepared, run_dir, ranks=ranks, free=_FREE)
+    session = open_session(prepared, run_dir, ranks=ranks, free=_FREE, shared=True)
     return Search(session, spec, studies_of(prepared, spec)).run()

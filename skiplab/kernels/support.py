@@ -1,4 +1,4 @@
-"""What a device can run."""
+"""Whether a device can run the Triton kernels."""
 
 import warnings
 from functools import cache
@@ -12,7 +12,7 @@ _CAPABILITY = (8, 0)
 
 @cache
 def has_kernels(device: torch.device) -> bool:
-    """Whether it is a GPU that the kernels in Triton (`gpu_kernels.py`) run on; warns where Triton cannot compile."""
+    """Whether it is a GPU that the kernels in Triton (`triton_ops.py`) run on; warns where Triton cannot compile."""
     if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
         return False
     if torch.cuda.get_device_capability(device) < _CAPABILITY:

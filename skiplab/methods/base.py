@@ -16,7 +16,7 @@ from skiplab.engine.batch import Batch, Part
 from skiplab.engine.out_of_memory import free, loss_in_parts, out_of_memory
 from skiplab.engine.policy import ExitPolicy
 
-# What a training goes through. Who overrides one of these trains differently.
+# The methods that define a training: a class that overrides one of them trains differently.
 _TRAINING_METHODS = ("loss", "training_step", "optimizer_step", "configure_optimizers")
 
 
@@ -25,7 +25,7 @@ class Optimization:
     """AdamW with linear warm-up and linear decay to zero.
 
     Args:
-        learning_rate: its peak.
+        learning_rate: peak learning rate.
         warmup_fraction: share of all steps over which the rate rises.
     """
 
@@ -70,11 +70,11 @@ class TrainedModule(L.LightningModule, ABC):
     """Weights, and the loss that they are trained by.
 
     Args:
-        prefix: of the names of its training curves.
+        prefix: prefix of the names of its training curves.
 
     Attributes:
         trains: whether there is a training; False leaves the weights as they are.
-        parts: a training batch goes through the model in so many; doubled where memory does not hold it.
+        parts: number of parts in which a training batch goes through the model; doubled on out of memory.
     """
 
     trains: bool = True
@@ -91,8 +91,8 @@ class TrainedModule(L.LightningModule, ABC):
     def shared_recipe(self) -> Mapping[str, Any] | None:
         """State that settings, or classes, share one training: the plain values that their training depends on.
 
-        By default nothing is shared. The statement belongs to the loss it stands beside: in a subclass that
-        overrides the loss and makes no statement of its own, it does not count.
+        By default nothing is shared. An override holds only for the loss that is defined next to it: in a subclass
+        that overrides the loss and not this method, it is ignored.
         """
         return None
 
@@ -114,6 +114,11 @@ class TrainedModule(L.LightningModule, ABC):
     def loss(self, batch: Batch) -> Tensor:
         """The training loss of a batch, a scalar."""
 
+    @property
+    @abstractmethod
+    def backbones(self) -> Sequence[Backbone]:
+        """The models that the loss runs, whose layers count as the training's cost."""
+
     def training_step(self, part: Part, batch_idx: int) -> Tensor:
         loss = part.weight * loss_in_parts(self.loss, part.batch, self.parts)
         self._step_losses.append(loss.detach())
@@ -131,7 +136,7 @@ class TrainedModule(L.LightningModule, ABC):
         self._valid_losses.append(torch.stack([rows * loss, loss.new_tensor(rows)]))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean over batches by their rows."""
+        """Log the mean over batches, weighted by their rows."""
         summed = torch.stack(self._valid_losses).sum(0)
         self._valid_losses.clear()
         loss, rows = self.trainer.strategy.reduce(summed, reduce_op="sum")
@@ -141,7 +146,7 @@ class TrainedModule(L.LightningModule, ABC):
         """Shard the weights over the ranks, where the trainer's strategy does that (FSDP2)."""
         if self.device_mesh is not None and not isinstance(self, FSDPModule):
             mesh = self.device_mesh["data_parallel"]
-            # Layers are gathered one after the other, all other weights for the whole of a step.
+            # Layers are gathered one after the other; all other weights stay gathered for the whole step.
             for layer in [layer for stack in self.modules() if isinstance(stack, nn.ModuleList) for layer in stack]:
                 fully_shard(layer, mesh=mesh)
             fully_shard(self, mesh=mesh)
@@ -153,7 +158,7 @@ class TrainedModule(L.LightningModule, ABC):
         optimizer.step(closure=lambda: self._in_memory(optimizer_closure))
 
     def _in_memory(self, closure: Callable[[], Any]) -> Any:
-        """The closure's result; in twice as many parts, for good, where memory does not hold a batch."""
+        """The closure's result; on out of memory, retried with twice as many parts from then on."""
         while True:
             try:
                 return closure()
@@ -170,7 +175,7 @@ class TrainedModule(L.LightningModule, ABC):
             )
 
     def _can_part(self) -> bool:
-        # Gradients of batches before, or other processes that take part in a step, would not bear a second attempt.
+        # With accumulated gradients, or with other processes in the step, it cannot be repeated.
         alone = self.trainer.world_size == 1 and self.trainer.accumulate_grad_batches == 1
         return alone and self.parts < self._rows
 
@@ -183,16 +188,23 @@ class TrainedModule(L.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.parts = checkpoint["parts"]
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the norm of all gradients. Lightning's own refuses fused optimizers even where nothing is scaled."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         options = self.optimization
-        # Lightning refuses to clip the gradients of a fused optimizer under mixed precision.
-        mixed = self.trainer.precision.endswith("-mixed")
+        # Of float16 the fused optimizer would take gradients that are clipped before they are unscaled.
+        scaled = self.trainer.precision == "16-mixed"
         optimizer = torch.optim.AdamW(
             self.parameters(),
             lr=options.learning_rate,
             betas=(0.9, options.beta2),
             weight_decay=options.weight_decay,
-            fused=not mixed,
+            fused=not scaled,
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: options.scale(step, steps))
@@ -211,13 +223,23 @@ class ExitModule(TrainedModule, ABC):
         self.save_hyperparameters(ignore=["setup", "probes"])
         self.backbone = setup.backbone
         self.lengths = setup.lengths
-        # In a tuple, so that their weights are not this module's.
+        # In tuples, so that their weights are not this module's.
         self.probes = tuple(probes)
+        self._teacher = (setup.teacher,)
+
+    @property
+    def backbones(self) -> Sequence[Backbone]:
+        return [self.backbone, *([] if self.teacher is None else [self.teacher])]
+
+    @property
+    def teacher(self) -> Backbone | None:
+        """The full model, not trained."""
+        return self._teacher[0]
 
     @property
     @abstractmethod
     def setting(self) -> str:
-        """What a person would call this setting, such as `3x`."""
+        """Name of this setting, such as `3x`."""
 
     @property
     @abstractmethod
@@ -229,7 +251,7 @@ class ExitModule(TrainedModule, ABC):
         """The policy to decode with, after training.
 
         Args:
-            valid: validation batches, for what a policy must measure.
+            valid: validation batches, for policies that measure something on them.
         """
 
 
@@ -244,7 +266,7 @@ class PlannedModule(ExitModule, ABC):
 
 
 def qualified_name(cls: type) -> str:
-    """A class by module and name."""
+    """Dotted path of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -255,5 +277,5 @@ def _statement_counts(cls: type[TrainedModule]) -> bool:
 
 
 def _owner(cls: type, name: str) -> type:
-    """The class whose attribute of that name `cls` has."""
+    """The class in the MRO that defines an attribute of `cls`."""
     return next(base for base in cls.__mro__ if name in vars(base))

@@ -1,6 +1,6 @@
-"""Training under a plan, and what it may learn from the full model on the way.
+"""Training under a plan, with distillation from the full model.
 
-Shapes: B rows, G generated columns, D hidden size, V vocabulary.
+Shapes: B rows, G generated columns, D hidden size.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch
 from skiplab.engine.parallel_forward import planned_states
 from skiplab.engine.policy import ExitPolicy, FullDepth
-from skiplab.methods.lm_loss import lm_loss
-from skiplab.methods.losses import divergence, state_distance, token_loss
+from skiplab.methods.lm_loss import Taught, lm_loss
+from skiplab.methods.losses import state_distance
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """How much the full model's outputs count beside the references.
+    """Weights of the distillation losses, added to the loss on the references.
 
     Args:
         logits: weight of the KL divergence from its next-token distributions.
@@ -50,17 +50,17 @@ class Distillation:
 
     @property
     def parts(self) -> list[str]:
-        """What is learnt from the full model."""
+        """Names of the distillation losses in use."""
         return [name for name in ("logits", "states") if getattr(self, name)]
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Its share of a module's recipe; empty if nothing is distilled."""
+        """Its entries of a module's recipe; empty without distillation."""
         return {"distill": vars(self)} if self.parts else {}
 
     @property
     def suffix(self) -> str:
-        """What it adds to the name of a setting: the parts, with weights and temperature other than 1."""
+        """Suffix of a setting's name: the losses, with weights and temperature that differ from 1."""
         if not self.parts:
             return ""
         weighed = [name if getattr(self, name) == 1 else f"{getattr(self, name):g}*{name}" for name in self.parts]
@@ -87,14 +87,10 @@ def planned_loss(
         raise ValueError("distillation needs the full model: give Setup a teacher")
     with torch.no_grad():
         taught_BGD = planned_states(teacher, FullDepth(teacher.num_layers), batch)
+    taught = None
     if distillation.logits:
-        with torch.no_grad():
-            taught_BGV = teacher.head(taught_BGD)
-        logits_BGV = backbone.head(h_BGD)
-        distance = divergence(logits_BGV, taught_BGV, batch.target_BG, temperature=distillation.temperature)
-        loss = token_loss(logits_BGV, batch.target_BG) + distillation.logits * distance
-    else:
-        loss = lm_loss(backbone, h_BGD, batch.target_BG)
+        taught = Taught(teacher, taught_BGD, distillation.logits, distillation.temperature)
+    loss = lm_loss(backbone, h_BGD, batch.target_BG, taught)
     if distillation.states:
         loss = loss + distillation.states * state_distance(h_BGD, taught_BGD, batch.target_BG)
     return loss

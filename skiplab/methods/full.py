@@ -16,8 +16,8 @@ class Full(PlannedModule):
     """Full depth.
 
     Args:
-        fine_tune: train on from the base as the other methods do, so that what more training gives is seen;
-            False takes the base's weights as they are.
+        fine_tune: continue training from the base as the other methods do, which shows the effect of training
+            alone; False takes the weights of the base unchanged.
     """
 
     def __init__(self, setup: Setup, *, fine_tune: bool = False) -> None:

@@ -1,7 +1,7 @@
 """One model for all schedules: fine-tuned under a plan drawn anew for each batch.
 
-After Once-for-All (Cai et al., arXiv 1908.09791), whose one supernet serves subnetworks of any depth; here what is
-drawn is a nested plan. It decodes under a schedule without further training, and a search judges schedules by it.
+After Once-for-All (Cai et al., arXiv 1908.09791), whose one supernet serves subnetworks of any depth; here a nested
+plan is drawn. It decodes under a schedule without further training, and a search judges schedules by it.
 """
 
 import random
@@ -24,7 +24,7 @@ class OnceForAll(ScheduledModule):
     """Fine-tunes under random nested plans, decodes under one skip schedule.
 
     Args:
-        lowest: the least depth that is drawn.
+        lowest: minimum depth that is drawn.
         schedule: keywords of `ScheduleSpec`.
     """
 

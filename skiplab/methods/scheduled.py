@@ -19,15 +19,15 @@ from skiplab.schedules.schedule_solver import ScheduleSpec
 class PlanTrainedModule(PlannedModule, ABC):
     """Is fine-tuned under the plans that it decodes with.
 
-    A subclass sets the attributes. As arguments they would count as hyperparameters, which checkpoints keep.
+    A subclass sets the attributes. As constructor arguments they would be saved as hyperparameters.
 
     Args:
         distill: keywords of `Distillation`; None is no distillation.
-        learning_rate: its own peak; None is the trainer's.
+        learning_rate: peak learning rate of this method; None means the trainer's.
 
     Attributes:
         policy: gives the plans.
-        plans: what they follow from, as plain values.
+        plans: plain values that determine the plans.
     """
 
     plans: dict[str, Any]
@@ -38,28 +38,25 @@ class PlanTrainedModule(PlannedModule, ABC):
         super().__init__(setup)
         self.learning_rate = learning_rate
         self.distillation = Distillation.of(distill)
-        # In a tuple, so that its weights are not this module's.
-        self._teacher = (setup.teacher,)
 
     def shared_recipe(self) -> Mapping[str, Any]:
-        """Equal plans, trained alike, share one training, whatever they follow from."""
+        """Settings with equal plans and training options share one training."""
         rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         return {"loss": "planned", **self.plans, **self.distillation.recipe, **rate}
 
     def loss(self, batch: Batch) -> Tensor:
-        (teacher,) = self._teacher
-        return planned_loss(self.backbone, self.policy, batch, teacher=teacher, distillation=self.distillation)
+        return planned_loss(self.backbone, self.policy, batch, teacher=self.teacher, distillation=self.distillation)
 
 
 class ScheduleTrainedModule(PlanTrainedModule, ABC):
     """Is fine-tuned under the schedule that it decodes with; further keywords are those of `ScheduleSpec`.
 
     Args:
-        kind: which layers a depth means.
+        kind: which layers run at a given depth.
         distill: keywords of `Distillation`; None is no distillation.
         schedule: a schedule file, or what one holds, instead of the keywords of `ScheduleSpec`; with it `speedup`
             only says which budget it stands for.
-        learning_rate: its own peak; None is the trainer's.
+        learning_rate: peak learning rate of this method; None means the trainer's.
 
     Attributes:
         keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
@@ -112,12 +109,12 @@ def _budget(options: Mapping[str, Any]) -> float | None:
         raise TypeError(f"unexpected keyword argument {', '.join(map(repr, sorted(unknown)))}")
     changed = sorted(name for name, value in options.items() if name != "speedup" and value != defaults[name])
     if changed:
-        raise ValueError(f"schedule=FILE fixes the plan of every step; leave {', '.join(changed)} as they are")
+        raise ValueError(f"schedule=FILE fixes the plan of every step; leave {', '.join(changed)} at the default")
     return options.get("speedup")
 
 
 class ScheduledModule(PlannedModule, ABC):
-    """Decodes by a schedule, whatever it is trained by; keywords are those of `ScheduleSpec`.
+    """Decodes by a schedule, and may be trained in any way; keywords are those of `ScheduleSpec`.
 
     Attributes:
         keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.

@@ -12,17 +12,18 @@ from skiplab.utils.files import fingerprint
 @final
 @dataclass(frozen=True)
 class MethodSpec:
-    """A class and its hyperparameters, and what follows from them; see `of`.
+    """A method's class and hyperparameters, and what they determine; see `of`.
 
     Attributes:
         method: the LightningModule's class.
         params: its hyperparameters, plain values.
-        setting: what a person would call it, such as `3x`.
+        setting: its name, such as `3x`.
         target_speedup: the layer speedup that it promises; None if it promises none.
         plan: layers by generation step, as far as the longest output reaches; None where rows decide for themselves.
         training: key of its training: what the weights depend on beside base, data, trainer and seed. Equal keys
             share one training; None is no training.
         probes: the same for the small modules that are trained on its frozen weights.
+        passes: over the training split; None is the trainer's number.
     """
 
     method: type[ExitModule]
@@ -32,10 +33,13 @@ class MethodSpec:
     plan: tuple[LayerPlan, ...] | None
     training: str | None
     probes: tuple[str, ...]
+    passes: int | None = None
 
     @classmethod
-    def of(cls, method: type[ExitModule], params: Mapping[str, Any], setup: Setup) -> Self:
-        """Read a module's facts from one that is built and thrown away.
+    def of(
+        cls, method: type[ExitModule], params: Mapping[str, Any], setup: Setup, *, passes: int | None = None
+    ) -> Self:
+        """Build a module, read its properties, and discard it.
 
         Args:
             setup: its backbone needs no weights; the meta device will do.
@@ -54,11 +58,12 @@ class MethodSpec:
             plan=plan,
             training=None if module.recipe is None else fingerprint(recipe=module.recipe),
             probes=tuple(fingerprint(of=module.recipe, probe=probe.recipe) for probe in module.probes),
+            passes=passes,
         )
 
     def resolved(self, setup: Setup) -> Self:
-        """The same class and hyperparameters where the outputs' lengths, or the backbone, are others."""
-        return type(self).of(self.method, self.params, setup)
+        """The same class and hyperparameters for other output lengths or another backbone."""
+        return type(self).of(self.method, self.params, setup, passes=self.passes)
 
     def build(self, setup: Setup) -> ExitModule:
         """The module on a backbone."""

@@ -58,7 +58,7 @@ class Page:
 
 
 def html(page: Page) -> str:
-    """One page that needs nothing beside itself: plots are inline SVG."""
+    """One self-contained page with inline SVG plots."""
     from jinja2 import Environment
 
     template = (files("skiplab.reporting") / "report.html.j2").read_text(encoding="utf-8")

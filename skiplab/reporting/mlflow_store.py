@@ -6,11 +6,23 @@ from contextlib import closing
 from pathlib import Path
 
 import mlflow
+import sqlalchemy
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from skiplab.utils.files import is_in_memory
+from skiplab.utils.locks import exclusive
+
 # MLflow's own defaults would have a run stand still for minutes. What the user's environment sets stays.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_DATABASES = ("postgresql", "mysql", "mssql")
+# By the module that is missing, what installs it.
+_DRIVERS = {
+    "psycopg2": "pip install psycopg2-binary, or 'skiplab[postgresql]' and a URI of postgresql+psycopg://...",
+    "psycopg": "pip install 'skiplab[postgresql]'",
+    "MySQLdb": "pip install mysqlclient",
+}
 
 
 def connect(uri: str, experiment: str) -> None:
@@ -23,17 +35,23 @@ def connect(uri: str, experiment: str) -> None:
     """
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
+    if is_in_memory(uri):
+        raise ValueError(f"the tracking store {uri} is in memory and would be lost; give a file, as sqlite:///FILE")
     location = None
     try:
         if uri.startswith("sqlite:///"):
             path = Path(uri.removeprefix("sqlite:///")).absolute()
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                _make_store(path)
+            _make_store(path)
+            # MLflow would try for minutes what sqlite refuses at once.
+            with closing(sqlite3.connect(path, timeout=60)) as store:
+                store.execute("PRAGMA schema_version")
             uri, location = f"sqlite:///{path}", (path.parent / "mlartifacts").as_uri()
-        mlflow.set_tracking_uri(uri)
-        if mlflow.get_experiment_by_name(experiment) is None:
-            mlflow.create_experiment(experiment, artifact_location=location)
+        elif uri.startswith(_DATABASES):
+            # MLflow would try for minutes to reach a database that is not there.
+            sqlalchemy.create_engine(uri).connect().close()
+        _make_current(uri)
+        _make_experiment(experiment, location)
         mlflow.set_experiment(experiment)
         if uri.startswith("sqlite:///"):
             # Writers in several processes, and fewer waits for the disk.
@@ -41,20 +59,65 @@ def connect(uri: str, experiment: str) -> None:
                 store.execute("PRAGMA journal_mode=WAL")
         # The UI otherwise guesses between its two layouts.
         mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
-    except (MlflowException, OSError, SQLAlchemyError) as error:
-        raise ValueError(f"cannot use the tracking store {uri}: {error}") from error
+        _check_run_of_environment()
+    except ModuleNotFoundError as error:
+        driver = error.name or str(error)
+        install = _DRIVERS.get(driver, f"pip install {driver}")
+        raise ValueError(f"the tracking store {uri} needs the database driver {driver}: {install}") from error
+    except (MlflowException, OSError, SQLAlchemyError, sqlite3.Error) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"cannot use the tracking store {uri}: {reason}; give another as tracking.uri=URI, or tracking=none"
+        ) from error
+
+
+def _make_current(uri: str) -> None:
+    """MLflow also puts the URI into the environment, where the next configuration would find it as the user's."""
+    given = os.environ.get(_URI_VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    if given is None:
+        os.environ.pop(_URI_VARIABLE, None)
+    else:
+        os.environ[_URI_VARIABLE] = given
 
 
 def _make_store(path: Path) -> None:
     """A sqlite store, there whole or not at all: MLflow would not open one that a kill left half made."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        left.unlink()
-    made = path.with_name(f".{path.name}.{os.getpid()}")
-    mlflow.MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
-    try:
-        os.link(made, path)
-    except OSError:
-        # Another process was first, or the file system has no links.
+    if path.exists():
+        return
+    with exclusive(path.with_name(f".{path.name}.lock"), f"the new store {path}"):
+        for left in path.parent.glob(f".{path.name}.[0-9]*"):
+            left.unlink()
         if not path.exists():
+            made = path.with_name(f".{path.name}.{os.getpid()}")
+            mlflow.MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
             made.rename(path)
-    made.unlink(missing_ok=True)
+
+
+def _make_experiment(name: str, location: str | None) -> None:
+    if mlflow.get_experiment_by_name(name) is not None:
+        return
+    try:
+        mlflow.create_experiment(name, artifact_location=location)
+    except MlflowException as error:
+        # Another process was first.
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _check_run_of_environment() -> None:
+    """`MLFLOW_RUN_ID` is the run that MLflow goes on with.
+
+    Raises:
+        ValueError: the store has none of this id.
+    """
+    if not (run_id := os.environ.get("MLFLOW_RUN_ID")):
+        return
+    try:
+        mlflow.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise ValueError(
+            f"MLFLOW_RUN_ID={run_id} is no run of the tracking store {mlflow.get_tracking_uri()}; unset it"
+        ) from error

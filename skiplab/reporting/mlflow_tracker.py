@@ -1,6 +1,6 @@
 """MLflow: one parent run per experiment, one child per method and setting.
 
-A store that is lost on the way ends the tracking, not the work: it is told of once, and what follows is not tracked.
+If the store is lost, tracking stops with one warning, and the job continues.
 The jobs' run folders hold what they need to write it later.
 """
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _POINTS_PER_REQUEST = 1000
+# Error codes by which a store says that what was asked for is not there, or cannot be.
+_OF_THE_CALL = (
+    "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS",
+)  # fmt: skip
 
 
 def _unless_lost(otherwise: Any) -> Callable[[F], F]:
@@ -42,7 +46,7 @@ def _unless_lost(otherwise: Any) -> Callable[[F], F]:
             try:
                 return method(self, *args, **kwargs)
             except (MlflowException, OSError) as error:
-                if not _is_unreachable(error):
+                if not _is_of_the_store(error):
                     raise
                 self.lose(error)
                 return otherwise
@@ -52,10 +56,10 @@ def _unless_lost(otherwise: Any) -> Callable[[F], F]:
     return decorate
 
 
-def _is_unreachable(error: Exception) -> bool:
-    """Whether the store is at fault, rather than a call that no store would take."""
+def _is_of_the_store(error: Exception) -> bool:
+    """Whether the store is at fault (out of reach, or no longer permitted), rather than a call that none would take."""
     if isinstance(error, MlflowException):
-        return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+        return error.error_code not in _OF_THE_CALL
     return not isinstance(error, FileNotFoundError)
 
 
@@ -110,7 +114,7 @@ class MLflowTracker(Tracker):
         try:
             return mlflow.start_run(run_id=run_id, **options).info.run_id
         except MlflowException as error:
-            if run_id is None or _is_unreachable(error):
+            if run_id is None or _is_of_the_store(error):
                 raise
             # The store or the experiment is another one by now, or the run was deleted.
             return mlflow.start_run(**options).info.run_id
@@ -134,7 +138,7 @@ class MLflowTracker(Tracker):
         try:
             info = mlflow.get_run(run_id).info
         except MlflowException as error:
-            if _is_unreachable(error):
+            if _is_of_the_store(error):
                 raise
             return False
         mine = info.lifecycle_stage == "active" and info.experiment_id == active.info.experiment_id

@@ -268,7 +268,7 @@ def _by_series(drawn: Sequence[Curve]) -> dict[str, list[Curve]]:
 
 
 def legend_outside(figure: "Figure", axes: Sequence["Axes"]) -> None:
-    """One legend beside the panels, of all that any of them draws."""
+    """One legend beside the panels, for the artists of all panels."""
     drawn = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(list(drawn.values()), list(drawn), loc="outside right upper", frameon=False, fontsize=7)
 

@@ -1,4 +1,4 @@
-"""What came of a setting: the record that a comparison keeps, and that tables, plots and the report are made from."""
+"""The record of one setting, from which tables, plots and the report are made."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -78,9 +78,9 @@ class Record:
 
     Attributes:
         series: the settings that make one curve.
-        chosen: place of the candidate that it decodes with, among its case's; None is full depth, or no case.
+        chosen: index of the candidate that it decodes with; None means full depth, or no case.
         trained: whether its seed trained it.
-        timed: whether its speed means anything.
+        timed: whether its speed is meaningful.
         figures: what was measured of it, by names of the results vocabulary.
         outputs: what it generated of the test split.
         item_scores: scores behind figures that are means, by figure, one per test item.

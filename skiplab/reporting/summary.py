@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from skiplab.evaluation.significance import paired_differences, seed_item_interval
+from skiplab.evaluation.significance import holm, paired_differences, seed_item_interval
 from skiplab.reporting.record import Record, Setting
 from skiplab.reporting.results import Row
 from skiplab.reporting.vocabulary import FIGURES
@@ -32,12 +32,16 @@ def summarise(records: Sequence[Record], rivals: Mapping[Setting, Setting]) -> l
             own, other = _paired(name, members, groups[rival])
             if own:
                 pairs[setting, name] = own, other
-    for (setting, name), difference in zip(pairs, paired_differences(list(pairs.values())), strict=True):
+    differences = dict(zip(pairs, paired_differences(list(pairs.values())), strict=True))
+    for (setting, name), difference in differences.items():
         found[setting] |= {
             f"{name}_difference": difference.mean,
             f"{name}_difference_ci95": [difference.low, difference.high],
-            f"{name}_p_value": difference.p_value,
         }
+    for family in dict.fromkeys(name for _, name in pairs):
+        tested = {setting: difference.p_value for (setting, name), difference in differences.items() if name == family}
+        for setting, p_value in zip(tested, holm(list(tested.values())), strict=True):
+            found[setting][f"{family}_p_value"] = p_value
     return list(found.values())
 
 

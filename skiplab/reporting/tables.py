@@ -14,13 +14,22 @@ if TYPE_CHECKING:
 _NOTES = (
     "Small figures are 95% bootstrap intervals over test items and, where there are several, seeds (of few "
     "seeds they understate the share; for BLEU they are then the lowest and the highest). Differences are "
-    "paired by seed and item against the setting named, with p from a sign-flip permutation test over items. "
+    "paired by seed and item against the setting named, with p from a sign-flip permutation test over items, for "
+    "these seeds, adjusted by Holm's method over the differences in the column. "
     "For speeds they are quartiles over rounds. Speeds are of the first seed, medians over interleaved rounds "
-    "of one run. Methods are trained on from the base that full 1x is; full 1x fine-tuned shows what that "
-    "further training alone gives. A batch's late steps, where few rows are left, count as much as its early "
-    "ones, so a schedule can gain more time than its layers per token say: compare with the layer speedup of "
-    "the timed steps."
+    "of one run. Methods are trained on from the base that full 1x is, as the training table says; full 1x "
+    "fine-tuned shows what further training alone gives. A batch's late steps, where few rows are left, count "
+    "as much as its early ones, so a schedule can gain more time than its layers per token say: compare with "
+    "the layer speedup of the timed steps."
 )
+
+_SIGNATURES = {
+    "bleu_signature": "BLEU is sacrebleu's, {}.",
+    "rouge_signature": "ROUGE is {}.",
+    "e2e_signature": "Figures of E2E are the challenge's ({}).",
+}
+FEW_ITEMS = 100
+"""A split with fewer items is warned of where its figures stand."""
 
 
 class Cell(NamedTuple):
@@ -68,10 +77,14 @@ def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
 
 
 def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
-    """All tables: quality over seeds and against rivals, by seed where there are several, speed by batch size."""
+    """All tables: quality over seeds and against rivals, by seed where there are several, details, training, speed."""
     found = [_over_seeds(summary, rows)]
     if _many_seeds(rows):
         found.append(_by_seed(rows))
+    if details := _columns("details", summary):
+        found.append(_details(summary, details))
+    if _has(summary, "train_passes"):
+        found.append(_training(summary))
     if _has(rows, "batch_size"):
         found.append(_speed(rows))
     return found
@@ -79,8 +92,17 @@ def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
 
 def notes(rows: Sequence[Row]) -> str:
     """How to read a comparison's tables."""
-    signatures = sorted({row["bleu_signature"] for row in rows if "bleu_signature" in row})
-    return " ".join([_NOTES, *(f"BLEU is sacrebleu's, {signature}." for signature in signatures)])
+    found = [_NOTES]
+    for key, sentence in _SIGNATURES.items():
+        found += [sentence.format(value) for value in sorted({row[key] for row in rows if key in row})]
+    few = sorted({count for row in rows if (count := row.get("test_items", FEW_ITEMS)) < FEW_ITEMS})
+    found += [few_items("test", count) for count in few]
+    return " ".join(found)
+
+
+def few_items(split: str, count: int) -> str:
+    """What is to be said of figures of a split of fewer items than `FEW_ITEMS`."""
+    return f"The {split} split has {count} items, fewer than {FEW_ITEMS}: its figures are rough."
 
 
 def markdown(laid: Sequence[Table], rows: Sequence[Row]) -> str:
@@ -135,6 +157,18 @@ def prediction_table(rows: Sequence[Row]) -> Table:
     return _flat_table("Predicted", rows, "prediction", ("backbone", "setting", "batch_size"))
 
 
+def profile_table(profiles: Sequence[Row]) -> Table:
+    """A line per number format, batch size and path: milliseconds per step, in all and by kind of work."""
+    kinds = sorted({kind for one in profiles for kind in one["ms_per_step"]} - {"host"})
+    table = Table("Milliseconds per step", ["format", "batch", "path", "step", *kinds, "host"])
+    for one in profiles:
+        parts = one["ms_per_step"]
+        figures = [sum(parts.values()), *(parts.get(kind, 0.0) for kind in (*kinds, "host"))]
+        labels = [Cell(one["dtype"]), Cell(str(one["batch_size"])), Cell(one["path"])]
+        table.lines.append([*labels, *(Cell(f"{figure:.2f}") for figure in figures)])
+    return table
+
+
 def _flat_table(title: str, rows: Sequence[Row], place: Place, labels: Sequence[str]) -> Table:
     shown = _columns(place, rows)
     names = {"dtype": "format", "batch_size": "batch"}
@@ -184,6 +218,16 @@ def _over_seeds(summary: Sequence[Row], rows: Sequence[Row]) -> Table:
     return table
 
 
+def _details(summary: Sequence[Row], figures: Mapping[str, Column]) -> Table:
+    """A line for each setting that has any of the figures."""
+    table = Table("Details", ["method", "setting", *(column.label for column in figures.values())])
+    for row in summary:
+        if figures.keys() & row.keys():
+            cells = [_cell(row, key, column) for key, column in figures.items()]
+            table.lines.append([Cell(row["method"]), Cell(row["setting"]), *cells])
+    return table
+
+
 def _by_seed(rows: Sequence[Row]) -> Table:
     figures = _columns("quality", rows)
     table = Table("Quality by seed", [*_head(rows), *(column.label for column in figures.values())])
@@ -191,6 +235,18 @@ def _by_seed(rows: Sequence[Row]) -> Table:
         table.lines.append(_label(setting, rows) + [_cell(members[0], *one) for one in figures.items()])
         if "error" in members[0]:
             table.errors[number] = members[0]["error"]
+    return table
+
+
+def _training(summary: Sequence[Row]) -> Table:
+    """What each trained setting's weights took, a mean over seeds."""
+    trained = [row for row in summary if "train_passes" in row]
+    figures = _columns("training", trained)
+    table = Table("Training", ["method", "setting", *(column.label for column in figures.values())])
+    for row in trained:
+        table.lines.append(
+            [Cell(row["method"]), Cell(row["setting"]), *(_cell(row, *figure) for figure in figures.items())]
+        )
     return table
 
 

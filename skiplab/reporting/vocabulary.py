@@ -1,8 +1,10 @@
 """The built-in figures. Import `FIGURES` from here: it is then known that they are registered."""
 
 from skiplab.evaluation.bertscore import BERTSCORE_F1
+from skiplab.evaluation.e2e_scores import E2E_SCORES
 from skiplab.evaluation.metric import quality_figure
 from skiplab.evaluation.metrics import AGREEMENT, BLEU, ROUGE
+from skiplab.reporting.training_figures import TRAINING_FIGURES
 from skiplab.utils.figures import FIGURES, Figure, Shown
 
 __all__ = ["FIGURES"]
@@ -42,6 +44,13 @@ _CALIBRATION = (
     Figure(
         name="epsilon",
         meaning="chance, over draws of the calibration items, that a certified setting's expected loss is above delta",
+    ),
+    Figure(
+        name="not_certified",
+        meaning="why a calibration certified no setting, which leaves full depth",
+        label="not certified because",
+        shown=(Shown(place="details"),),
+        over_seeds="each",
     ),
     Figure(
         name="calibration_loss",
@@ -216,31 +225,9 @@ _PREDICTED = (
         shown=(Shown(place="prediction"),),
     ),
 )
-_TRAINING = (
-    Figure(name="train_step_ms", meaning="milliseconds per training step, median over interleaved rounds", unit="ms"),
-    Figure(
-        name="train_step_ratio",
-        meaning="time of all timed training steps over the full model's on the same batches; its quartiles are those "
-        "of the ratio batch by batch",
-        interval="quartiles",
-    ),
-    Figure(
-        name="train_layer_ratio",
-        meaning="layers times columns that a planned training step runs, over the full model's",
-    ),
-    Figure(
-        name="train_flops_ratio",
-        meaning="multiplications of a planned training step's linear layers and head, over the full model's",
-    ),
-    Figure(
-        name="train_speedup",
-        meaning="training steps per second over one process's in the same run, median over interleaved rounds",
-        unit="x",
-        interval="quartiles",
-    ),
-)
 _CONDITIONS = (
     Figure(name="parameters", meaning="weights of the backbone"),
+    Figure(name="test_items", meaning="items of the test split, which quality figures are over"),
     Figure(name="batch_size", meaning="rows per batch in the timing"),
     Figure(name="decode_batch_size", meaning="rows decoded at a time, where memory held fewer than were asked for"),
     Figure(
@@ -267,6 +254,7 @@ _QUALITY = (
         ),
     ),
     *AGREEMENT.figures,
+    *E2E_SCORES.figures,
     Figure(
         name="perplexity",
         meaning="of the references under the method's own plans, teacher-forced",
@@ -285,5 +273,5 @@ _QUALITY = (
     ),
 )
 
-for _figure in (*_IDENTITY, *_CALIBRATION, *_DEPTH, *_TIME, *_PREDICTED, *_TRAINING, *_CONDITIONS, *_QUALITY):
+for _figure in (*_IDENTITY, *_CALIBRATION, *_DEPTH, *_TIME, *_PREDICTED, *TRAINING_FIGURES, *_CONDITIONS, *_QUALITY):
     FIGURES.register(_figure)

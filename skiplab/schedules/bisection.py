@@ -6,12 +6,12 @@ from collections.abc import Callable
 def bisect(holds: Callable[[float], bool], low: float, high: float, *, halvings: int) -> tuple[float, float]:
     """Narrow an interval to where a predicate turns from true to false.
 
-    The ends themselves are never asked: the predicate counts as true at `low` and as false at `high`.
+    The predicate is never evaluated at the ends: it counts as true at `low` and as false at `high`.
 
     Args:
         holds: true up to some point of the interval, and false beyond it.
         low, high: ends of the interval, in this order.
-        halvings: each asks the predicate once, in the middle of what is left.
+        halvings: number of evaluations, each at the middle of the remaining interval.
 
     Returns:
         The ends of what is left. `holds` is true at the first and false at the second, except where one is an end of

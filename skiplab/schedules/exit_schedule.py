@@ -74,7 +74,7 @@ def _constant(x: float, rate: float) -> float:
 
 @dataclass(frozen=True)
 class Decay:
-    """What remains (1 to 0, never rising) of the range between max and min exit at `x` in [0, 1]."""
+    """A monotone function from 1 to 0 on [0, 1] that interpolates between max and min exit."""
 
     remaining: Callable[[float, float], float]
     default_rate: float

@@ -30,7 +30,7 @@ class NestedPlan:
     def __post_init__(self) -> None:
         if not self.steps_L or min(self.steps_L) < 1 or max(self.steps_L) < 2:
             raise ValueError(
-                f"each layer runs at step 0, and one at least beyond it; got steps per layer {list(self.steps_L)}"
+                f"each layer must run at step 0, and one layer after it; got steps per layer {list(self.steps_L)}"
             )
 
     @classmethod
@@ -62,7 +62,7 @@ class NestedPlan:
         return self.num_layers / self.mean_depth(reach)
 
     def plans(self) -> list[LayerPlan]:
-        """The plans of the steps from 0 to that from which on nothing changes."""
+        """The plans from step 0 to the last step at which the plan changes."""
         return [self.plan(step) for step in range(max(self.steps_L))]
 
     def segments(self) -> list[tuple[int, LayerPlan]]:

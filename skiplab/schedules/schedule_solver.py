@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from skiplab.schedules.bisection import bisect
 from skiplab.schedules.exit_schedule import HORIZONS, ExitSchedule, decode_steps, expected_depth, median_length
 
-# Largest relative miss of a target speedup.
+# Tolerance: largest relative deviation from a target speedup.
 _TOLERANCE = 0.05
 
 
@@ -34,7 +34,7 @@ def solve_schedule(
         spread: half the exit range, relative to its middle, in [0, 1]; a constant decay has none.
 
     Raises:
-        ValueError: the target is out of reach of any such schedule; the message says what is in reach.
+        ValueError: no such schedule reaches the target; the message gives the range.
     """
     floor = _check_reach(target_speedup, num_layers=num_layers, warmup=warmup, spread=spread)
     reach = decode_steps(lengths)
@@ -76,7 +76,7 @@ def _check_reach(target_speedup: float, *, num_layers: int, warmup: int, spread:
     if not 1 <= target_speedup <= fastest:
         raise ValueError(
             f"target speedup {target_speedup:g} cannot be reached: {num_layers} layers with a warm-up of "
-            f"{warmup} allow 1 to {fastest:g} (one layer above the warm-up at the least)"
+            f"{warmup} allow speedups of 1 to {fastest:g} (one layer above the warm-up at the least)"
         )
     return floor
 

@@ -1,4 +1,4 @@
-"""The best nested plan under a budget, given what each layer is worth at each step: dynamic programming.
+"""The best nested plan under a budget, from the importance of each layer at each step: dynamic programming.
 
 Pure Python. Shapes: L layers, C cut points.
 """
@@ -14,11 +14,11 @@ _States = dict[tuple[int, bool], tuple[float, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Importance:
-    """What it costs to leave layers out, each on its own.
+    """Loss increase when one layer is left out, for each layer.
 
     Attributes:
         cuts: ascending numbers of steps that a layer may run, as in `NestedPlan`.
-        loss_LC: how much the loss grows when a layer runs only so many steps; infinite where it may not.
+        loss_LC: how much the loss grows when a layer runs only so many steps; infinite where that is not allowed.
     """
 
     cuts: tuple[int, ...]
@@ -65,7 +65,7 @@ def best_plan(importance: Importance, reach: Sequence[int], mean_depth: float) -
 
 
 def _undominated(reached: _States) -> _States:
-    """The states that no cheaper one of their kind matches in loss."""
+    """The states that are not dominated: no cheaper state of the same kind has at most their loss."""
     kept: _States = {}
     best = {False: math.inf, True: math.inf}
     for spent, to_end in sorted(reached):

@@ -24,9 +24,9 @@ class Finalist:
     """A plan for the comparison.
 
     Attributes:
-        series: who found it: `searched`, a baseline's sampler or `profile`.
-        speedup: the layer speedup that it was chosen for; None if for none.
-        training: what it is fine-tuned with, SkipDecode's keywords beside the schedule.
+        series: how it was found: `searched`, a baseline's sampler or `profile`.
+        speedup: the layer speedup that it was chosen for; None without one.
+        training: SkipDecode's keywords for its fine-tuning, except the schedule.
     """
 
     series: str
@@ -98,7 +98,7 @@ def cases_of(prepared: Prepared, finalists: Sequence[Finalist], calibrated: Sequ
     cases = expand(nodes, prepared.config.seeds, prepared.probe(), prepared.calibration.delta)
     series = {one.named.name: one.series for one in finalists}
     # A calibrated case has many plans, and a series of its own.
-    return [case if case.delta is not None else replace(case, series=series[_plan_name(case)]) for case in cases]
+    return [case if case.delta is not None else replace(case, family=series[_plan_name(case)]) for case in cases]
 
 
 def _plan_name(case: Case) -> str:

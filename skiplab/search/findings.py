@@ -1,4 +1,4 @@
-"""What a search leaves: plots, tables, schedule files, notes."""
+"""Outputs of a search: plots, tables, schedule files, notes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -154,7 +154,7 @@ class Findings:
         }
 
     def reference(self) -> dict[str, float]:
-        """Where hypervolume begins, by objective; of a search with two."""
+        """Reference point of the hypervolume, by objective; for a search with two objectives."""
         found = plots.reference_of(self.points, self.sense)
         return {self.spec.quality or "": found.quality, self.spec.speed: found.speedup}
 
@@ -168,7 +168,7 @@ class Findings:
         return plots.profile_figure(shown)
 
     def _seconds(self) -> Table:
-        """Where the trials' time went, over workers."""
+        """Seconds of trials by kind of work, summed over workers."""
         table = Table("Seconds of trials", ["study", "judging", "Optuna", "MLflow", "notes and plots", "overhead"])
         paths = sorted((self.folder.path / "seconds").glob("*.json"))
         workers: list[dict[str, Any]] = [self.folder.load(f"seconds/{path.stem}") or {} for path in paths]

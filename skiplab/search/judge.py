@@ -1,4 +1,4 @@
-"""What a schedule is worth at a search's fidelity."""
+"""Evaluation of a schedule at the search's fidelity."""
 
 import json
 import random
@@ -31,7 +31,7 @@ _BATCH = 64
 
 @final
 class Judge:
-    """Judges plans on the validation split. A plan judged before, trained alike, is not judged again."""
+    """Judges plans on the selection items. Results are cached by plan and training options."""
 
     def __init__(self, session: Session, models: ModelStore, spec: SearchSpec) -> None:
         self._session = session
@@ -62,7 +62,7 @@ class Judge:
         return Setup(self._models.base, self.lengths, self._prepared.trainer.optimization)
 
     def prepare(self) -> None:
-        """Do all that is shared by trials, so that no trial pays for it."""
+        """Do the work that all trials share, so that its time is not counted for one trial."""
         _ = self.reach
         if self._spec.fidelity != "fine_tune":
             _ = self._continuations
@@ -87,15 +87,14 @@ class Judge:
         return self._known[key]
 
     def loss_from(self, weights: str, plan: NestedPlan) -> float:
-        """Validation loss under a plan with the weights of `base` or `once_for_all`, without training."""
+        """Loss of the selection items under a plan with the weights of `base` or `once_for_all`, without training."""
         return (self._continuations if weights == self._spec.fidelity else self._other(weights)).loss(plan)
 
     @cached_property
     def profile_loss(self) -> Callable[[NestedPlan], float]:
         """Loss of the once-for-all model on the examples for the profile, drawn by the search's seed."""
-        pairs = random.Random(self._spec.seed).sample(
-            self._prepared.data.valid_pairs, min(self._spec.profile_items, len(self._prepared.data.valid_pairs))
-        )
+        examples = self._prepared.data.selection_pairs
+        pairs = random.Random(self._spec.seed).sample(examples, min(self._spec.profile_items, len(examples)))
         return Continuations(self._weights("once_for_all"), self._batches(pairs)).loss
 
     def _judged(self, plan: NestedPlan, training: Mapping[str, Any], report: Report | None) -> dict[str, float]:
@@ -103,7 +102,7 @@ class Judge:
         if self._spec.fidelity == "fine_tune":
             report = report or (lambda step, loss: None)
             backbone = tune(self._prepared, self._models, self._spec, plan, training, report)
-            found["loss"] = Continuations(backbone, self._batches(self._prepared.data.valid_pairs)).loss(plan)
+            found["loss"] = Continuations(backbone, self._batches(self._prepared.data.selection_pairs)).loss(plan)
         else:
             backbone = self._weights(self._spec.fidelity)
             found["loss"] = self._continuations.loss(plan)
@@ -143,7 +142,7 @@ class Judge:
         return self._other(self._spec.fidelity)
 
     def _other(self, weights: str) -> Continuations:
-        return Continuations(self._weights(weights), self._batches(self._prepared.data.valid_pairs))
+        return Continuations(self._weights(weights), self._batches(self._prepared.data.selection_pairs))
 
     def _weights(self, name: str) -> Backbone:
         if name == "base":
@@ -152,7 +151,7 @@ class Judge:
         return self._models.module(spec, self._prepared.config.seeds[0], None).backbone
 
     def _batches(self, pairs: Sequence[Any]) -> list[Batch]:
-        """Examples of like length together, which pads least."""
+        """Batches of examples of similar length, to minimise padding."""
         ordered = sorted(pairs, key=lambda pair: (len(pair[1]), len(pair[0])))
         parts = [ordered[first : first + _BATCH] for first in range(0, len(ordered), _BATCH)]
         sides = [tuple(zip(*part, strict=True)) for part in parts]
@@ -161,7 +160,7 @@ class Judge:
 
     @cached_property
     def _items(self) -> list[Item]:
-        return self._prepared.data.items("valid")
+        return self._prepared.data.items("selection")
 
     @cached_property
     def _metrics(self) -> list[Metric]:

@@ -1,7 +1,7 @@
-"""What each layer is worth at each step, measured; and plans made of it.
+"""Measured importance of each layer at each step, and plans solved from it.
 
 The importance of layer `l` at a cut `c` is how much the loss grows when `l` runs no longer than the first `c` steps,
-the other layers being as they are. Layers make up for each other, so a plan that drops many of them is found in
+the other layers being as they are. Layers compensate for each other, so a plan that drops many of them is found in
 stages: a little faster each time, with the importances measured anew about the plan of the stage before.
 """
 
@@ -102,7 +102,7 @@ class Plans:
 def exchange(plan: NestedPlan, loss: Loss) -> NestedPlan:
     """Let two layers change places for as long as that lowers the loss; the number of layer runs stays.
 
-    Sums of importances do not see what layers do together; this does, from where they lead.
+    Sums of importances ignore interactions between layers; exchanges take them into account, starting from that plan.
     """
     best, best_loss = plan, loss(plan)
     while True:

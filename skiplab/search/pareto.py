@@ -27,7 +27,7 @@ class Scored:
 
 
 def better(sense: Sense) -> Callable[[float], float]:
-    """A key by which smaller is better."""
+    """A sort key: smaller is better."""
     return (lambda value: value) if sense == "minimize" else (lambda value: -value)
 
 

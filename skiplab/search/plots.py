@@ -64,7 +64,7 @@ def hypervolume_figure(studies: Mapping[str, Study], reference: Mapping[str, flo
     """Hypervolume after each finished trial of each study.
 
     Args:
-        reference: where hypervolume begins, by objective.
+        reference: reference point of the hypervolume, by objective.
     """
     first, *others = studies.items()
     axis = _hypervolume_axis(first[1], reference)
@@ -82,7 +82,7 @@ def hypervolumes(study: Study, reference: Mapping[str, float]) -> list[float]:
 
 
 def reference_of(points: Mapping[str, Sequence[Scored]], sense: Sense) -> Scored:
-    """Where hypervolume begins: the quality that nine in ten trials of all studies reach, and the lowest speed."""
+    """Reference point of the hypervolume: the quality that 90% of all trials reach, and the lowest speedup."""
     everything = [point for members in points.values() for point in members]
     ordered = sorted((point.quality for point in everything), key=better(sense))
     return Scored(-1, ordered[int(0.9 * (len(ordered) - 1))], min(point.speedup for point in everything))
@@ -115,7 +115,7 @@ def profile_figure(profiles: Mapping[str, Profile]) -> "Figure":
         grid = np.array(profile.importance.loss_LC)
         grid[~np.isfinite(grid)] = np.nan
         cuts = profile.importance.cuts
-        # One layer without which nothing works must not hide the differences between the others.
+        # One layer of very high importance must not hide the differences between the others.
         second = sorted(np.nanmax(np.nan_to_num(grid), axis=1))[-2]
         drawn = axis.imshow(grid[:, :-1], aspect="auto", origin="lower", cmap="viridis", vmax=max(second, 1e-6))
         axis.set_xticks(range(len(cuts) - 1), [str(cut) for cut in cuts[:-1]])
@@ -171,7 +171,7 @@ def _finished(axis: "Axes", title: str) -> "Figure":
 
 
 def _focus(axis: "Axes", points: Mapping[str, Sequence[Scored]], sense: Sense) -> None:
-    """Show what is near the fronts: ruinous trials would flatten all else."""
+    """Limit the axes to the region near the fronts, because outliers would compress it."""
     best = min((point.quality for members in points.values() for point in members), key=better(sense))
     far = best + 1.3 * (reference_of(points, sense).quality - best)
     room = 0.05 * (far - best)

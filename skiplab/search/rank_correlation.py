@@ -14,8 +14,8 @@ def fidelity_table(
     Args:
         cheap: by fidelity, one loss per schedule.
         full: by name, one figure per schedule, in the same order.
-        budgets: what each schedule was made for; schedules of one budget are compared among themselves too, since
-            any measure sees that fewer layers are worse.
+        budgets: what each schedule was made for; schedules of one budget are compared among themselves too, because
+            any measure ranks fewer layers as worse.
     """
     from scipy.stats import kendalltau, spearmanr
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
-from filelock import FileLock
 from optuna.study import Study
 
 from skiplab.comparison.cases import Case
@@ -22,13 +21,14 @@ from skiplab.search.layer_importance import Plans, solve_in_stages
 from skiplab.search.space import params_of
 from skiplab.search.spec import SearchSpec
 from skiplab.search.workers import StudyRunner, study_of
+from skiplab.utils.locks import exclusive
 
 
 def checked_spec(prepared: Prepared) -> SearchSpec:
     """The configuration's search.
 
     Raises:
-        ConfigurationError: anything in it cannot work.
+        ConfigurationError: the search is invalid; the message says why.
     """
     with configuring():
         if prepared.config.decode_dtype is not None:
@@ -81,13 +81,13 @@ class Search:
                 self._session.console.print(f"study {name}: {self._spec.trials} trials by {self._spec.samplers[name]}")
                 with self._session.run(f"study {name}", f"study {name}") as run_id:
                     self._runner.run(name, run_id, self._config.section("workers"))
-            # Of several processes that search together, one goes on at a time.
-            with FileLock(self._folder.path / "comparison.lock"):
+            # One of several searching processes continues at a time.
+            with exclusive(self._folder.path / "comparison.lock", "the comparison of finalists"):
                 findings = self._findings(self._profile())
                 for name, study in self._studies.items():
                     with self._session.run(f"study {name}", f"study {name}"):
                         publish_study(self._session.tracker, study, findings, self._folder.path)
-        with FileLock(self._folder.path / "comparison.lock"):
+        with exclusive(self._folder.path / "comparison.lock", "the comparison of finalists"):
             prepared = replace(self._prepared, cases=[*self._prepared.cases, *self._cases(findings)])
             supplement = Supplement("search", lambda records: findings.for_report(records, prepared.cases))
             comparison = Comparison(replace(self._session, prepared=prepared), supplement)
@@ -107,7 +107,7 @@ class Search:
                         speedup, num_layers=self._judge.num_layers, lengths=self._judge.lengths, decay=decay
                     )
                 except ValueError:
-                    # Out of the decay's reach.
+                    # The decay cannot reach this speedup.
                     continue
                 study.enqueue_trial(params_of(solved, "skip"), {"warm_start": f"{speedup:g}x {decay}"})
 

@@ -1,4 +1,4 @@
-"""A short fine-tuning under one plan, watched on its way."""
+"""A short fine-tuning under one plan that reports validation losses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,7 +22,7 @@ Report = Callable[[int, float], None]
 
 @final
 class _Watched(Callback):
-    """Hands each validation loss on."""
+    """Reports each validation loss."""
 
     def __init__(self, report: Report) -> None:
         self._report = report

@@ -12,7 +12,7 @@ from skiplab.schedules.nested_plan import NestedPlan
 
 
 class Suggests(Protocol):
-    """What is asked of a trial."""
+    """The part of Optuna's trial interface that is used."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
@@ -23,7 +23,7 @@ class InfeasibleScheduleError(ValueError):
     """Parameters that make no schedule.
 
     Attributes:
-        excess: by how many layers, above 0.
+        excess: violation in layers, above 0.
     """
 
     def __init__(self, message: str, excess: float) -> None:
@@ -47,7 +47,7 @@ class SearchSpace:
         min_exit: depths at the horizon.
         warmup: warm-up layers of a skip plan.
         horizon: steps; an end may be a name in `schedule.HORIZONS`.
-        training: ranges of what a schedule's own fine-tuning is done with: `learning_rate`, its peak, and `distill`,
+        training: ranges of options of each schedule's fine-tuning: `learning_rate`, its peak, and `distill`,
             the weight of the full model's logits. Empty searches schedules alone.
 
     Raises:
@@ -111,7 +111,7 @@ class SearchSpace:
             )
 
     def suggest(self, trial: Suggests, lengths: Sequence[int]) -> dict[str, Any]:
-        """A trial's parameters: only those that matter given the others.
+        """A trial's parameters; parameters without effect given the others are omitted.
 
         Args:
             lengths: of the outputs, for the horizons by name.

@@ -1,4 +1,4 @@
-"""How a search is asked for, and what can be refused before its first trial."""
+"""The options of a search, and their checks before the first trial."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class SearchSpec:
         artifacts: folder of the plots that optuna-dashboard shows.
         sampler: `tpe`, `nsga2`, `gp` or `random`.
         baselines: samplers of further studies with as many trials, to compare with.
-        trials: schedules to judge. Duplicates and infeasible ones come on top, and cost nothing.
-        seed: of the samplers.
+        trials: schedules to judge. Duplicate and infeasible trials are not counted.
+        seed: seed of the samplers.
         fidelity: `once_for_all`: by a model fine-tuned under random plans; `base`: by the base as it is;
             `fine_tune`: after a short fine-tuning of its own.
         tune_steps: training steps of the short fine-tuning.
-        tune_reports: how often on its way the validation loss is looked at, for the pruner.
+        tune_reports: number of validation losses reported to the pruner during it.
         pruner: `median` or `hyperband`, for one objective under `fine_tune`; None disables pruning.
         objectives: by metric, `minimize` or `maximize`: a quality and a speed, or one of them.
         constraints: by metric, `at_least` or `at_most` and a number.
@@ -142,7 +142,7 @@ class SearchSpec:
 
     @property
     def quality(self) -> str | None:
-        """The metric that is no speed; None if speed alone is searched for."""
+        """The quality objective; None if speed is the only objective."""
         return next((metric for metric in self.objectives if not _is_cost(FIGURES[metric])), None)
 
     @property
@@ -172,7 +172,7 @@ class SearchSpec:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes its trials comparable, as JSON values."""
+        """The options that trials of one study must share, as JSON values."""
         shared: dict[str, Any] = {
             "space": self.space.plain,
             "constraints": {metric: dict(bounds) for metric, bounds in self.constraints.items()},
@@ -189,7 +189,7 @@ def violation(figure: float, bounds: Mapping[str, float]) -> float:
 
 
 def _is_cost(figure: Figure) -> bool:
-    """Whether it says how much is run, or how fast."""
+    """Whether it is a figure of cost or speed."""
     return figure.trial in ("plan", "timing")
 
 

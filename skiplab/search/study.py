@@ -1,4 +1,4 @@
-"""Optuna studies that last: storages, samplers, and trials whose worker died.
+"""Persistent Optuna studies: storages, samplers, and trials whose worker died.
 
 A worker holds a lock file while it lives, which the operating system frees when it is killed. That tells its lost
 trials on any storage; on a database, Optuna's heartbeat tells those of other machines too.
@@ -24,6 +24,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from skiplab.utils.files import is_in_memory
+
 SamplerName = Literal["tpe", "nsga2", "gp", "random"]
 PrunerName = Literal["median", "hyperband"]
 WORKER = "worker"
@@ -37,12 +39,17 @@ def open_storage(place: str, *, heartbeat: int = 30, retries: int = 3) -> BaseSt
     """A storage by its URL (`sqlite:///FILE`, `postgresql://...`), or a journal file by its path.
 
     Args:
-        heartbeat: seconds between a worker's signs of life in a database; after three times that its trial is retried.
+        heartbeat: seconds between a worker's heartbeats in a database; after three times that its trial is retried.
         retries: of a trial whose worker died.
 
     Raises:
         ValueError: it cannot be reached.
     """
+    if is_in_memory(place):
+        raise ValueError(
+            f"search.storage={place} is in memory, where neither workers nor a later start find it; give "
+            "sqlite:///FILE or a journal file's path"
+        )
     try:
         if "://" not in place:
             path = Path(place).absolute()
@@ -140,7 +147,7 @@ def new_pruner(name: PrunerName | None) -> optuna.pruners.BasePruner:
 
 @final
 class Workers:
-    """Who is alive: a lock file per worker in a folder that the workers of one machine share."""
+    """Which workers are alive: a lock file per worker in a folder that the workers of one machine share."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -177,7 +184,7 @@ def retry_lost(study: Study, workers: Workers, *, retries: int = 3) -> list[Froz
         try:
             study.tell(trial.number, state=TrialState.FAIL)
         except (UpdateFinishedTrialError, ValueError):
-            # Another process was quicker.
+            # Another process has queued it already.
             continue
         with experimental():
             RetryHeartbeatStaleTrialCallback(max_retry=retries)(study, study.trials[trial.number])
@@ -200,7 +207,7 @@ def finished(study: Study) -> Sequence[FrozenTrial]:
 
 
 def _unhurried(engine: Engine) -> None:
-    """Have sqlite wait for the disk now and then, not at each of the thirty commits of a trial.
+    """Let sqlite sync to disk at checkpoints, not at each of a trial's thirty commits.
 
     With a write-ahead log a killed process loses nothing by it; a power failure may cost the last seconds.
     """

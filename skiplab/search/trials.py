@@ -31,11 +31,11 @@ _MAX_ATTEMPTS_PER_TRIAL = 10
 
 @final
 class Objective:
-    """What Optuna optimizes. A trial that cannot work, or repeats another's plan, costs nothing.
+    """What Optuna optimizes. Infeasible and duplicate trials are not evaluated.
 
     Args:
         parent: MLflow run of the study.
-        worker: who runs it.
+        worker: name of the worker that runs it.
     """
 
     def __init__(self, spec: SearchSpec, judge: Judge, tracker: Tracker, *, parent: str, worker: str) -> None:
@@ -68,7 +68,7 @@ class Objective:
             trial.set_user_attr("pruned", str(pruned))
             raise
         except KeyboardInterrupt:
-            # Left running, so that it is tried again as any other that lost its worker.
+            # The trial stays in state RUNNING, so that it is retried like one whose worker died.
             raise SystemExit(INTERRUPTED) from None
         except Exception as error:
             status, note = "FAILED", f"failed: {type(error).__name__}: {error}"
@@ -156,7 +156,7 @@ def judged(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def is_done(trials: Sequence[FrozenTrial], count: int) -> bool:
-    """Whether `count` trials were judged, or so many tried in vain that the space must have no more."""
+    """Whether `count` trials were judged, or so many failed or repeated that the space seems exhausted."""
     ended = sum(trial.state.is_finished() for trial in trials)
     return len(judged(trials)) >= count or ended >= _MAX_ATTEMPTS_PER_TRIAL * count
 

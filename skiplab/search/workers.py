@@ -83,7 +83,7 @@ class StudyRunner:
         for trial in retry_lost(study, self._workers):
             if run_id := trial.user_attrs.get(RUN):
                 self._session.tracker.end_lost_run(run_id)
-            self._session.console.print(f"    trial {trial.number} lost its worker; it is tried again", highlight=False)
+            self._session.console.print(f"    trial {trial.number} lost its worker and is retried", highlight=False)
 
     def _run_processes(self, study: Study, name: str, parent: str, count: int, shown: Shown) -> None:
         context = multiprocessing.get_context("spawn")
@@ -134,8 +134,8 @@ def work(
 
     Args:
         parent: MLflow run of the study.
-        after: called after each trial with all there are.
-        owner: process without which it makes no sense to go on.
+        after: called after each trial with all trials.
+        owner: parent process; the worker stops when it ends.
     """
     study = study_of(session.prepared, spec, name, worker=worker)
     with Workers(session.folder.path / "workers").alive() as own:

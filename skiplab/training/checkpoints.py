@@ -1,4 +1,4 @@
-"""Checkpoints of a training under way, from which it goes on as if it had never stopped."""
+"""Checkpoints from which a training resumes with identical results."""
 
 import re
 import warnings
@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from skiplab.utils.files import whole_file
 
-# A checkpoint may take this share of the time.
+# Largest share of the training time spent writing checkpoints.
 _SHARE = 0.05
 
 
@@ -67,7 +67,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Gradients under way are in no checkpoint, and behind an epoch's last step comes the validation.
+        # Accumulated gradients are not saved, and validation follows the last step of an epoch.
         between = (
             batch_idx + 1
         ) % trainer.accumulate_grad_batches == 0 and batch_idx + 1 < trainer.num_training_batches
@@ -85,7 +85,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         began = monotonic()
         if trainer.is_global_zero:
-            # So that never more than two take room; and what a killed process left half written.
+            # Remove older checkpoints, and partial files of killed processes.
             for old in (*stored(self._folder)[1:], *self._folder.glob(".*.ckpt.*")):
                 old.unlink()
         trainer.save_checkpoint(self._folder / f"step-{trainer.global_step}.ckpt")
@@ -96,7 +96,7 @@ class Checkpoints(Checkpoint):
 
 @final
 class WholeFiles(CheckpointIO):
-    """Checkpoints as files that are there whole or not at all, written without a second copy in memory."""
+    """Checkpoint files written atomically, without a second copy in memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with whole_file(Path(path)) as file:
@@ -116,11 +116,11 @@ def stored(folder: Path) -> list[Path]:
 
 
 def latest(folder: Path) -> Path | None:
-    """The latest checkpoint that can be read, None if there is none; damaged ones are told of and removed."""
+    """The latest readable checkpoint, or None; damaged ones are reported and removed."""
     for path in stored(folder):
         if (damage := _damage(path)) is None:
             return path
-        warnings.warn(f"the checkpoint {path} is damaged ({damage}); training goes on from before it", stacklevel=2)
+        warnings.warn(f"the checkpoint {path} is damaged ({damage}); resuming from the previous one", stacklevel=2)
         path.unlink()
     return None
 

@@ -1,7 +1,7 @@
-"""Train a module with Lightning's Trainer, from where an earlier run of it was cut off."""
+"""Train a module with Lightning's Trainer; an interrupted training resumes."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from skiplab.data.module import TextData
+from skiplab.engine.training_attention import float32_attention
 from skiplab.methods.base import ExitModule, Optimization, TrainedModule
 from skiplab.training.checkpoints import Checkpoints, latest
+from skiplab.training.training_cost import CostMeter
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import save_json
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 StrategyName = Literal["auto", "ddp", "fsdp"]
-# How a training is spread, which changes its results by rounding alone.
+# Keys that distribute a training; they change its results only by rounding.
 PARALLELISM_KEYS = ("devices", "num_nodes", "strategy", "accumulate")
 
 
@@ -40,14 +42,14 @@ class TrainerSpec:
     Args:
         max_epochs: passes over the training split.
         batch_size: examples per optimizer step, over all devices.
-        accumulate: parts of its batch that a device takes one after the other.
+        accumulate: number of parts in which a device processes its share of a batch.
         gradient_clip: largest gradient norm.
         precision, accelerator, num_nodes: as in `lightning.Trainer`.
         devices: processes on each node.
         strategy: how several share the work. ddp: each holds the whole model; fsdp: each holds a share of weights,
             gradients and optimizer states (FSDP2); auto: ddp if there are several.
         gradient_checkpointing: whether the backward pass computes the layers' inner states again instead of
-            keeping them.
+            storing them.
         compile: backend of `torch.compile`, such as inductor, for the decoder layers one by one; None runs them
             as they are.
     """
@@ -80,7 +82,7 @@ class TrainerSpec:
             )
         if self.batch_size < self.processes * self.accumulate:
             raise ValueError(
-                f"trainer batch_size={self.batch_size} examples cannot be dealt out to {self.processes} processes in "
+                f"trainer batch_size={self.batch_size} examples cannot be divided among {self.processes} processes in "
                 f"{self.accumulate} parts each; batch_size counts the examples of an optimizer step over all of them"
             )
         if not self.gradient_clip >= 0:
@@ -126,14 +128,14 @@ class TrainerSpec:
                 num_nodes=self.num_nodes,
                 strategy=self._strategy(),
                 accumulate_grad_batches=self.accumulate,
-                # The data are dealt out already.
+                # The data module shards the data itself.
                 use_distributed_sampler=False,
                 precision=self.precision,  # type: ignore[arg-type]
                 gradient_clip_val=self.gradient_clip,
                 enable_model_summary=False,
                 **options,
             )
-        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"Lightning refuses trainer accelerator={self.accelerator}, devices={self.devices}, "
                 f"num_nodes={self.num_nodes}, strategy={self.strategy}, precision={self.precision}: {error}"
@@ -151,17 +153,17 @@ class TrainerSpec:
                 save_distributed_checkpoint=False,
                 process_group_backend=backend,
             )
-        # A plan may leave out layers for good.
+        # Some layers may get no gradient, because the plan never runs them.
         return DDPStrategy(process_group_backend=backend, find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
 class NonFiniteLossError(RuntimeError):
-    """Training met a loss that is not a number or infinite."""
+    """The training loss is NaN or infinite."""
 
 
 @final
 class StopOnNonFiniteLoss(Callback):
-    """Ends a training whose loss is no finite number, looking every `every` steps."""
+    """Ends a training whose loss is not finite; checks every `every` steps."""
 
     def __init__(self, every: int = 10) -> None:
         self._every = every
@@ -171,7 +173,7 @@ class StopOnNonFiniteLoss(Callback):
     ) -> None:
         loss: Tensor = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         if trainer.global_step % self._every == 0:
-            # All ranks look at the same number, so that all of them stop.
+            # All ranks check the same value, so that all of them stop.
             loss = trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
             if not torch.isfinite(loss):
                 raise _non_finite("training", loss.item(), trainer.global_step)
@@ -190,8 +192,8 @@ def _non_finite(kind: str, loss: float, step: int) -> NonFiniteLossError:
 
 
 @contextmanager
-def _layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[None]:
-    """Checkpointing and compilation of the decoder layers, for as long as they are trained."""
+def layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[None]:
+    """Checkpointing, compilation and attention of the decoder layers, for as long as they are trained."""
     if not isinstance(module, ExitModule):
         yield
         return
@@ -202,8 +204,10 @@ def _layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[N
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         if spec.compile:
             layer.compile(backend=spec.compile, dynamic=True)
+    attention = float32_attention if spec.accelerator == "cpu" and spec.precision.endswith("mixed") else nullcontext
     try:
-        yield
+        with attention(module.backbone.model):
+            yield
     finally:
         for layer in layers:
             layer.gradient_checkpointing = False
@@ -230,20 +234,21 @@ def train(
         The last logged metrics.
 
     Raises:
-        NonFiniteLossError: the loss left the finite numbers.
+        NonFiniteLossError: the loss is NaN or infinite.
     """
     L.seed_everything(seed, verbose=False)
     if ranks.world_size == 1:
         spec = replace(spec, devices=1, num_nodes=1)
     steps = -(-len(data.train_pairs) // spec.batch_size)
+    callbacks = [StopOnNonFiniteLoss(), RichProgressBar(leave=False), CostMeter(folder, module.backbones)]
     trainer = spec.trainer(
         logger=logger or False,
         log_every_n_steps=max(1, min(20, steps)),
-        callbacks=[StopOnNonFiniteLoss(), RichProgressBar(leave=False), Checkpoints(folder, checkpoint_every)],
+        callbacks=[*callbacks, Checkpoints(folder, checkpoint_every)],
     )
     start = ranks.on_first(partial(latest, folder))
     try:
-        with _layers_for_training(module, spec):
+        with layers_for_training(module, spec):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit:
         # Lightning turns Ctrl-C into an exit.
@@ -251,7 +256,7 @@ def train(
             raise KeyboardInterrupt from None
         raise
     finally:
-        # The data outlive the training; its weights must not.
+        # The data module outlives the training, and must not keep the weights alive.
         data.trainer = None
     if module.parts > 1:
         save_json(folder / BATCH_PART, 1 / module.parts)

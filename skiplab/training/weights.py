@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
-from safetensors import safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from skiplab.backbones.adapters import adapt
+from skiplab.backbones.whole_weights import CheckpointError, copy_whole, load_whole
 from skiplab.engine.backbone import Backbone
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import writing
+from skiplab.utils.locks import exclusive
 
 
 def saved(folder: Path, ranks: Ranks = ALONE) -> bool:
@@ -31,32 +31,39 @@ def load_backbone(folder: Path, dtype: torch.dtype | None = None) -> Backbone:
 
     Args:
         dtype: number format of the weights; None is the folder's. What positions are rotated by stays float32.
+
+    Raises:
+        CheckpointError: the folder does not hold all the weights.
     """
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
-    )
-    return adapt(model.train())
+    try:
+        return adapt(load_whole(folder, dtype=dtype or "auto").train())
+    except (CheckpointError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what transformers raises of a damaged configuration is of no one kind
+        raise CheckpointError(f"cannot load {folder}: {type(error).__name__}: {error}") from error
 
 
-@torch.no_grad()
 def overwrite(model: PreTrainedModel, folder: Path) -> None:
     """Give a model the weights of a folder that holds one like it, in place and one at a time.
 
     Raises:
-        ValueError: the folder's model is another.
+        CheckpointError: the folder's model is another, or not whole.
     """
-    own = model.state_dict(keep_vars=True)
-    lacking = {weight.data_ptr() for weight in own.values()}
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - no mapping
-            weight = file.get_tensor(name)
-            if name not in own or own[name].shape != weight.shape:
-                raise ValueError(f"{folder} holds weights of another model: {name} of shape {tuple(weight.shape)}")
-            own[name].copy_(weight)
-            lacking.discard(own[name].data_ptr())
-    if lacking:
-        missing = sorted(name for name, weight in own.items() if weight.data_ptr() in lacking)
-        raise ValueError(f"{folder} holds weights of another model: it lacks {', '.join(missing)}")
+    with retrainable(folder):
+        copy_whole(model, folder / "model.safetensors")
+
+
+@contextmanager
+def retrainable(folder: Path) -> Iterator[None]:
+    """Say of a folder that cannot be read that skiplab trains its weights again where it is missing.
+
+    Raises:
+        CheckpointError: reading the folder did.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. Or remove the folder {folder}: its weights are then trained again") from error
 
 
 def load_or_train(
@@ -73,14 +80,16 @@ def load_or_train(
     Args:
         train: trains the model in place, and may leave it sharded over the ranks; its argument is a folder for
             checkpoints, removed in the end but for JSON files, which are kept beside the weights.
-        complete: adds files to the folder, which comes into being whole.
+        complete: adds files to the folder before it becomes visible.
 
     Raises:
+        CheckpointError: the folder's weights are damaged or another model's.
         DiskFullError: there is no room for the weights; the last checkpoint stays.
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")) if ranks.is_first else nullcontext():
+        lock = exclusive(folder.with_name(f"{folder.name}.lock"), f"the weights {folder}")
+        with lock if ranks.is_first else nullcontext():
             _load_or_train(model, folder, train, complete, ranks)
 
 
@@ -89,7 +98,8 @@ def _load_or_train(
 ) -> None:
     weights = folder / "model.safetensors"
     if ranks.on_first(weights.exists):
-        load_model(model, weights)
+        with retrainable(folder):
+            copy_whole(model, weights)
         model.eval()
         return
     checkpoints = folder.with_name(f"{folder.name}.training")
@@ -113,7 +123,7 @@ def _load_or_train(
 
 @torch.no_grad()
 def _gathered(model: nn.Module, *, keep: bool) -> dict[str, Any] | None:
-    """All weights of a model that is sharded over the ranks, where they are to be kept; None if it is not sharded."""
+    """The gathered weights of a sharded model, on the rank that saves them; None if it is not sharded."""
     if not any(isinstance(weight, DTensor) for weight in model.parameters()):
         return None
     gathered: dict[int, Any] = {}
@@ -128,7 +138,7 @@ def _gathered(model: nn.Module, *, keep: bool) -> dict[str, Any] | None:
 
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which then takes the name; what killed processes left half filled goes."""
+    """A new folder to fill, which then takes the name; partial folders of killed processes are removed."""
     for left in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(left)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")

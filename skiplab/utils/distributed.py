@@ -1,4 +1,4 @@
-"""The processes that run one job together: what the first rank does for all, and work shared out between ranks."""
+"""The processes that run one job together: work of the first rank on behalf of all, and work shared by all."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 R = TypeVar("R")
 T = TypeVar("T")
-# The other ranks wait while the first one times, for hours if need be.
+# The other ranks wait while the first one runs the timing, which can take hours.
 _COLLECTIVE_TIMEOUT = timedelta(days=7)
 BARRIER_TIMEOUT = timedelta(seconds=60)
 
@@ -18,7 +18,7 @@ class Ranks:
     """The ranks of a job as one of them sees them. `Ranks()` is a job of one process.
 
     Args:
-        group: process group for what the ranks send each other; None is a single process.
+        group: process group for objects that the ranks exchange; None means a single process.
         barrier: process group with a short timeout, for `barrier`.
     """
 
@@ -88,15 +88,13 @@ class Ranks:
                 self._alone = False
         dist.broadcast_object_list(outcome, src=0, group=self._group)
         if outcome[0] != name:
-            raise SystemExit(
-                f"rank {self.rank} is at {name}, the first rank at {outcome[0]}: ranks went different ways"
-            )
+            raise SystemExit(f"rank {self.rank} is at {name}, the first rank at {outcome[0]}: the ranks have diverged")
         if outcome[2] is not None:
             raise outcome[2]
         return outcome[1]
 
     def first_before_others(self, call: Callable[[], R]) -> R:
-        """Call on every rank, on the first one before the others, which find what it left in a cache.
+        """Call on every rank, on the first one before the others, which then read its result from a cache.
 
         Raises:
             Exception: what the first rank's call raised, on all ranks.

@@ -1,4 +1,4 @@
-"""What a figure depends on beside the code: machine, threads, versions, revision."""
+"""The environment of a run: machine, threads, versions, revision."""
 
 import os
 import platform
@@ -36,7 +36,7 @@ def environment(seed: int | list[int], *, processes: int = 1) -> dict[str, Any]:
 
 
 def git_revision() -> dict[str, Any]:
-    """Commit of the source tree, and whether files differ from it; empty where the source is in no git checkout."""
+    """Commit of the source tree, and whether files differ from it; empty if the source is not in a git checkout."""
     source = Path(__file__).parent
     try:
         _git(source, "ls-files", "--error-unmatch", Path(__file__).name)

@@ -1,4 +1,4 @@
-"""What can be measured: the figures of results, and the one place that knows what each of them is."""
+"""The registry of figures: name, meaning, unit, format and interval of everything that results can hold."""
 
 import difflib
 from collections.abc import Collection, Iterator
@@ -10,19 +10,19 @@ Sense = Literal["minimize", "maximize"]
 IntervalKind = Literal["items", "corpus", "quartiles"]
 """`items`: bootstrap over seeds and items of a mean of item scores; `corpus`: the metric's own, of all outputs
 together; `quartiles`: over rounds of timing."""
-Place = Literal["console", "quality", "difference", "plot", "speed", "throughput", "prediction"]
+Place = Literal["console", "quality", "training", "difference", "plot", "details", "speed", "throughput", "prediction"]
 """`console`: the summary on the terminal; `difference`: columns of the difference from the rival; `plot`: quality
-against speed; the others are tables."""
+against speed; `details`: a table of its own of what only some readers ask for; the others are tables."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """How a figure is shown at one place; what is None is as the figure itself says.
+    """How a figure is shown at one place; None means the figure's own value.
 
     Args:
         position: figures of a place are in order of position, then of registration.
-        yields_to: figures in whose presence at the place this one is left out.
+        yields_to: figures that replace this one at the place if they have values.
     """
 
     place: Place
@@ -65,7 +65,7 @@ class Figure:
         over_seeds: how a summary joins the seeds' values: their `mean`, or `each` different one; None leaves it out.
             Figures with item scores are averaged over seeds and items whatever this says.
         part: what holds it: a result `row`, a `summary`, or a search's `trial` alone.
-        trial: what a search's trial has it from if not from decoding: its `plan`, the `loss` of the references, or
+        trial: where a search's trial gets it without decoding: its `plan`, the `loss` of the references, or
             `timing`. None: from scoring outputs, or trials have it not.
     """
 
@@ -130,7 +130,8 @@ class Figure:
             more = {
                 f"{self.name}_difference": "own mean less the rival's, paired by seed and item",
                 f"{self.name}_difference_ci95": "its 95% bootstrap interval over seeds and items",
-                f"{self.name}_p_value": "of no difference, by a paired sign-flip permutation test over items",
+                f"{self.name}_p_value": "of no difference for these seeds, by a paired sign-flip permutation test over "
+                "items, adjusted by Holm's method over all settings of the comparison",
             }
         return {**(self.row_keys or {self.name: self.meaning}), **more}
 

@@ -1,4 +1,4 @@
-"""Files that a reader, or a crash, finds whole."""
+"""Atomic file writes."""
 
 import errno
 import hashlib
@@ -35,6 +35,10 @@ class DiskFullError(OSError):
     """There is no room to write to."""
 
 
+class DamagedFileError(ValueError):
+    """A file is not what was written to it."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns what libraries raise on a full disk into a `DiskFullError` that names the path."""
@@ -49,7 +53,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is a lack of room on a disk or within a quota or limit of size."""
+    """Whether an error or its cause is a full disk, an exceeded quota or a file size limit."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
@@ -61,6 +65,22 @@ def disk_full(error: BaseException | None) -> bool:
 
 # Disk-full messages of native libraries.
 _FULL = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
+
+
+def is_in_memory(url: str) -> bool:
+    """Whether a sqlite database of this URL ends with its process."""
+    return url.startswith("sqlite:") and (url.rstrip("/") == "sqlite:" or ":memory:" in url or "mode=memory" in url)
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder, with those above it, unless it is there.
+
+    Raises:
+        OSError: it cannot be made, or not be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(folder))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,5 +100,14 @@ def fingerprint(**parts: Any) -> str:
 
 
 def load_json(path: Path) -> Any | None:
-    """What `save_json` wrote; None if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """What `save_json` wrote; None if there is no such file.
+
+    Raises:
+        DamagedFileError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(
+            f"{path} is damaged ({error}); restore it, or remove it, and what it held is made again"
+        ) from error

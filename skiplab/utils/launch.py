@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 
+# That many are tried out on a machine of few cores.
+_LEAST_CPU_PROCESSES = 8
+
+
 class LaunchError(Exception):
-    """Processes were started in another number than the configuration asks for; the message says what to do."""
+    """The number of started processes differs from the configuration; the message says what to do."""
 
 
 def launcher() -> "ClusterEnvironment | None":
@@ -29,12 +33,48 @@ def launcher() -> "ClusterEnvironment | None":
         from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
         return TorchElasticEnvironment()
-    # Within a job's script itself there is no step yet.
+    # The batch script itself does not run in a SLURM step.
     if "SLURM_STEP_ID" in os.environ:
         from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
         return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
     return None
+
+
+def check_environment() -> None:
+    """Refuse variables of a launcher that are there in part: libraries read each of them on its own.
+
+    Raises:
+        LaunchError: the message names what is missing.
+    """
+    needed = ("RANK", "WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        needed = (*needed, "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    elif not any(name in os.environ for name in needed):
+        return
+    if missing := [name for name in needed if name not in os.environ]:
+        given = [name for name in ("TORCHELASTIC_RUN_ID", *needed) if name in os.environ]
+        raise LaunchError(
+            f"{' and '.join(given)} set in the environment without {', '.join(missing)}, as no launcher does; unset "
+            "them, or start with torchrun"
+        )
+    for name in needed:
+        if name != "MASTER_ADDR" and not os.environ[name].isdecimal():
+            raise LaunchError(f"{name} in the environment must be a whole number, got {os.environ[name]!r}; unset it")
+
+
+def check_devices(devices: int, accelerator: str) -> None:
+    """Refuse more processes than this machine has devices for.
+
+    Raises:
+        LaunchError: the message says how many there are.
+    """
+    if accelerator in ("gpu", "cuda"):
+        most, kind = torch.cuda.device_count(), "GPUs"
+    else:
+        most, kind = max(_LEAST_CPU_PROCESSES, os.cpu_count() or 1), "processes on its CPU at the most"
+    if devices > most:
+        raise LaunchError(f"trainer.devices={devices} is more than this machine has: {most} {kind}; take fewer")
 
 
 def check(started: int | None, *, devices: int, nodes: int) -> None:
@@ -60,7 +100,7 @@ def check(started: int | None, *, devices: int, nodes: int) -> None:
 
 
 def join(environment: "ClusterEnvironment", accelerator: str, *, barrier_timeout: timedelta = BARRIER_TIMEOUT) -> Ranks:
-    """Connect to the other ranks. All but the first fall silent."""
+    """Connect to the other ranks. All but the first stop printing."""
     os.environ["MASTER_ADDR"] = environment.main_address
     os.environ["MASTER_PORT"] = str(environment.main_port)
     on_gpu = accelerator in ("gpu", "cuda")

@@ -1,4 +1,4 @@
-"""The most memory that a piece of work holds at once, counted by torch's allocators."""
+"""Peak memory of a piece of work, as counted by torch's allocators."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Yields what tells, after the block, the most bytes that tensors took in it beyond those there before.
+    """Yields a function that returns, after the block, the peak bytes of tensors allocated within it.
 
     On a CPU the allocations are those that torch's profiler sees, so the block runs slower, and what other libraries
     allocate is not counted.

@@ -1,4 +1,4 @@
-"""Progress over work: what shows a bar, or nothing."""
+"""The type of progress bars."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

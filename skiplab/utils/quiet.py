@@ -1,4 +1,4 @@
-"""Process-wide settings of the libraries: threads, and no chatter between a user and the results."""
+"""Process-wide settings of the libraries: threads and console output."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The folder of one run: what is finished stays finished, whatever happens next."""
+"""The folder of one run, which keeps finished work across interruptions."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,7 @@ from typing import Any, final
 
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import load_json, save_json
+from skiplab.utils.locks import Hold
 from skiplab.utils.old_names import with_present_names
 
 
@@ -17,15 +18,30 @@ class RunFolder:
     def __init__(self, path: Path, ranks: Ranks = ALONE) -> None:
         self.path = path
         self._ranks = ranks
+        self._hold: Hold | None = None
 
-    def bind(self, config: Mapping[str, Any]) -> None:
-        """Take the folder for a configuration of plain values.
+    def bind(self, config: Mapping[str, Any], *, shared: bool = False) -> None:
+        """Bind the folder to a configuration of plain values, once no other process has it.
+
+        The process has it as long as this object lives.
+
+        Args:
+            shared: with others of the same configuration, which work on it together.
 
         Raises:
             ValueError: it holds results of another one; nothing was written.
         """
         self.check(config)
+        if not shared:
+            self._ranks.on_first(self._take)
+            # Whoever had it may have bound it meanwhile.
+            self.check(config)
         self.save("config", config)
+
+    def _take(self) -> None:
+        hold = Hold(self.path / ".lock", f"the run folder {self.path}")
+        hold.acquire()
+        self._hold = hold
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Refuse a folder that holds results of another configuration.

@@ -18,7 +18,10 @@ def test_each_family_has_its_view() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9), "'gpt2' model: .* opt, llama, .* lacks .*rotary_emb"),
+        (
+            GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9),
+            "'gpt2' model; supported: opt, llama, .* lacks .*rotary_emb",
+        ),
         (
             GPTNeoXConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, vocab_size=9),
             "'gpt_neox'.* lacks model.embed_tokens",

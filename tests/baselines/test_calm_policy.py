@@ -48,7 +48,9 @@ def test_exits_start_at_the_first_and_keep_their_interval() -> None:
 
 @pytest.mark.parametrize(("first", "interval"), [(0, 1), (6, 1), (7, 1), (1, 0)])
 def test_exits_that_are_none_are_refused(first: int, interval: int) -> None:
-    message = rf"first must lie between 1 and 5 of the 6 layers and interval be at least 1, got {first} and {interval}"
+    message = (
+        rf"first must lie between 1 and 5 of the 6 layers and exits.interval be at least 1, got {first} and {interval}"
+    )
     with pytest.raises(ValueError, match=message):
         Exits(first=first, interval=interval).layers(6)
 

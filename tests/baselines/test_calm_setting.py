@@ -49,8 +49,11 @@ def test_settings_are_named_by_what_differs(options: dict[str, Any], setting: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "either a threshold or a speedup, got None and None"),
-        ({"threshold": 0.5, "speedup": 2}, "either a threshold or a speedup, got 0.5 and 2"),
+        ({}, "one of threshold, speedup and quantile, got none"),
+        (
+            {"threshold": 0.5, "speedup": 2},
+            "one of threshold, speedup and quantile, got {'threshold': 0.5, 'speedup': 2}",
+        ),
         ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
         ({"speedup": 7}, "speedup must lie between 1 and 6, that of exits after 1 of 6 layers, got 7"),
         ({"threshold": 0.5, "decay": {"temperature": -1}}, "temperature must be at least 0"),
@@ -70,7 +73,7 @@ def test_settings_are_named_by_what_differs(options: dict[str, Any], setting: st
             {"threshold": 0.5, "propagation": "never"},
             "unknown calm propagation 'never'; choose one of lazy, eager, exact",
         ),
-        ({"threshold": 0.5, "exits": {"first": 6}}, "leave no exit: first must lie between 1 and 5 of the 6 layers"),
+        ({"threshold": 0.5, "exits": {"first": 6}}, "no exit: exits.first must lie between 1 and 5 of the 6 layers"),
         ({"threshold": 0.5, "exits": {"interval": 0}}, "interval be at least 1, got 1 and 0"),
         (
             {"threshold": 0.5, "confidence": {"name": "softmax", "vocabulary": 1}},
@@ -86,15 +89,15 @@ def test_settings_are_named_by_what_differs(options: dict[str, Any], setting: st
         ),
         ({"threshold": 0.5, "confidence": {"vocabulary": 9}}, "unknown calm confidence {'vocabulary': 9}; choose"),
         ({"confidence": {"name": "ideal", "vocabulary": 9}}, "unknown calm confidence"),
-        ({"threshold": 0.5, "exits": {"last": 3}}, "calm's exits takes first, interval, got last"),
+        ({"threshold": 0.5, "exits": {"last": 3}}, "calm's exits takes first, interval, drawn, got last"),
         ({"threshold": 0.5, "decay": "code"}, "calm's decay is a mapping of temperature, formula, got 'code'"),
         (
             {"confidence": "ideal", "threshold": 0.5},
-            "ideal exit takes neither threshold, speedup nor temperature, got 0.5, None and None",
+            "ideal exit takes no threshold, speedup, quantile or decay, got {'threshold': 0.5}",
         ),
         (
             {"confidence": "ideal", "speedup": 2},
-            "ideal exit takes neither threshold, speedup nor temperature, got None, 2 and None",
+            "ideal exit takes no threshold, speedup, quantile or decay, got {'speedup': 2}",
         ),
         (
             {"confidence": "ideal", "batch_policy": "min"},

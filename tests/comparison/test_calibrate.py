@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from skiplab.evaluation.metric import TextMetric, quality_figure
 from skiplab.jobs.compare import compare
 from tests.comparison.small import small_config
 
 # Every output that a first exit changes is a loss, so nothing but full depth is certified.
 NONE_PASSES = (
     "method=calm_calibrated",
-    "method.calibrate.threshold=[0.0]",
+    "method.calibrate.quantile=[0.0]",
     "method.sweep.confidence=[softmax]",
     "methods.full.sweep.fine_tune=[false]",
     "calibration.consistency=exact",
@@ -36,4 +37,36 @@ def test_where_nothing_passes_the_answer_is_full_depth(tmp_path: Path, reference
     found = json.loads(verdict.read_text())
     assert found["chosen"] == "full depth"
     assert found["tested"][0]["p_value"] > 0.05
-    assert found["items"] == 16
+    assert found["items"] == 10
+
+
+ZERO = TextMetric(quality_figure("always_zero", "0 whatever the output"), lambda _output, _references: 0.0)
+ONE = TextMetric(quality_figure("always_one", "1 whatever the output"), lambda _output, _references: 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "reason"),
+    [
+        ("ZERO", "always_zero", "always_zero of the full model is 0, the worst score, on all 16 calibration items"),
+        ("ONE", "always_one", "always_one is 1 for every output, blank ones included, so no loss in it can be seen"),
+    ],
+)
+@pytest.mark.parametrize("method", ["calm_calibrated", "skipdecode_calibrated"])
+def test_a_metric_that_is_the_same_for_all_outputs_certifies_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, name: str, metric: str, reason: str
+) -> None:
+    options = [option for option in NONE_PASSES if "consistency" not in option and "p_value" not in option]
+    options = options if method == "calm_calibrated" else [f"method={method}", *options[3:]]
+    config = small_config(
+        tmp_path, *options, f"metrics=[{__name__}.{name}]", f"calibration.metric={metric}", "limit=16"
+    )
+    assert compare(config, tmp_path / "run")
+    row = json.loads((tmp_path / "run/results.json").read_text())["rows"][1]
+    assert (row["calibrated"], row["layer_speedup"]) == ("full depth", 1)
+    assert row["not_certified"] == reason
+    console = " ".join(capsys.readouterr().out.split())
+    assert f"not certified: {reason}" in console
+    assert console.count("The test split has 16 items, fewer than 100") == 1
+    report = (tmp_path / "run/report.html").read_text()
+    assert reason in report
+    assert "The test split has 16 items, fewer than 100" in report

@@ -88,3 +88,28 @@ def test_rivals_share_a_speedup_or_a_calibration() -> None:
 def test_bad_nodes_say_what_is_wrong(node: dict, seeds: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         expand({"x": node}, seeds, probe())
+
+
+def test_passes_are_swept_by_trained_settings_alone() -> None:
+    node = {
+        "name": "full",
+        "_target_": "skiplab.methods.full.Full",
+        "sweep": {"fine_tune": [False, True], "passes": [1, 2]},
+    }
+    cases = expand({"full": node}, [0], probe())
+    assert [(case.entry.setting, case.candidates[0].passes) for case in cases] == [
+        ("1x", 1),
+        ("1x fine-tuned 1 pass", 1),
+        ("1x fine-tuned 2 passes", 2),
+    ]
+
+
+def test_settings_of_other_passes_make_another_curve_of_the_same_family() -> None:
+    node = {
+        "name": "s",
+        "_target_": "skiplab.methods.skipdecode.SkipDecode",
+        "sweep": {"speedup": [2], "passes": [1, 2]},
+    }
+    cases = expand({"s": node}, [0], probe())
+    assert [(case.family, case.series) for case in cases] == [("s", "s passes=1"), ("s", "s passes=2")]
+    assert cases[0].budget != cases[1].budget

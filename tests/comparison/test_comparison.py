@@ -27,7 +27,7 @@ OVERRIDES = (
     *FAULTY,
     "calibration.delta=[0.3]",
     "calibration.epsilon=0.9",
-    "methods.calm_calibrated.calibrate.threshold=[1.0,0.5]",
+    "methods.calm_calibrated.calibrate.quantile=[1.0,0.5]",
     "methods.calm_calibrated.sweep.confidence=[softmax,classifier]",
     "+methods.shallow={name:shallow,_target_:baselines.shallow.Shallow,end:top,sweep:{speedup:[2]}}",
     "seeds=[0,1]",

@@ -8,6 +8,8 @@ from hydra import compose, initialize_config_module
 
 from skiplab.comparison.config import RunConfig, load
 from skiplab.comparison.prepare import ConfigurationError
+from skiplab.comparison.session import open_tracker
+from skiplab.reporting.tracker import NoTracker
 from tests.comparison.small import small_config
 
 JOBS = ("scaling", "search_schedule", "throughput", "capacity")
@@ -19,9 +21,9 @@ BAD: list[tuple[str, list[str], str, str]] = [
         for key in (
             "job", "speedups", "seeds", "methods", "threads", "cache_dir", "checkpoint_every", "base", "base.seed",
             "template", "template.prompt", "max_new_tokens", "save_models", "decode_batch_size", "benchmark",
-            "benchmark.rounds", "benchmark.batch_sizes", "calibration", "calibration.delta", "tracking.uri", "metrics",
-            "trainer.batch_size", "trainer.devices", "backbone.num_layers", "data.seed", "data._target_",
-            "methods.skipdecode", "methods.skipdecode.warmup", "methods.calm.batch_policy",
+            "benchmark.rounds", "benchmark.batch_sizes", "calibration", "calibration.delta", "metrics",
+            "tracking.experiment", "trainer.batch_size", "trainer.devices", "backbone.num_layers", "data.seed",
+            "data._target_", "methods.skipdecode", "methods.skipdecode.warmup", "methods.calm.batch_policy",
         )
     ),
     # Of another type.
@@ -202,3 +204,22 @@ def test_an_explicit_value_beats_the_experiment() -> None:
 def test_a_choice_on_the_command_line_beats_the_experiments() -> None:
     assert composed("experiment=paper_e2e")["backbone"]["num_layers"] == 24
     assert composed("experiment=paper_e2e", "backbone=opt_6_7b")["backbone"]["num_layers"] == 32
+
+
+@pytest.mark.parametrize(
+    "typed", [r"template.close='\n### Response:\n'", 'template.close="\n### Response:\n"'], ids=["escaped", "real"]
+)
+def test_newlines_of_a_template_may_be_typed_as_escapes(typed: str) -> None:
+    assert composed("experiment=smoke", typed)["template"]["close"] == "\n### Response:\n"
+
+
+def test_the_environments_store_holds_where_the_user_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert composed("experiment=compare_calm")["tracking"]["uri"] == "sqlite:///mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert composed("experiment=compare_calm")["tracking"]["uri"] == "http://127.0.0.1:1"
+    assert composed("experiment=compare_calm", "tracking.uri=sqlite:///x.db")["tracking"]["uri"] == "sqlite:///x.db"
+    with initialize_config_module("experiments", version_base="1.3"):
+        off = load(compose("config", overrides=["experiment=compare_calm", "tracking=none", "tracking.experiment=x"]))
+    assert off.tracking.uri is None
+    assert isinstance(open_tracker(off), NoTracker)

@@ -50,8 +50,9 @@ def test_the_base_depends_on_backbone_data_and_training_only(tmp_path: Path) -> 
 def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_them(tmp_path: Path) -> None:
     prepared = prepare(small_config(tmp_path))
     assert all(case.delta is None for case in prepared.cases)
-    (note,) = prepared.notes
-    assert "16 calibration items cannot certify delta=0.02 at epsilon=0.05" in note
+    few, note = prepared.notes
+    assert few == "The test split has 16 items, fewer than 100: its figures are rough"
+    assert "10 calibration items cannot certify delta=0.02 at epsilon=0.05" in note
     assert "at least 149 items" in note
     whole = prepare(small_config(tmp_path, "calibration.delta=[0.3]"))
     assert {case.entry.label for case in whole.cases if case.delta == 0.3} == {
@@ -60,13 +61,13 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
         "calm state calibrated delta=0.3",
         "calm classifier calibrated delta=0.3",
     }
-    assert whole.notes == ()
+    assert whole.notes == (few, few.replace("test", "valid"))
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["limit=null"], "16 calibration items cannot certify delta=0.02 at epsilon=0.05 .* at least 149 items"),
+        (["limit=null"], "10 calibration items cannot certify delta=0.02 at epsilon=0.05 .* at least 149 items"),
         (["calibration.delta=[2.0]", "limit=null"], "delta must lie between 0 and 1, both excluded, got 2"),
         (["calibration.reference=own", "calibration.delta=[0.3]"], "hypotheses of skipdecode calibrated"),
         (["calibration.delta=[1.5]"], "delta must lie between 0 and 1"),
@@ -106,7 +107,7 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
         (["trainer.precision=fp16"], "Lightning refuses trainer accelerator=cpu, devices=1, num_nodes=1"),
         (["trainer.devices=0"], "trainer.devices, num_nodes and accumulate must be at least 1, got 0, 1 and 1"),
         (["trainer.strategy=zero"], "trainer.strategy must be 'auto', 'ddp' or 'fsdp', got 'zero'"),
-        (["trainer.accumulate=40"], "batch_size=32 examples cannot be dealt out to 1 processes in 40 parts each"),
+        (["trainer.accumulate=40"], "batch_size=32 examples cannot be divided among 1 processes in 40 parts each"),
         (["+base.devices=2"], "base.devices is given as trainer.devices, for all training alike"),
         (["+methods.x={sweep:{}}"], "methods.x must be a node with name and _target_"),
         (["benchmark.prompts=0"], "benchmark.prompts must be at least 1"),

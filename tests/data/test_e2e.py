@@ -58,10 +58,13 @@ def test_text_comes_back_from_its_tokens(folder: Path) -> None:
     ("content", "message"),
     [
         (None, "no devset.csv in .*data.dir must be the folder of the E2E CSV files"),
-        ("", "lacks the column mr and ref: expected mr and ref, found an empty file"),
+        ("", "the train split of the E2E files in .* is empty"),
         ("mr,text\na,b\n", "lacks the column ref: expected mr and ref, found mr, text"),
-        ("mr,ref\nname[A],fine\nname[A], \n", "devset.csv, line 3: empty ref; mend or drop the line"),
-        ("mr,ref\nname[A]\n", "devset.csv, line 2: empty ref"),
+        (
+            "mr,ref\nname[A],fine\nname[A], \n",
+            r"devset.csv: 1 broken line\(s\), the first is line 3; empty ref",
+        ),
+        ("mr,ref\nname[A]\n", "devset.csv: .* line 2; 1 fields where the header has 2: too few"),
         ("mr,ref\n", "the train split of the E2E files in .* is empty"),
     ],
 )

@@ -5,7 +5,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from skiplab.data.encoding import Encoding, Template
-from skiplab.data.tokenizers import byte_bpe_tokenizer
+from skiplab.data.tokenizers import byte_bpe_tokenizer, word_tokenizer
 
 
 @pytest.fixture
@@ -40,6 +40,50 @@ def test_a_pretrained_tokenizer_puts_its_tokens_where_its_model_expects_them(
     assert str(tokenizer.decode(ids[1:])).strip() == "Q: what {is} this? \nA:"
     (target,) = encoding.targets(["it is that."])
     assert target.count(encoding.eos_id) == 1
+
+
+@pytest.mark.parametrize("text", ["hello <text> world</text>", "price </s> low", "a <pad> b", "<unk>", "</s></s>"])
+def test_control_tokens_that_a_text_spells_are_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    for pretrained in (False, True):
+        encoding = Encoding(tokenizer, Template(close=""), pretrained=pretrained)
+        (target,) = encoding.targets([text])
+        assert encoding.texts([target]) == [text]
+        assert target.count(encoding.eos_id) == 1
+        (prompt,) = encoding.prompts([text])
+        assert not set(tokenizer.all_special_ids) & set(prompt if pretrained else prompt[:-1])
+
+
+def test_control_tokens_that_a_template_spells_are_control_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoding = Encoding(tokenizer, Template(prompt="</s>this {prompt}</s>", close="<pad>"), pretrained=True)
+    plain, spelled = encoding.prompts(["what is it?", "what </s> is it?"])
+    for ids in (plain, spelled):
+        assert (ids[0], ids[-2], ids[-1]) == (encoding.eos_id, encoding.eos_id, encoding.pad_id)
+        assert ids.count(encoding.eos_id) == 2
+    assert encoding.texts([spelled]) == ["this what </s> is it?"]
+
+
+def test_a_word_of_the_vocabulary_that_is_spelled_as_a_control_token_is_unknown() -> None:
+    encoding = Encoding(word_tokenizer(["a", "b"]), Template(), pretrained=False)
+    (target,) = encoding.targets(["a </s> b"])
+    assert target.count(encoding.eos_id) == 1
+    assert encoding.texts([target]) == ["a b"]
+
+
+def test_an_end_token_that_a_tokenizer_appends_is_in_no_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
+    special = [("<text>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(  # type: ignore[assignment]
+        single="<text> $A </s>", special_tokens=special
+    )
+    encoding = Encoding(tokenizer, Template(close=" it"), pretrained=True)
+    (ids,) = encoding.prompts(["what is this?"])
+    assert ids[0] == encoding.bos_id
+    assert encoding.eos_id not in ids
+    assert encoding.texts([ids]) == ["what is this? it"]
+    assert encoding.targets(["that"])[0].count(encoding.eos_id) == 1
+
+
+def test_no_texts_have_no_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert Encoding(tokenizer, Template(), pretrained=True).prompts([]) == []
 
 
 def test_long_texts_lose_their_end_and_prompts_keep_their_close(tokenizer: PreTrainedTokenizerFast) -> None:

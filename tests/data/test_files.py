@@ -62,7 +62,7 @@ def test_splits_with_files_of_their_own_are_taken_as_they_are(tmp_path: Path) ->
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "train.jsonl")
+    write_jsonl(tmp_path / "train.jsonl", ROWS[5:])
     write_jsonl(tmp_path / "test.jsonl", ROWS[:3])
     assert len(task(tmp_path).load()["test"]) == 3
     write_jsonl(tmp_path / "test.jsonl", ROWS[:5])

@@ -34,5 +34,14 @@ def test_every_rouge_takes_its_own_best_reference() -> None:
     assert scores["rouge_l"] == pytest.approx([2 * (2 / 4) * (2 / 3) / (7 / 6), 1.0])
 
 
+def test_blank_references_do_not_count() -> None:
+    assert rouge_l(["."], [["", "a pub"]]) == [0]
+    outputs = ["it is a pub near the river", "a cafe that is cheap"]
+    with_blanks = bleu(outputs, [[outputs[0], ""], [" ", outputs[1]]])
+    assert with_blanks.score == pytest.approx(100)
+    with pytest.raises(ValueError, match="needs a reference that is not empty"):
+        bleu(outputs, [[outputs[0]], [""]])
+
+
 def test_agreement_counts_over_the_longer_output() -> None:
     assert agreement([[1, 2, 3], [1, 9]], [[1, 2, 3], [1, 2, 3, 4]]) == [1.0, 0.25]

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from skiplab.evaluation.significance import Difference, paired_difference, paired_differences, seed_item_interval
+from skiplab.evaluation.significance import Difference, holm, paired_difference, paired_differences, seed_item_interval
 
 
 def test_interval_of_equal_scores_is_their_value() -> None:
@@ -144,3 +146,14 @@ def test_single_seed_is_repeated(swap: bool) -> None:
 def test_scores_that_cannot_be_used_are_refused(compare: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare()
+
+
+def test_holm_multiplies_by_how_many_are_left_and_keeps_the_order() -> None:
+    # By hand: 0.01 x 4, 0.015 x 3, 0.03 x 2, 0.04 x 1, none below the one before.
+    assert holm([0.03, 0.01, 0.04, 0.015]) == pytest.approx([0.06, 0.04, 0.06, 0.045])
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_lies_between_the_p_value_and_bonferroni(p_values: list[float]) -> None:
+    for raw, adjusted in zip(p_values, holm(p_values), strict=True):
+        assert raw <= adjusted <= min(1.0, len(p_values) * raw)

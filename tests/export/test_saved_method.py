@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from baselines.calm import CALM
+from skiplab.backbones.checkpoint import CheckpointError
 from skiplab.backbones.shapes import LlamaSpec, OPTSpec, Shape
 from skiplab.data.encoding import Encoding, Template
 from skiplab.data.module import TextData
@@ -131,6 +132,58 @@ def test_folders_that_are_something_else_are_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps(description | change))
         with pytest.raises(SavedMethodError, match=message):
             load_method(tmp_path)
+
+
+def test_places_that_hold_no_method_say_what_they_are(tmp_path: Path) -> None:
+    def message(place: Path) -> str:
+        with pytest.raises(CheckpointError) as caught:
+            load_method(place)
+        assert str(place) in str(caught.value)
+        return str(caught.value)
+
+    assert "does not exist" in message(tmp_path / "none")
+    assert "is empty" in message(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "an adapter of PEFT; merge it" in message(tmp_path)
+    assert "is a file" in message(tmp_path / "adapter_config.json")
+    (tmp_path / "adapter_config.json").unlink()
+    backbone().model.save_pretrained(tmp_path)
+    assert "backbone=pretrained backbone.checkpoint.name=" in message(tmp_path)
+
+
+def test_damaged_methods_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path, SkipDecode(setup(), speedup=2.0), speedup=2.0)
+    description = json.loads((tmp_path / "skiplab.json").read_text())
+    for content, message in (
+        ("{", "is no JSON"),
+        ("[]", "has format None"),
+        (json.dumps(description | {"class": "skiplab.later.Method"}), "has no skiplab.later.Method"),
+        (json.dumps(description | {"params": {"later": 1}}), "saved by another version of skiplab"),
+        (json.dumps({**description, "lengths": None}), "cannot be loaded"),
+    ):
+        (tmp_path / "skiplab.json").write_text(content)
+        with pytest.raises(CheckpointError, match=message):
+            load_method(tmp_path)
+    (tmp_path / "skiplab.json").write_text(json.dumps(description))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"model.safetensors is truncated"):
+        load_method(tmp_path)
+
+
+def test_prompts_are_strings(tmp_path: Path) -> None:
+    method = saved(tmp_path, SkipDecode(setup(), speedup=2.0), speedup=2.0)
+    assert method.generate(PROMPTS[0]) == method.generate(PROMPTS[:1])
+    assert method.generate([]) == []
+    for prompts, message in (
+        (None, "must be a list of strings, got NoneType"),
+        (5, "must be a list of strings, got int"),
+        ([PROMPTS[0], None], "prompt 1 is NoneType"),
+        ([5], "prompt 0 is int: 5"),
+        (["half \ud83d"], "prompt 0 holds half of a surrogate pair at character 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            method.generate(prompts)  # type: ignore[arg-type]
 
 
 def test_templates_are_kept(tmp_path: Path) -> None:

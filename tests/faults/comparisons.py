@@ -48,7 +48,7 @@ SMALL = (
     "~methods.calm",
     "~methods.skipdecode_calibrated",
     "methods.calm_calibrated.sweep.confidence=[softmax]",
-    "methods.calm_calibrated.calibrate.threshold=[1.0,0.5]",
+    "methods.calm_calibrated.calibrate.quantile=[1.0,0.5]",
     "calibration.delta=[0.3]",
     "calibration.epsilon=0.9",
     "benchmark.rounds=2",
@@ -56,7 +56,7 @@ SMALL = (
     "benchmark.warmup=0",
     "benchmark.prompts=4",
 )
-_TIMED = ("_ms", "_per_s", "decode_speedup", "ms_per_token", "ms_per_step", "peak_memory_bytes")
+_TIMED = ("_ms", "_per_s", "decode_speedup", "ms_per_token", "ms_per_step", "peak_memory_bytes", "train_cpu_s")
 
 
 def command(home: Path, *overrides: str, fault: Callable[[], object] = lambda: None) -> int:

@@ -56,7 +56,7 @@ MOMENTS = {
     "base: validation": at_call(TrainedModule, "validation_step", 1),
     "base: its weights after": at_file("cache/base-*", after=True),
     "decoding of lengths": at_call(batch_run.EagerRun, "advance", 7),
-    "lengths before": at_file("lengths.json"),
+    "lengths before": at_file("selection-lengths.json"),
     "full: table to MLflow": at_call(mlflow, "log_dict", 1, after=True),
     "full: record before": at_file("settings/full-1x-seed-0.json"),
     "full: record after": at_file("settings/full-1x-seed-0.json", after=True),

@@ -10,7 +10,9 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import alembic.op
 import mlflow
@@ -105,6 +107,46 @@ def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undis
     assert results(tmp_path) == results(undisturbed)
 
 
+@contextmanager
+def refusing(status: int) -> Iterator[str]:
+    """A server that answers everything with a status, as MLflow's do once a token has expired."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"token expired")
+
+        do_GET = do_POST = answer
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as found:
+        thread = Thread(target=found.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_a_store_that_refuses_from_some_moment_on_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    # Which MLflow changes.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    tracker = MLflowTracker.open(f"sqlite:///{tmp_path}/mlflow.db", "test")
+    with refusing(status) as uri, tracker.run("work") as run_id:
+        mlflow.set_tracking_uri(uri)
+        with pytest.warns(UserWarning, match=f"the tracking store {uri} is lost: .*the same command started again"):
+            tracker.log_figures({"bleu": 1.0}, run_id=run_id)
+        assert tracker.lost
+        tracker.log_params({"is": "not tracked, and no error"})
+        mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+
+
 def test_a_call_that_no_store_would_take_is_an_error_as_ever(tmp_path: Path) -> None:
     tracker = MLflowTracker.open(f"sqlite:///{tmp_path}/mlflow.db", "test")
     with pytest.raises(mlflow.MlflowException, match="Names may only contain"), tracker.run("work"):
@@ -125,7 +167,7 @@ def test_a_sqlite_store_that_was_killed_in_its_making_is_made_again(tmp_path: Pa
     with tracker.run("work") as run_id:
         tracker.log_figures({"bleu": 1.0})
     assert mlflow.get_run(run_id).data.metrics == {"bleu": 1}
-    assert not list(tmp_path.glob(".mlflow.db*"))
+    assert not list(tmp_path.glob(".mlflow.db.[0-9]*"))
 
 
 def test_a_full_sqlite_store_is_lost_and_the_work_goes_on(tmp_path: Path) -> None:

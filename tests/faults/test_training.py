@@ -23,7 +23,7 @@ from tests.faults.processes import KILLED, in_child, kill_self, kills_at
 SPEC = TrainerSpec(max_epochs=3, batch_size=16, learning_rate=3e-3)
 SHAPE = OPTSpec(num_layers=4, hidden_size=16, num_heads=2, max_positions=128, init_std=0.1, dropout=0.2)
 STEPS, CHECKS = 6, 2
-DATA = TextData(Restaurants(train_size=90, valid_size=24, test_size=8), batch_size=16, max_new_tokens=64)
+DATA = TextData(Restaurants(train_size=90, valid_size=72, test_size=8), batch_size=16, max_new_tokens=64)
 METHODS = [
     (Full, {}),
     (LayerSkip, {"speedup": 1.5, "dropout": 0.2}),
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(tmp_path: Path
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= damage == "flipped"
     newest.write_bytes(content[: {"cut": len(content) // 2, "emptied": 0, "flipped": None}[damage]])
-    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged .*goes on from before it"):
+    with pytest.warns(UserWarning, match=rf"{newest.name} is damaged .*resuming from the previous one"):
         training(tmp_path)
     assert older.exists() or stored(tmp_path / "checkpoints")
     assert same_weights(whole, tmp_path)

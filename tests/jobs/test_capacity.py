@@ -43,7 +43,7 @@ def test_a_bandwidth_bound_machine_gains_what_the_bytes_allow(measured: Path, ca
     # 6.7 billion weights of two bytes, less the positions and an embedding tied to the head, and the cache.
     assert full["opt_6_7b"] == pytest.approx(2 * 6.65, rel=0.02)
     assert full["opt_175b"] == pytest.approx(2 * 174.6, rel=0.02)
-    assert "settings that it was not fitted to: median 4.0%, largest 7.0%" in capsys.readouterr().out
+    assert "on held-out settings: median 4.0%, largest 7.0%" in capsys.readouterr().out
 
 
 def test_without_a_model_it_says_what_to_run(measured: Path) -> None:

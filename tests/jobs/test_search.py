@@ -1,12 +1,7 @@
-"""The whole search, small: its studies, runs and files, its failures, and what is left of it when it is killed."""
+"""The whole search, small: its studies, runs and files, and its failures."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +9,7 @@ import mlflow
 import optuna
 import pytest
 import yaml
-from omegaconf import DictConfig
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.prepare import ConfigurationError, prepare
@@ -24,29 +18,11 @@ from skiplab.jobs.compare import compare
 from skiplab.jobs.search import checked_spec, search
 from skiplab.schedules.nested_plan import NestedPlan
 from skiplab.search.judge import Judge
-from skiplab.search.study import RUN, UNNAMED, WORKER, open_storage
+from skiplab.search.study import RUN, open_storage
 from skiplab.search.trials import DUPLICATE, ERROR, FIGURES, STEPS
 from skiplab.utils.run_folder import RunFolder
-from tests.comparison.small import SIZE, SMALL_TASK, small_config
-
-SPACE = ("search.space.max_exit=[1,4]", "search.space.min_exit=[1,4]", "search.space.warmup=[0,2]")
-NO_LOSS, NO_SPEED = "search.objectives.loss=null", "search.objectives.layer_speedup=null"
-OTHERS = (
-    NO_LOSS, "+search.objectives.slot_accuracy=maximize",
-    NO_SPEED, "+search.objectives.decode_speedup=maximize",
-)  # fmt: skip
-SHORT = ("search.trials=8", "search.profile_parts=2", "search.profile_stages=1", "speedups=[2]", "seeds=[0]")
-# Epsilon is met by any loss: so few items could certify nothing else.
-CALIBRATED = ("calibration.delta=[0.3]", "calibration.epsilon=0.9")
-
-
-def small(home: Path, *overrides: str) -> DictConfig:
-    stores = (f"search.storage={home}/journal.log", f"search.artifacts={home}/artifacts", "benchmark.batch_sizes=[]")
-    return small_config(home, *SPACE, *SHORT, *stores, *overrides, experiment="search_schedule")
-
-
-def trials(home: Path, name: str = "search_schedule") -> list[FrozenTrial]:
-    return optuna.load_study(study_name=name, storage=open_storage(f"{home}/journal.log")).trials
+from tests.comparison.small import small_config
+from tests.jobs.small_search import CALIBRATED, NO_SPEED, OTHERS, small, trials
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +63,7 @@ def test_trials_are_judged_reused_pruned_or_failed(home: Path) -> None:
 
 
 def test_the_layer_speedup_is_that_of_the_bases_lengths(home: Path) -> None:
-    (stored,) = (home / "cache").glob("base-*/lengths.json")
+    (stored,) = (home / "cache").glob("base-*/selection-lengths.json")
     from skiplab.schedules.exit_schedule import decode_steps
 
     reach = decode_steps(json.loads(stored.read_text()))
@@ -212,113 +188,3 @@ def test_quality_and_speed_can_be_decoded_and_timed(tmp_path: Path) -> None:
     assert 0 <= figures["slot_accuracy"] <= 1
     assert figures["decode_speedup"] > 0
     assert {"bleu", "rouge_l", "agreement", "loss", "layer_speedup", "mean_depth"} <= figures.keys()
-
-
-def command(home: Path, *overrides: str) -> list[str]:
-    stores = (f"search.storage={home}/journal.log", f"search.artifacts={home}/artifacts", "benchmark.batch_sizes=[]")
-    arguments = ("experiment=search_schedule", *SIZE, *SMALL_TASK, *SPACE, *SHORT, *stores, *overrides)
-    return [sys.executable, "-m", "skiplab.run", *arguments]
-
-
-def test_killing_a_worker_and_the_parent_loses_no_finished_trial(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        command(tmp_path, "workers=2", "search.trials=900", "search.baselines=[]"),
-        cwd=tmp_path,
-        env=os.environ | {"SKIPLAB_CACHE": f"{tmp_path}/cache", "PYTHONPATH": str(root)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    folder = tmp_path / "outputs" / "search_schedule" / "workers"
-    deadline = time.monotonic() + 200
-    while not ((tmp_path / "journal.log").exists() and len(finished_by(tmp_path)) == 2):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    victim, other = (int(path.stem.split("-")[-2]) for path in sorted(folder.glob("*.lock")))
-    os.kill(victim, signal.SIGKILL)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    while alive(other):
-        assert time.monotonic() < deadline, "a worker without its parent ends after its trial"
-        time.sleep(0.1)
-    before = trials(tmp_path)
-    done = {trial.number: trial for trial in before if trial.state.is_finished()}
-    assert any(trial.state == TrialState.COMPLETE for trial in done.values())
-    if any(trial.state == TrialState.RUNNING and WORKER not in trial.user_attrs for trial in before):
-        time.sleep(UNNAMED.total_seconds())
-
-    again = small_config(
-        tmp_path, *SPACE, *SHORT, f"search.storage={tmp_path}/journal.log", f"search.artifacts={tmp_path}/artifacts",
-        "benchmark.batch_sizes=[]", f"search.trials={len(done) + 3}", "search.baselines=[]",
-        experiment="search_schedule",
-    )  # fmt: skip
-    assert search(again, tmp_path / "outputs" / "search_schedule") is True
-    after = trials(tmp_path)
-    assert {number: after[number] for number in done} == done
-    lost = [trial.number for trial in before if trial.state == TrialState.RUNNING]
-    assert all(after[number].state == TrialState.FAIL for number in lost)
-    retried = {trial.system_attrs["failed_trial"]: trial for trial in after if "failed_trial" in trial.system_attrs}
-    assert sorted(retried) == lost
-    for number in lost:
-        assert before[number].params.items() <= retried[number].params.items()
-        assert retried[number].state.is_finished()
-
-
-def finished_by(home: Path) -> set[str]:
-    """Workers that have finished a trial."""
-    try:
-        found = trials(home)
-    except KeyError:
-        return set()
-    return {trial.user_attrs["worker"] for trial in found if trial.state == TrialState.COMPLETE}
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # One that has ended and that nobody has waited for is no longer at work.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["search.space.max_exit=[4,2]"], r"search.space.max_exit is inverted: \[4, 2\]"),
-        (["search.space.decay=[]"], "search.space.decay takes different values of linear"),
-        (["search.space.max_exit=[1,9]"], "between 1 and the 4 layers of the backbone"),
-        (["search.space.horizon=[double,half]"], "horizon is inverted"),
-        (["+search.objectives.bleu=maximize"], "takes a quality and a speed, or one"),
-        ([NO_LOSS, "+search.objectives.blue=maximize"], "objectives.blue is no figure of a trial; did you mean 'bleu'"),
-        (["search.objectives.loss=maximize"], "loss is to minimize"),
-        (["search.objectives.loss=down"], "objectives.loss must be one of minimize, maximize, got 'down'"),
-        ([NO_SPEED, "+search.objectives.bleu=maximize"], "a quality and one of layer_speedup, decode_speedup"),
-        (["+search.constraints.blue.at_least=1"], "constraints.blue is no figure"),
-        (["+search.constraints.loss.below=1"], "constraints.loss takes at_least: X or at_most: X"),
-        (["search.pruner=median"], "needs fidelity=fine_tune, whose training it cuts short, and one objective"),
-        (["+search.space.training={distill:[0,1]}"], "training needs search.fidelity=fine_tune, whose training"),
-        (["search.pruner=asha"], "unknown search.pruner 'asha'; choose one of median, hyperband"),
-        (["search.sampler=cma"], "unknown search.sampler 'cma'; choose one of tpe, nsga2, gp, random"),
-        (["search.fidelity=half"], "search.fidelity must be 'once_for_all', 'base' or 'fine_tune', got 'half'"),
-        (["search.trials=0"], "search.trials must be at least 1"),
-        (["+search.select.luck=1"], "search.select takes one of"),
-        (["search.select.speedup=null", "search.select.guarantee=0.5"], "guarantee=0.5 must be one of"),
-        (["workers=0"], "workers must be at least 1, got 0"),
-        (["decode_dtype=bfloat16"], "judges schedules in the weights' own number format, got decode_dtype=bfloat16"),
-        ([NO_SPEED, "+search.objectives.decode_speedup=maximize"], "benchmark.batch_sizes, and there is none"),
-        (["+search.sampeler=tpe"], "sampeler"),
-    ],
-)  # fmt: skip
-def test_bad_searches_are_refused_before_the_first_trial(tmp_path: Path, overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        search(small(tmp_path, *overrides), tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_storage_that_cannot_be_reached_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"search.storage=sqlite:.* cannot be used"):
-        search(small(tmp_path, f"search.storage=sqlite:///{tmp_path}/file/study.db"), tmp_path / "run")

@@ -30,6 +30,20 @@ def test_every_setting_is_timed_against_the_full_step(tmp_path: Path) -> None:
         )
 
 
+def test_steps_are_timed_in_the_trainers_precision(tmp_path: Path) -> None:
+    seen = set()
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def watched(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.add(logits.dtype)
+        return cross_entropy(logits, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "cross_entropy", watched)
+        step_cost(small_config(tmp_path, "~methods.calm", "trainer.precision=bf16-mixed"), tmp_path)
+    assert seen == {torch.bfloat16}
+
+
 def test_a_step_at_3x_takes_at_most_three_fifths_of_a_full_steps_arithmetic(tmp_path: Path) -> None:
     task = ("data.train_size=64", "max_new_tokens=64")
     shape = ("backbone.num_layers=12", "backbone.hidden_size=64", "backbone.num_heads=4")
@@ -37,7 +51,7 @@ def test_a_step_at_3x_takes_at_most_three_fifths_of_a_full_steps_arithmetic(tmp_
         small_config(tmp_path, *shape, "speedups=[3]", "limit=64", "methods.full.sweep.fine_tune=[false]", task=task)
     )
     backbone = prepared.new_backbone()
-    lengths = [len(target) for _, target in prepared.data.valid_pairs]
+    lengths = [len(target) for _, target in prepared.data.selection_pairs]
     (batch, _) = (part.batch for part in prepared.data.train_dataloader())
     flops = []
     for case in prepared.cases[:2]:

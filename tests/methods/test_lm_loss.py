@@ -1,51 +1,103 @@
 """The loss in parts is the loss."""
 
+import itertools
+
 import pytest
 import torch
+from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import IGNORE
 from skiplab.methods import lm_loss as module
-from skiplab.methods.lm_loss import lm_loss
+from skiplab.methods.lm_loss import exits_loss, lm_loss
 from skiplab.methods.losses import token_loss
-from tests.tiny import VOCABULARY, tiny_backbone
+from tests.tiny import LAYOUTS, VOCABULARY, tiny_backbone
 
 TARGET = torch.tensor([[3, 4, 5, IGNORE], [7, IGNORE, IGNORE, IGNORE], [9, 8, 7, 6]])
+WEIGHTS = [0.25, 0.0, 1.5]
 
 
-def loss_and_gradients(backbone: Backbone, exits: int) -> tuple[float, list[torch.Tensor], list[int]]:
-    """And the tokens that each call of the head took."""
+@pytest.fixture(params=[(1, 10**6), (5, 10**6), (5, 2), (100, 3)], ids=str)
+def in_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens whose logits are in memory at a time, and those whose softmax is taken at a time."""
+    rows, block = request.param
+    monkeypatch.setattr(module, "_SMALL", 0)
+    monkeypatch.setattr(module, "_PART", rows * VOCABULARY)
+    monkeypatch.setattr(module, "_BLOCK", block * VOCABULARY)
+
+
+def exit_states(backbone: Backbone) -> list[Tensor]:
     torch.manual_seed(0)
-    h_BGD = torch.randn(*TARGET.shape, backbone.hidden_size, requires_grad=True)
-    calls: list[int] = []
-    hook = backbone.model.lm_head.register_forward_hook(lambda *call: calls.append(call[2].shape[0]))
-    loss = lm_loss(backbone, h_BGD, TARGET, exits=exits)
-    loss.backward()
-    hook.remove()
-    assert h_BGD.grad is not None
-    gradients = [h_BGD.grad, *(weight.grad.clone() for weight in backbone.head_weights() if weight.grad is not None)]
+    return [torch.randn(*TARGET.shape, backbone.hidden_size, requires_grad=True) for _ in WEIGHTS]
+
+
+def loss_and_gradients(backbone: Backbone, loss: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+    (3 * loss).backward()
+    gradients = [weight.grad for weight in itertools.chain(states, backbone.head_weights())]
     backbone.zero_grad()
-    return float(loss.detach()), gradients, calls
+    return loss.detach(), gradients
 
 
-@pytest.mark.parametrize("layout", ["pre_norm", "post_norm"])
-def test_parts_have_the_loss_and_gradients_of_the_whole(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def by_autograd(backbone: Backbone, states: list[Tensor]) -> Tensor:
+    losses = [weight * token_loss(backbone.head(h_BGD), TARGET) for weight, h_BGD in zip(WEIGHTS, states, strict=True)]
+    return torch.stack(losses).sum()
+
+
+@pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parts_have_the_loss_and_gradients_that_autograd_finds(layout: str) -> None:
     backbone = tiny_backbone(layout)
-    whole, expected, calls = loss_and_gradients(backbone, exits=1)
-    assert calls == [8]
-    monkeypatch.setattr(module, "_LOGITS", 6 * VOCABULARY)
-    parts, actual, calls = loss_and_gradients(backbone, exits=2)
-    # Forward, and again for the backward pass.
-    assert sorted(calls) == [2, 2, 3, 3, 3, 3]
-    assert parts == pytest.approx(whole)
-    torch.testing.assert_close(actual, expected)
+    states, other = exit_states(backbone), exit_states(backbone)
+    expected, expected_gradients = loss_and_gradients(backbone, by_autograd(backbone, states), states)
+    loss, gradients = loss_and_gradients(backbone, exits_loss(backbone, other, WEIGHTS, TARGET), other)
+    torch.testing.assert_close(loss, expected)
+    assert expected_gradients.pop(1) is not None
+    assert gradients.pop(1) is None
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+@pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_it_differs_by_rounding(dtype: torch.dtype) -> None:
+    backbone = tiny_backbone()
+    states, other = exit_states(backbone), exit_states(backbone)
+    expected, expected_gradients = loss_and_gradients(backbone, by_autograd(backbone, states), states)
+    with torch.autocast("cpu", dtype=dtype):
+        loss = exits_loss(backbone, other, WEIGHTS, TARGET)
+    assert loss.dtype == torch.float32
+    loss, gradients = loss_and_gradients(backbone, loss, other)
+    torch.testing.assert_close(loss, expected, rtol=2e-2, atol=0)
+    for actual, exact in zip(gradients, expected_gradients, strict=True):
+        if actual is not None:
+            assert exact is not None
+            assert actual.dtype == torch.float32
+            assert (actual - exact).norm() < 2e-2 * exact.norm()
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_logits_of_real_tokens_alone_are_computed_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, rows = tiny_backbone(), []
+    inner = module._cross_entropy
+
+    def counting(logits_RV: Tensor, target_R1: Tensor) -> tuple[Tensor, Tensor]:
+        rows.append(len(logits_RV))
+        return inner(logits_RV, target_R1)
+
+    monkeypatch.setattr(module, "_cross_entropy", counting)
+    exits_loss(backbone, exit_states(backbone), WEIGHTS, TARGET).backward()
+    assert sum(rows) == 2 * 8
+
+
+@pytest.mark.usefixtures("in_parts")
+@torch.inference_mode()
+def test_without_gradients_it_is_the_same_loss() -> None:
+    backbone = tiny_backbone()
+    h_BGD = torch.randn(*TARGET.shape, backbone.hidden_size)
+    torch.testing.assert_close(lm_loss(backbone, h_BGD, TARGET), token_loss(backbone.head(h_BGD), TARGET))
 
 
 @torch.inference_mode()
-def test_it_is_the_token_loss_of_the_heads_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_logits_go_through_autograd_in_one() -> None:
     backbone = tiny_backbone()
     h_BGD = torch.randn(*TARGET.shape, backbone.hidden_size)
-    expected = token_loss(backbone.head(h_BGD), TARGET)
-    torch.testing.assert_close(lm_loss(backbone, h_BGD, TARGET), expected)
-    monkeypatch.setattr(module, "_LOGITS", 1)
-    torch.testing.assert_close(lm_loss(backbone, h_BGD, TARGET), expected)
+    torch.testing.assert_close(lm_loss(backbone, h_BGD, TARGET), token_loss(backbone.head(h_BGD), TARGET))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skiplab.engine.batch import IGNORE
-from skiplab.methods.losses import divergence, state_distance, token_loss, weighted_layer_loss
+from skiplab.methods.losses import divergence, state_distance, token_loss
 
 
 def test_token_loss_counts_generated_tokens_only() -> None:
@@ -15,11 +15,6 @@ def test_token_loss_counts_generated_tokens_only() -> None:
     target = torch.tensor([[2, 1, IGNORE]])
     # Probabilities 5/8 and 1/4.
     assert float(token_loss(logits, target)) == pytest.approx((math.log(8 / 5) + math.log(4)) / 2)
-
-
-def test_layer_weights_are_layer_numbers() -> None:
-    losses = torch.tensor([6.0, 3.0, 2.0])
-    assert float(weighted_layer_loss(losses)) == pytest.approx((1 * 6 + 2 * 3 + 3 * 2) / 6)
 
 
 def test_divergence_is_the_kl_from_the_teacher() -> None:

@@ -162,9 +162,9 @@ def test_bad_schedules_say_what_is_wrong(options: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        (7, {}, "12 layers with a warm-up of 1 allow 1 to 6"),
+        (7, {}, "12 layers with a warm-up of 1 allow speedups of 1 to 6"),
         (0.5, {}, "cannot be reached"),
-        (3, {"warmup": 4}, "allow 1 to 2.4"),
+        (3, {"warmup": 4}, "allow speedups of 1 to 2.4"),
         (3, {"warmup": 13}, "warmup must lie between 0 and the 12 layers"),
         (3, {"spread": 2}, "spread must lie in"),
         (5, {"decay": "constant"}, "nearest are 6 and 4"),

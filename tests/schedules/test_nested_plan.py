@@ -82,5 +82,5 @@ def test_bad_segments(segments: list, message: str) -> None:
 
 def test_a_plan_without_steps_is_refused() -> None:
     for steps in ((), (0, 2), (1, 1)):
-        with pytest.raises(ValueError, match="each layer runs at step 0"):
+        with pytest.raises(ValueError, match="each layer must run at step 0"):
             NestedPlan(steps)

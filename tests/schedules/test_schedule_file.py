@@ -60,7 +60,7 @@ def test_an_exported_schedule_is_the_same_function() -> None:
         ({"schedule": {**FOUND.plain(), "num_layers": 12}}, "is for 12 layers, the backbone has 6"),
         ({"schedule": {**FOUND.plain(), "plans": [3]}}, "must be a list of from_step and layers"),
         ({"schedule": {**FOUND.plain(), "plans": [{"from_step": 1, "layers": [6]}]}}, "from step 1 on a plan runs"),
-        ({"schedule": FOUND.plain(), "decay": "cosine", "warmup": 2}, "leave decay, warmup as they are"),
+        ({"schedule": FOUND.plain(), "decay": "cosine", "warmup": 2}, "leave decay, warmup at the default"),
     ],
 )  # fmt: skip
 def test_bad_schedules(options: dict[str, Any], message: str) -> None:

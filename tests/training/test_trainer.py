@@ -24,7 +24,7 @@ def new_data() -> TextData:
     return TextData(Restaurants(train_size=160, valid_size=16, test_size=8), batch_size=16, max_new_tokens=64)
 
 
-def new_module(data: TextData, kind=Full, spec: TrainerSpec = SPEC, **options):
+def new_module(data: TextData, kind: Any = Full, spec: TrainerSpec = SPEC, **options):
     torch.manual_seed(0)
     backbone = SHAPE.build(vocab_size=len(data.tokenizer), pad_id=data.pad_id, bos_id=data.bos_id, eos_id=data.eos_id)
     return kind(Setup(backbone, [20, 25, 30], spec.optimization), **options)
@@ -65,6 +65,33 @@ def test_mixed_precision_trains(tmp_path: Path) -> None:
     data = new_data()
     metrics = train(new_module(data), data, replace(SPEC, precision="bf16-mixed"), seed=0, folder=tmp_path, logger=None)
     assert metrics["valid_loss"] < 6
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped(tmp_path: Path, precision: str) -> None:
+    data, norms = new_data(), []
+    module = new_module(data)
+    step = torch.optim.AdamW.step
+
+    def watched(optimizer: torch.optim.AdamW, closure: Any) -> Any:
+        def closed() -> Any:
+            loss = closure()
+            gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+            assert optimizer.param_groups[0]["fused"]
+            assert module.backbone.model.config._attn_implementation == (
+                "sdpa" if precision == "32-true" else "skiplab_float32"
+            )
+            return loss
+
+        return step(optimizer, closed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", watched)
+        spec = replace(SPEC, max_epochs=1, precision=precision, gradient_clip=0.01)
+        train(module, data, spec, seed=0, folder=tmp_path, logger=None)
+    assert norms == pytest.approx([0.01] * 10, rel=1e-3)
+    assert module.backbone.model.config._attn_implementation == "sdpa"
 
 
 def one_epoch(folder: Path, spec: TrainerSpec, kind, **options: Any) -> tuple[float, int]:

@@ -1,0 +1,35 @@
+"""The budgets among a comparison's settings, for the tables and the plot of training budgets."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from skiplab.comparison.prepare import Prepared
+from skiplab.reporting.record import Record
+from skiplab.reporting.tables import Table
+from skiplab.reporting.training_budget import Point, budget_figure, budget_tables, budgets
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def budget_supplement(prepared: Prepared) -> "Callable[[Sequence[Record]], tuple[list[Table], dict[str, Figure]]]":
+    """What makes tables and plot from the finished records: quality is the calibration's metric."""
+    cases = {case.entry: case for case in prepared.cases}
+    metric = prepared.calibration.metric
+
+    def made(records: Sequence[Record]) -> "tuple[list[Table], dict[str, Figure]]":
+        points = []
+        for record in records:
+            case = cases.get(record.entry)
+            if case is None or case.passes is None or case.delta is not None:
+                continue
+            speedup = case.candidates[0].params.get("speedup") or 1
+            points.append(Point(case.family, case.passes, speedup, record))
+        found = budgets(points)
+        return (
+            (budget_tables(found, metric), {"quality_by_training_time": budget_figure(found, metric)})
+            if found
+            else ([], {})
+        )
+
+    return made

@@ -1,0 +1,64 @@
+"""Attention for training in low precision on a CPU.
+
+torch's fused attention is made for inference there: its backward pass in bfloat16 takes four times as long as plain
+matrix products in float32 (`docs/performance.md`), which are exact besides.
+
+Shapes: B rows, Q query heads, H key/value heads, G query heads per key/value head, T positions, K head size.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+_NAME = "skiplab_float32"
+
+
+@contextmanager
+def float32_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Have the layers attend in float32, whatever the precision of the rest; for sequences without a cache."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before or "sdpa")
+
+
+def attention(
+    module: nn.Module,
+    query_BQTK: Tensor,
+    key_BHTK: Tensor,
+    value_BHTK: Tensor,
+    mask_B1TT: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention (B, T, Q, K) in float32, on transformers' terms; without a mask it is causal."""
+    rows, heads, columns, size = query_BQTK.shape
+    groups = key_BHTK.shape[1]
+    with torch.autocast(query_BQTK.device.type, enabled=False):
+        grouped = (rows, groups, heads // groups * columns, size)
+        query, key, value = query_BQTK.float().reshape(grouped), key_BHTK.float(), value_BHTK.float()
+        score = (query * (size**-0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
+        score_BHGTT = score.view(rows, groups, -1, columns, columns) + _mask(mask_B1TT, score)
+        share_BHGTT = F.dropout(score_BHGTT.softmax(-1), dropout)
+        out = share_BHGTT.view(rows, groups, -1, columns) @ value
+        return out.view(rows, heads, columns, size).transpose(1, 2).to(value_BHTK.dtype), None
+
+
+def _mask(mask_B1TT: Tensor | None, score: Tensor) -> Tensor:
+    """Additive mask that fits scores (B, H, G, T, T)."""
+    if mask_B1TT is not None:
+        return mask_B1TT[:, :, None].to(score.dtype)
+    columns = score.shape[-1]
+    return score.new_full((columns, columns), -torch.inf).triu(1)
+
+
+AttentionInterface.register(_NAME, attention)

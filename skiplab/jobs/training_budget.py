@@ -1,0 +1,27 @@
+"""Compare methods at several training budgets: what each speed's quality costs."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from skiplab.comparison.comparison import Comparison, Supplement
+from skiplab.comparison.prepare import ConfigurationError, prepare
+from skiplab.comparison.session import open_session
+from skiplab.comparison.training_budgets import budget_supplement
+from skiplab.utils.distributed import ALONE, Ranks
+
+
+def training_budget(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
+    """Run the comparison into a folder, with the tables and the plot of budgets; True if every setting has its figures.
+
+    Raises:
+        ConfigurationError: before anything is trained or written; no method sweeps its passes, say.
+    """
+    prepared = prepare(cfg)
+    if not any(case.passes for case in prepared.cases):
+        raise ConfigurationError(
+            "training_budget compares passes, and no method has any: give one a sweep, as in "
+            "methods.skipdecode.sweep.passes=[1,2,4]"
+        )
+    supplement = Supplement("training_budget", budget_supplement(prepared))
+    return Comparison(open_session(prepared, run_dir, ranks=ranks), supplement).run()

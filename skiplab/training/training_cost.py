@@ -1,0 +1,172 @@
+"""What a training costs: passes, tokens, layers run on tokens, and time."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any, Self, final
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import IGNORE, Part
+from skiplab.utils.files import load_json, save_json
+
+_FILE = "training_cost.json"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TrainingCost:
+    """The cost of one training, validation left out.
+
+    Attributes:
+        passes: over the training split.
+        tokens: of prompts and targets, padding left out.
+        layer_tokens: positions that decoder layers ran on in forward passes, padding and a teacher's included.
+        cpu_s: seconds of processor time of all processes; None on a GPU.
+        gpu_s: seconds, times the devices; None on a CPU.
+        valid_loss: at the end, by the loss that was trained.
+    """
+
+    passes: int
+    tokens: int
+    layer_tokens: int
+    cpu_s: float | None = None
+    gpu_s: float | None = None
+    valid_loss: float | None = None
+
+    @classmethod
+    def stored(cls, folder: Path) -> Self | None:
+        """The cost kept with weights; None if there is none."""
+        known = load_json(folder / _FILE)
+        return None if known is None else cls(**known)
+
+    def row(self, probes: Iterable[Self] = ()) -> dict[str, Any]:
+        """By the results vocabulary, with that of probes trained on the same weights."""
+        all_parts = [self, *probes]
+        summed = {
+            f"train_{name}": sum(found)
+            for name in ("tokens", "layer_tokens", "cpu_s", "gpu_s")
+            if (found := [getattr(part, name) for part in all_parts if getattr(part, name) is not None])
+        }
+        known = {"train_passes": self.passes, **summed, "valid_loss": self.valid_loss}
+        return {name: value for name, value in known.items() if value is not None}
+
+
+@final
+class CostMeter(Callback):
+    """Counts a training's cost, over all the runs that it took, and writes it beside the checkpoints at its end.
+
+    Work that a cut off run did behind its last checkpoint, and that was done again, counts once.
+
+    Args:
+        backbones: those that run in the training, a teacher's included.
+    """
+
+    def __init__(self, folder: Path, backbones: Iterable[Backbone]) -> None:
+        self._folder = folder
+        models: list[Any] = [one.model for one in backbones]
+        self._layers: list[nn.Module] = [layer for model in models for layer in model.get_decoder().layers]
+        self._hooks: list[RemovableHandle] = []
+        self._on_gpu = False
+        self._since: float | None = None
+        self._seconds, self._layer_tokens = 0.0, 0
+        # Of the steps since the last checkpoint; read only there, so that no step waits for the device.
+        self._tokens, self._counted = 0, torch.tensor(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        self._read_clock()
+        return self._sums()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds, self._layer_tokens, self._tokens = (
+            state_dict[name] for name in ("seconds", "layer_tokens", "tokens")
+        )
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._on_gpu = pl_module.device.type == "cuda"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A training that goes on within an epoch does not start that epoch again.
+        self._start()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._start()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Part, batch_idx: int
+    ) -> None:
+        if batch.weight:
+            prompt_mask_BP, target_BG = batch.batch.prompt_mask_BP, batch.batch.target_BG
+            self._counted = self._counted.to(target_BG.device) + prompt_mask_BP.sum() + (target_BG != IGNORE).sum()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+        summed = {
+            name: float(trainer.strategy.reduce(torch.tensor(value, dtype=torch.float64), reduce_op="sum"))
+            for name, value in self._sums().items()
+        }
+        losses = [float(loss) for name, loss in trainer.callback_metrics.items() if name.endswith("valid_loss")]
+        cost = TrainingCost(
+            passes=trainer.current_epoch,
+            tokens=round(summed["tokens"]),
+            layer_tokens=round(summed["layer_tokens"]),
+            valid_loss=losses[-1] if losses else None,
+            **{"gpu_s" if self._on_gpu else "cpu_s": summed["seconds"]},
+        )
+        if trainer.is_global_zero:
+            save_json(self._folder / _FILE, asdict(cost))
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        if self._since is None:
+            self._since = self._now()
+            # A compiled layer must not take the count for a constant.
+            count: Any = torch.compiler.disable(self._count)
+            self._hooks = [layer.register_forward_pre_hook(count) for layer in self._layers]
+
+    def _stop(self) -> None:
+        self._read_clock()
+        self._since = None
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def _read_clock(self) -> None:
+        if self._since is not None:
+            now = self._now()
+            self._seconds += now - self._since
+            self._since = now
+
+    def _now(self) -> float:
+        if self._on_gpu:
+            torch.cuda.synchronize()
+            return perf_counter()
+        return process_time()
+
+    def _sums(self) -> dict[str, Any]:
+        self._tokens += int(self._counted)
+        self._counted = torch.tensor(0)
+        return {"seconds": self._seconds, "layer_tokens": self._layer_tokens, "tokens": self._tokens}
+
+    def _count(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        # In a backward pass, checkpointed layers run a second time.
+        if torch._C._current_graph_task_id() == -1:
+            self._layer_tokens += args[0].shape[0] * args[0].shape[1]

@@ -1,0 +1,68 @@
+"""A baseline in two files outside the repository, as docs/adding_a_baseline.md shows it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.comparison.small import SIZE, SMALL_TASK
+from tests.test_run import call
+
+PAGE = (Path(__file__).parents[1] / "docs" / "adding_a_baseline.md").read_text()
+FEW = (
+    "limit=8", "speedups=[2]", "benchmark.batch_sizes=[]", "~methods.multi_layer", "~methods.calm",
+    "~methods.skipdecode_calibrated", "~methods.calm_calibrated",
+)  # fmt: skip
+
+
+def commands() -> list[str]:
+    (block,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    return [line.removeprefix("python ") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page's two files."""
+    home = tmp_path_factory.mktemp("own")
+    files = re.findall(r"`(my_\S+)`:\n\n```(?:python|yaml)\n(.*?)```", PAGE, re.DOTALL)
+    assert [Path(name).suffix for name, _ in files] == [".py", ".yaml"]
+    for name, text in files:
+        (home / name).parent.mkdir(parents=True)
+        (home / name).write_text(text)
+    return home
+
+
+def run(home: Path, line: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return call(home, sys.executable, *line.split(), *SIZE, *SMALL_TASK, *FEW, *overrides)
+
+
+@pytest.fixture(scope="module")
+def results(home: Path) -> list[dict[str, object]]:
+    """Rows of the comparison with the experiment's methods, of which SkipDecode is kept."""
+    done = run(home, commands()[1])
+    assert done.returncode == 0, done.stderr
+    return json.loads((home / "outputs" / "compare_calm" / "results.json").read_text())["rows"]
+
+
+def test_it_has_its_own_row(results: list[dict[str, object]]) -> None:
+    found = {(row["method"], row["setting"]) for row in results if "error" not in row}
+    assert {("full", "1x"), ("skipdecode", "2x"), ("label_smoothing", "2x")} <= found
+
+
+def test_it_is_trained_and_cached_apart_from_the_method_whose_schedule_it_has(
+    home: Path, results: list[dict[str, object]]
+) -> None:
+    depth = {row["method"]: row["target_speedup"] for row in results if row["setting"] == "2x"}
+    assert depth["label_smoothing"] == depth["skipdecode"] == 2
+    # The full model's second training, SkipDecode's and the baseline's.
+    folders = sorted((home / "outputs" / "compare_calm" / "weights").glob("*/model.safetensors"))
+    assert len(folders) == 3
+    weights = [load_file(file) for file in folders]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert weights[one].keys() == weights[other].keys()
+        assert not all(torch.equal(weights[one][name], weights[other][name]) for name in weights[one])
