@@ -79,7 +79,7 @@ def test_methods(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("generation"))
 def test_generation(name: str) -> None:
-    chosen = prepared("experiment=smoke", f"generation={name}", *SMALL_TASK).config.generation
+    chosen = prepared("experiment=skip_or_terminate", f"generation={name}", *SMALL_TASK).config.generation
     assert chosen.is_plain_greedy == (name == "greedy")
     assert chosen.seed == 0
 

@@ -23,14 +23,17 @@ def options_of(values: Any) -> Any:
         raise ConfigurationError(f"generation.{error}") from error
 
 
-def check_greedy(options: GenerationOptions, what: str) -> None:
+def check_greedy(options: GenerationOptions, what: str, otherwise: str = "") -> None:
     """Refuse options where only plain greedy decoding is defined.
 
     Args:
         what: needs it.
+        otherwise: what else can be done, for the message.
 
     Raises:
         ConfigurationError: the options are others.
     """
     if not options.is_plain_greedy or options.eos_token_id is not None:
-        raise ConfigurationError(f"{what} by greedy decoding alone; take generation=greedy without further options")
+        raise ConfigurationError(
+            f"{what} by greedy decoding alone; take generation=greedy without further options{otherwise}"
+        )

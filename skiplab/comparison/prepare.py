@@ -142,7 +142,7 @@ def _with_cases(prepared: Prepared) -> Prepared:
     calibrated = [case for case in cases if case.delta is not None]
     if not calibrated:
         return replace(prepared, cases=cases)
-    check_greedy(config.generation, "calibrated settings are certified")
+    check_greedy(config.generation, "calibrated settings are certified", ", or leave these out with ~methods.NAME")
     if calibration.reference == "own":
         for case in calibrated:
             _check_own(case)

@@ -15,7 +15,7 @@ from skiplab.engine.policy import ExitPolicy, HindsightPolicy
 from skiplab.evaluation.calibration import Verdict
 from skiplab.evaluation.generate import Generation, generate, generate_hf, perplexity, quality
 from skiplab.evaluation.significance import seed_item_interval
-from skiplab.export.saved_method import save_method
+from skiplab.export.saved_method import SavedMethodError, save_method
 from skiplab.methods.base import ExitModule
 from skiplab.methods.spec import MethodSpec
 from skiplab.reporting.record import Entry, Record
@@ -154,15 +154,21 @@ class Settings:
         """The setting as a folder that `load_method` reads, and registered to be served."""
         entry = record.entry
         folder = self._session.folder.path / "models" / entry.key
-        save_method(
-            folder,
-            module,
-            policy,
-            self._data.encoding,
-            params=spec.params,
-            max_new_tokens=self._data.max_new_tokens,
-            facts={"task": self._data.source.name, **record.row},
-        )
+        try:
+            save_method(
+                folder,
+                module,
+                policy,
+                self._data.encoding,
+                params=spec.params,
+                max_new_tokens=self._data.max_new_tokens,
+                facts={"task": self._data.source.name, **record.row},
+                options=self._config.generation,
+            )
+        except SavedMethodError as error:
+            # Its figures stand.
+            self._session.console.print(f"    not saved: {error}", soft_wrap=True, highlight=False, markup=False)
+            return
         name = f"{self._config.tracking.experiment}-{entry.slug}"
         self._session.tracker.register_method(folder, name, tags={"seed": entry.seed})
 

@@ -154,7 +154,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in _NOT_SERVED:
             if value not in _NOT_SERVED[name]:
                 neutral = "".join(f"; {name}={one} is without it" for one in _NOT_SERVED[name])
-                raise ValueError(f"{name}={value!r} is not served here{neutral or '; leave it out'}")
+                raise ValueError(f"{name} is not served, got {value!r}{neutral or '; leave it out'}")
         elif name not in _NAMES:
             close = difflib.get_close_matches(name, _NAMES, n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(_NAMES)}"

@@ -4,21 +4,26 @@ The folder is also one that `from_pretrained` reads: its weights at full depth.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
+import torch
 from safetensors.torch import save_model
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from skiplab.backbones.whole_weights import CheckpointError, copy_whole
 from skiplab.data.encoding import Encoding, Template
-from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch
-from skiplab.engine.decode import decode
+from skiplab.engine.generation import GREEDY, GenerationOptions
+from skiplab.engine.number_format import FORMATS, NumberFormat
+from skiplab.engine.packed_linear import check_integers
 from skiplab.engine.policy import ExitPolicy
+from skiplab.export.method import SavedMethod as SavedMethod
+from skiplab.export.model_card import model_card
 from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.training.weights import load_backbone
 from skiplab.utils.files import write_text
@@ -35,48 +40,6 @@ class SavedMethodError(CheckpointError):
     """A method cannot be saved or loaded; the message says why."""
 
 
-@final
-@dataclass(frozen=True)
-class SavedMethod:
-    """A method ready to decode.
-
-    Attributes:
-        description: what the folder says of it: class, hyperparameters, setting and so on.
-    """
-
-    backbone: Backbone
-    policy: ExitPolicy
-    encoding: Encoding
-    max_new_tokens: int
-    description: Mapping[str, Any]
-
-    def generate(self, prompts: Sequence[str], *, batch_size: int = 32) -> list[str]:
-        """Continue prompts, as text; one string is one prompt."""
-        return self.encoding.texts(self.tokens(prompts, batch_size=batch_size))
-
-    def tokens(self, prompts: Sequence[str], *, batch_size: int = 32) -> list[list[int]]:
-        """Continue prompts, as token ids with end of sequence; one string is one prompt.
-
-        Raises:
-            ValueError: the batch size is below 1, or a prompt is no text.
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        ids = self.encoding.prompts(_texts(prompts))
-        found: list[list[int]] = []
-        for first in range(0, len(ids), batch_size):
-            result = decode(
-                self.backbone,
-                self.policy,
-                ids[first : first + batch_size],
-                max_new_tokens=self.max_new_tokens,
-                eos_id=self.encoding.eos_id,
-                pad_id=self.encoding.pad_id,
-            )
-            found += result.sequences()
-        return found
-
-
 def save_method(
     folder: Path,
     module: ExitModule,
@@ -86,6 +49,7 @@ def save_method(
     params: Mapping[str, Any],
     max_new_tokens: int,
     facts: Mapping[str, Any],
+    options: GenerationOptions = GREEDY,
 ) -> None:
     """Write a trained method to a folder.
 
@@ -93,6 +57,7 @@ def save_method(
         policy: what the module decodes with; a threshold found on validation data is kept as found.
         params: the hyperparameters that the module was built with.
         facts: plain values for the model card, such as task and measured figures.
+        options: what it decodes with; of plain greedy decoding the checkpoint's own `generation_config.json` stays.
 
     Raises:
         SavedMethodError: its policy needs validation data.
@@ -112,32 +77,58 @@ def save_method(
     }
     setup = Setup(module.backbone, module.lengths, module.optimization)
     try:
-        again = _class(description["class"])(setup, **params)
+        again = type(module)(setup, **params)
         if not again.probes:
             again.exit_policy(_NO_DATA)
     except (ValueError, IndexError, RuntimeError) as error:
         raise SavedMethodError(
             f"{module.setting} cannot be saved, because its policy is made from validation data: {error}"
         ) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    module.backbone.model.save_pretrained(folder, max_shard_size="1TB")
-    encoding.tokenizer.save_pretrained(folder)
-    for index, probe in enumerate(module.probes):
-        save_model(probe, str(folder / f"probe-{index}.safetensors"))
-    write_text(folder / "README.md", _card(folder.name, description, policy, facts))
+    _write(folder, module, encoding, options)
+    write_text(folder / "README.md", model_card(folder.name, description, policy, facts))
     write_text(folder / _FILE, json.dumps(description, indent=1))
 
 
-def load_method(folder: str | Path) -> SavedMethod:
-    """What `save_method` wrote.
+def _write(folder: Path, module: ExitModule, encoding: Encoding, options: GenerationOptions) -> None:
+    """Weights, tokenizer and generation options."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module.backbone.model.save_pretrained(folder, max_shard_size="1TB")
+    if (own := replace(options, seed=None, num_return_sequences=1)) != GREEDY:
+        own.to_config().save_pretrained(folder)
+    encoding.tokenizer.save_pretrained(folder)
+    for index, probe in enumerate(module.probes):
+        save_model(probe, str(folder / f"probe-{index}.safetensors"))
+
+
+def load_method(
+    folder: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    fast: bool = True,
+    trust: Sequence[str] = (),
+) -> SavedMethod:
+    """What `save_method` wrote. The options in the folder's `generation_config.json` hold where a call gives none.
+
+    Args:
+        device: None is a GPU if torch can use one, else the CPU.
+        dtype: a number format, `float32`, `bfloat16`, `float16` or `int8`; None is the folder's.
+        fast: whether weights are packed on a CPU, and steps recorded on a GPU; takes memory for another copy.
+        trust: packages beside skiplab and baselines whose classes the folder may name, such as `myproject`.
 
     Raises:
-        CheckpointError: it is no such folder, its weights are not whole, or it names a class that is not skiplab's.
+        CheckpointError: it is no such folder, its weights are not whole, or it names a class that is not trusted.
+        ValueError: there is no such device or number format.
     """
     folder = Path(folder)
     description = _description(folder)
+    number_format, device = _number_format(dtype), _device(device)
+    if number_format is not None and number_format.integers:
+        check_integers(device)
+    # Before the weights are read.
+    cls = _class(description["class"], trust) if isinstance(description.get("class"), str) else None
     try:
-        return _loaded(folder, description)
+        return _loaded(folder, description, cls, _Placement(device, number_format, fast))
     except CheckpointError:
         raise
     except Exception as error:  # what a damaged folder makes libraries raise is of no one kind
@@ -147,22 +138,70 @@ def load_method(folder: str | Path) -> SavedMethod:
         ) from error
 
 
-def _loaded(folder: Path, description: Mapping[str, Any]) -> SavedMethod:
-    backbone = load_backbone(folder).eval()
+@dataclass(frozen=True)
+class _Placement:
+    """Where and how a method decodes; see `load_method`."""
+
+    device: torch.device
+    number_format: NumberFormat | None
+    fast: bool
+
+
+def _loaded(folder: Path, description: Mapping[str, Any], cls: Any, placement: _Placement) -> SavedMethod:
+    number_format = placement.number_format
+    backbone = load_backbone(folder, number_format and number_format.states).eval().to(placement.device)
     setup = Setup(backbone, description["lengths"], Optimization(learning_rate=1.0))
     params = with_present_hyperparameters(present_name(description["class"]), description["params"])
-    module = _class(description["class"])(setup, **params)
+    module = cls(setup, **params)
     for index, probe in enumerate(module.probes):
         copy_whole(probe, folder / f"probe-{index}.safetensors")
+        probe.to(placement.device)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     template = Template(**description["template"])
+    encoding = Encoding(tokenizer, template, pretrained=description["pretrained_tokenizer"])
     return SavedMethod(
         backbone=backbone,
         policy=module.eval().exit_policy(_NO_DATA),
-        encoding=Encoding(tokenizer, template, pretrained=description["pretrained_tokenizer"]),
+        encoding=encoding,
         max_new_tokens=description["max_new_tokens"],
         description=description,
+        defaults=_defaults(folder, encoding.eos_id),
+        number_format=number_format,
+        fast=placement.fast,
     )
+
+
+def _defaults(folder: Path, eos_id: int) -> GenerationOptions:
+    """The options in a folder's `generation_config.json`; outputs end with the tokenizer's token too."""
+    if not (folder / GENERATION_CONFIG_NAME).is_file():
+        return GREEDY
+    try:
+        options = GenerationOptions.from_config(GenerationConfig.from_pretrained(folder))
+    except ValueError as error:
+        raise SavedMethodError(f"{folder / GENERATION_CONFIG_NAME}: {error}") from error
+    further = [one for one in options.eos_token_id or () if one != eos_id]
+    return replace(options, eos_token_id=(eos_id, *further) if further else None)
+
+
+def _number_format(dtype: torch.dtype | str | None) -> NumberFormat | None:
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in FORMATS:
+        raise ValueError(f"dtype must be one of {', '.join(FORMATS)}, got {dtype!r}")
+    return FORMATS[name]
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r} asks for a GPU, and torch can use none here; take device='cpu'")
+    return found
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -200,31 +239,16 @@ def _what_it_is(folder: Path) -> str:
     return lacks if any(folder.iterdir()) else f"is empty, {lacks}"
 
 
-def _texts(prompts: Any) -> list[str]:
-    """Prompts as a list.
-
-    Raises:
-        ValueError: one is no text that can be encoded.
-    """
-    if isinstance(prompts, str):
-        prompts = [prompts]
-    if not isinstance(prompts, Iterable) or isinstance(prompts, Mapping | bytes):
-        raise ValueError(f"prompts must be a list of strings, got {type(prompts).__name__}")
-    found = list(prompts)
-    for index, prompt in enumerate(found):
-        if not isinstance(prompt, str):
-            raise ValueError(f"prompts must be strings, prompt {index} is {type(prompt).__name__}: {prompt!r:.60}")
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"prompt {index} holds half of a surrogate pair at character {error.start}") from error
-    return found
-
-
-def _class(path: str) -> Any:
+def _class(path: str, trust: Sequence[str]) -> Any:
     module, _, name = present_name(path).rpartition(".")
-    if not module.startswith(_PACKAGES):
-        raise SavedMethodError(f"{path} is no class of {' or '.join(_PACKAGES)}, and a folder runs no other code")
+    if isinstance(trust, str):
+        raise ValueError(f"trust must be a list of packages, got {trust!r}; write trust=[{trust!r}]")
+    trusted = (*_PACKAGES, *(f"{package.rstrip('.')}." for package in trust))
+    if not f"{module}.".startswith(trusted):
+        raise SavedMethodError(
+            f"{path} is no class of {' or '.join(trusted)}, and a folder runs no other code; for a package of your own "
+            f"give load_method(..., trust=[{path.partition('.')[0]!r}])"
+        )
     try:
         found = getattr(import_module(module), name, None)
     except ModuleNotFoundError as error:
@@ -232,39 +256,3 @@ def _class(path: str) -> Any:
     if not (isinstance(found, type) and issubclass(found, ExitModule)):
         raise SavedMethodError(f"{path} is no method of skiplab")
     return found
-
-
-def _card(name: str, description: Mapping[str, Any], policy: ExitPolicy, facts: Mapping[str, Any]) -> str:
-    """The model card, in the hub's form."""
-    depths = [len(policy.plan(step)) for step in range(description["max_new_tokens"])]
-    layers = ", ".join(map(str, depths[:32])) + (" and so on" if len(depths) > 32 else "")
-    values = {**description["params"], **facts}
-    table = "\n".join(f"| {key} | {_shown(value)} |" for key, value in values.items())
-    return f"""---
-library_name: skiplab
-pipeline_tag: text-generation
-tags: [skiplab, depth-adaptive-decoding]
----
-
-# {name}
-
-{description["class"].rpartition(".")[2]} at the setting {description["setting"]}, fine-tuned and decoded by skiplab.
-Most layers that a token may take, from the prompt pass on: {layers}.
-
-```python
-from skiplab.export.saved_method import load_method
-method = load_method("FOLDER")
-print(method.generate(["a prompt"]))
-```
-
-`from_pretrained` reads the same weights and runs them at full depth, which is not what they were trained for.
-
-| | |
-| --- | --- |
-{table}
-"""
-
-
-def _shown(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|")

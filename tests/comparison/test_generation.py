@@ -20,7 +20,7 @@ def test_item_scores_are_means_over_draws(tmp_path: Path) -> None:
     assert rows["hf_generate"]["setting"] == "full depth greedy"
     assert rows["full"]["agreement"] == 1
     records = [json.loads(path.read_text()) for path in (tmp_path / "run" / "settings").iterdir()]
-    (sampled,) = (record for record in records if record["method"] == "skipdecode")
+    sampled = next(record for record in records if record["method"] == "skipdecode")
     draws = [sampled["outputs"], *sampled["outputs"]["further"]]
     assert len(draws) == 3
     assert all(len(draw["texts"]) == len(sampled["item_scores"]["rouge_l"]) == 12 for draw in draws)
@@ -37,6 +37,8 @@ def test_calibrations_are_of_greedy_decoding(tmp_path: Path) -> None:
 
 
 def test_plans_are_searched_by_greedy_decoding(tmp_path: Path) -> None:
-    config = small_config(tmp_path, "generation=skipdecode_paper", experiment="search_schedule")
+    config = small_config(
+        tmp_path, "generation.repetition_penalty=1.2", "~methods.skipdecode_calibrated", experiment="search_schedule"
+    )
     with pytest.raises(ConfigurationError, match="plans are searched by greedy decoding alone"):
         search(config, tmp_path / "run")

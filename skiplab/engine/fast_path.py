@@ -1,0 +1,86 @@
+"""A policy on the fastest way that its device has: packed weights on a CPU, recorded steps on a GPU."""
+
+from collections.abc import Collection, Generator
+from typing import final
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch_run import DecodeResult
+from skiplab.engine.cuda_graphs import StepGraphs
+from skiplab.engine.decode import Step, decode_request, decode_steps
+from skiplab.engine.number_format import NumberFormat
+from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.recorded_choice import not_recordable
+from skiplab.engine.request import Request
+
+# Numbers of rows for which steps stay recorded.
+_MAX_RECORDED = 4
+# Recorded steps are made for lengths in whole multiples, so that later batches fit.
+_PROMPT_COLUMNS = 64
+_NEW_TOKENS = 64
+
+
+@final
+class FastPath:
+    """Decodes batch after batch. Packed weights and recorded steps are made at the first batch that needs them, and
+    kept: packed weights of one layout for single rows, and of one for more.
+
+    Args:
+        number_format: its states are the backbone's. None leaves weights as they are, and records nothing.
+        records: whether steps are recorded, or run as they would be; None is on a GPU.
+    """
+
+    def __init__(
+        self, backbone: Backbone, policy: ExitPolicy, number_format: NumberFormat | None, *, records: bool | None = None
+    ) -> None:
+        self._backbone = backbone
+        self._policy = policy
+        self._format = number_format
+        on_gpu = backbone.device.type == "cuda"
+        recordable = number_format is not None and not isinstance(policy, RowwisePolicy)
+        self._records = (on_gpu if records is None else records) and recordable
+        self._packed: dict[bool, Backbone] = {}
+        self._graphs: dict[int, StepGraphs] = {}
+
+    def decode(self, request: Request) -> DecodeResult:
+        """As `decode_request`."""
+        backbone, graphs = self._for(request)
+        return decode_request(backbone, self._policy, request, graphs=graphs)
+
+    def steps(self, request: Request) -> Generator[Step, Collection[int] | None, DecodeResult]:
+        """As `decode_steps`."""
+        backbone, graphs = self._for(request)
+        return decode_steps(backbone, self._policy, request, graphs=graphs)
+
+    def _for(self, request: Request) -> tuple[Backbone, StepGraphs | None]:
+        # Before anything is packed for a request that cannot be decoded.
+        request.check(self._backbone.max_positions)
+        rows = len(request.prompts)
+        if self._format is None:
+            return self._backbone, None
+        if (single := rows == 1) not in self._packed:
+            self._packed[single] = self._format.fast_path(self._backbone, rows)
+        return self._packed[single], self._recorded(request, self._packed[single])
+
+    def _recorded(self, request: Request, backbone: Backbone) -> StepGraphs | None:
+        if not self._records or (request.choosing is not None and not_recordable(request.choosing)):
+            return None
+        rows, columns, longest = len(request.prompts), request.columns, request.longest
+        graphs = self._graphs.pop(rows, None)
+        if graphs is None or not graphs.fits(rows, columns, longest):
+            before = (graphs.prompt_columns, graphs.new_tokens) if graphs else (0, 0)
+            # Before new memory is taken.
+            del graphs
+            while len(self._graphs) >= _MAX_RECORDED:
+                self._graphs.pop(next(iter(self._graphs)))
+            graphs = StepGraphs(
+                backbone, self._policy, rows=rows,
+                prompt_columns=max(_whole(columns, _PROMPT_COLUMNS), before[0]),
+                new_tokens=max(_whole(longest, _NEW_TOKENS), before[1]),
+            )  # fmt: skip
+        # The one used last is dropped last.
+        self._graphs[rows] = graphs
+        return graphs
+
+
+def _whole(count: int, part: int) -> int:
+    return -(-count // part) * part
