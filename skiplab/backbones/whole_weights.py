@@ -62,6 +62,8 @@ def load_whole(
         raise CheckpointError(f"{place} holds a damaged safetensors file: {error}. {_AGAIN}") from error
     check_number_format(place, model.config)
     refuse_report(place, model, report, unused)
+    # The description of a saved method is of these weights, not of what is made from them.
+    vars(model.config).pop("skiplab", None)
     return model
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
+from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 
 from skiplab.engine.batch import left_pad
 from skiplab.engine.generation import GenerationOptions
 from skiplab.engine.logits_processing import processors
+from skiplab.engine.stop_strings import stop_criterion
 from skiplab.engine.token_choice import Choosing, Greedy, Processed, TokenChoice, row_key, uniforms
 
 if TYPE_CHECKING:
@@ -156,16 +157,16 @@ class Decoding:
                 eos_ids=self.eos_ids,
                 custom=self.processors,
             ),
-            criteria=self._criteria(),
+            criteria=self._criteria(columns),
             uniform_BT=uniforms(keys, max(limits)) if self.options.do_sample else None,
             options=None if self.processors or self.criteria else self.options,
         )
         return Request(prompts, limits, self.eos_ids, self.pad_id, choosing)
 
-    def _criteria(self) -> StoppingCriteriaList:
+    def _criteria(self, columns: int) -> StoppingCriteriaList:
         found = StoppingCriteriaList(self.criteria)
         if self.options.stop_strings:
             if self.tokenizer is None:
                 raise ValueError("stop_strings need a tokenizer")
-            found.append(StopStringCriteria(self.tokenizer, list(self.options.stop_strings)))  # type: ignore[arg-type]
+            found.append(stop_criterion(self.tokenizer, self.options.stop_strings, columns))
         return found

@@ -4,40 +4,52 @@ The folder is also one that `from_pretrained` reads: its weights at full depth.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_model
-from transformers import GenerationConfig, PreTrainedTokenizerFast
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
-from skiplab.backbones.whole_weights import CheckpointError, copy_whole
+from skiplab.backbones.whole_weights import CheckpointError
 from skiplab.data.encoding import Encoding, Template
-from skiplab.engine.batch import Batch
 from skiplab.engine.generation import GREEDY, GenerationOptions
 from skiplab.engine.number_format import FORMATS, NumberFormat
 from skiplab.engine.packed_linear import check_integers
 from skiplab.engine.policy import ExitPolicy
+from skiplab.export.description import (
+    FILE,
+    FORMAT,
+    NO_DATA,
+    build_module,
+    method_class,
+    probe_file,
+    read_description,
+)
+from skiplab.export.description import SavedMethodError as SavedMethodError
 from skiplab.export.method import SavedMethod as SavedMethod
 from skiplab.export.model_card import model_card
-from skiplab.methods.base import ExitModule, Optimization, Setup
+from skiplab.methods.base import ExitModule, Setup
 from skiplab.training.weights import load_backbone
 from skiplab.utils.files import write_text
-from skiplab.utils.old_names import present_name, with_present_hyperparameters
 
-_FILE = "skiplab.json"
-# Packages whose classes a folder may name; loading runs no other code.
-_PACKAGES = ("skiplab.", "baselines.")
-_FORMAT = 1
-_NO_DATA: Sequence[Batch] = ()
+_NOTE = (
+    "These weights are trained for the schedule {setting} of this class. generate() of transformers runs them at full "
+    "depth, unless it is given custom_generate=skiplab.hf.generate."
+)
+_GENERATE = '''"""Generates as the method of this folder decodes; needs skiplab."""
 
 
-class SavedMethodError(CheckpointError):
-    """A method cannot be saved or loaded; the message says why."""
+def generate(inputs=None, *, model, **arguments):
+    from skiplab.hf import run
+
+    return run(model, inputs, **arguments)
+'''
 
 
 def save_method(
@@ -66,7 +78,7 @@ def save_method(
     if (threshold := getattr(policy, "threshold", None)) is not None:
         params |= {"threshold": threshold, "speedup": None}
     description = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "class": f"{type(module).__module__}.{type(module).__qualname__}",
         "params": params,
         "setting": module.setting,
@@ -79,14 +91,15 @@ def save_method(
     try:
         again = type(module)(setup, **params)
         if not again.probes:
-            again.exit_policy(_NO_DATA)
+            again.exit_policy(NO_DATA)
     except (ValueError, IndexError, RuntimeError) as error:
         raise SavedMethodError(
             f"{module.setting} cannot be saved, because its policy is made from validation data: {error}"
         ) from error
     _write(folder, module, encoding, options)
+    _complete_for_transformers(folder, description)
     write_text(folder / "README.md", model_card(folder.name, description, policy, facts))
-    write_text(folder / _FILE, json.dumps(description, indent=1))
+    write_text(folder / FILE, json.dumps(description, indent=1))
 
 
 def _write(folder: Path, module: ExitModule, encoding: Encoding, options: GenerationOptions) -> None:
@@ -97,7 +110,18 @@ def _write(folder: Path, module: ExitModule, encoding: Encoding, options: Genera
         own.to_config().save_pretrained(folder)
     encoding.tokenizer.save_pretrained(folder)
     for index, probe in enumerate(module.probes):
-        save_model(probe, str(folder / f"probe-{index}.safetensors"))
+        save_model(probe, str(folder / probe_file(index)))
+
+
+def _complete_for_transformers(folder: Path, description: Mapping[str, Any]) -> None:
+    """What makes the folder's `generate` run the method: `config.json` says how, `custom_generate/` calls skiplab."""
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    config["skiplab"] = {"note": _NOTE.format(setting=description["setting"]), **description}
+    write_text(folder / CONFIG_NAME, json.dumps(config, indent=2))
+    code = folder / "custom_generate"
+    code.mkdir(exist_ok=True)
+    write_text(code / "generate.py", _GENERATE)
+    write_text(code / "requirements.txt", f"skiplab>={version('skiplab')}\n")
 
 
 def load_method(
@@ -121,14 +145,14 @@ def load_method(
         ValueError: there is no such device or number format.
     """
     folder = Path(folder)
-    description = _description(folder)
+    description = read_description(folder)
     number_format, device = _number_format(dtype), _device(device)
     if number_format is not None and number_format.integers:
         check_integers(device)
-    # Before the weights are read.
-    cls = _class(description["class"], trust) if isinstance(description.get("class"), str) else None
     try:
-        return _loaded(folder, description, cls, _Placement(device, number_format, fast))
+        # Before the weights are read.
+        method_class(description["class"], trust)
+        return _loaded(folder, description, trust, _Placement(device, number_format, fast))
     except CheckpointError:
         raise
     except Exception as error:  # what a damaged folder makes libraries raise is of no one kind
@@ -147,21 +171,17 @@ class _Placement:
     fast: bool
 
 
-def _loaded(folder: Path, description: Mapping[str, Any], cls: Any, placement: _Placement) -> SavedMethod:
+def _loaded(folder: Path, description: Mapping[str, Any], trust: Sequence[str], placement: _Placement) -> SavedMethod:
     number_format = placement.number_format
     backbone = load_backbone(folder, number_format and number_format.states).eval().to(placement.device)
-    setup = Setup(backbone, description["lengths"], Optimization(learning_rate=1.0))
-    params = with_present_hyperparameters(present_name(description["class"]), description["params"])
-    module = cls(setup, **params)
-    for index, probe in enumerate(module.probes):
-        copy_whole(probe, folder / f"probe-{index}.safetensors")
-        probe.to(placement.device)
+    module = build_module(description, backbone, lambda name: folder / name, trust)
+    _warn_of_full_depth(backbone.model, description["setting"])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     template = Template(**description["template"])
     encoding = Encoding(tokenizer, template, pretrained=description["pretrained_tokenizer"])
     return SavedMethod(
         backbone=backbone,
-        policy=module.eval().exit_policy(_NO_DATA),
+        policy=module.exit_policy(NO_DATA),
         encoding=encoding,
         max_new_tokens=description["max_new_tokens"],
         description=description,
@@ -169,6 +189,20 @@ def _loaded(folder: Path, description: Mapping[str, Any], cls: Any, placement: _
         number_format=number_format,
         fast=placement.fast,
     )
+
+
+def _warn_of_full_depth(model: PreTrainedModel, setting: str) -> None:
+    """Makes the model's plain `generate` say once what it runs."""
+    plain: Callable[..., Any] = model.generate  # type: ignore[assignment]
+    told: list[bool] = []
+
+    def generate(*arguments: Any, **options: Any) -> Any:
+        if options.get("custom_generate") is None and not told:
+            told.append(True)
+            warnings.warn(_NOTE.format(setting=setting), stacklevel=2)
+        return plain(*arguments, **options)
+
+    model.generate = generate  # type: ignore[method-assign, assignment]
 
 
 def _defaults(folder: Path, eos_id: int) -> GenerationOptions:
@@ -201,58 +235,4 @@ def _device(device: torch.device | str | None) -> torch.device:
         raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r} asks for a GPU, and torch can use none here; take device='cpu'")
-    return found
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    """What a folder says of its method."""
-    path = folder / _FILE
-    if not path.is_file():
-        raise SavedMethodError(f"{folder} {_what_it_is(folder)}: expected a folder that skiplab saved a method to")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise SavedMethodError(f"{path} is no JSON: {error}. Save the method again") from error
-    found = description.get("format") if isinstance(description, dict) else None
-    if found != _FORMAT:
-        raise SavedMethodError(
-            f"{folder} has format {found}, this skiplab reads {_FORMAT}: load it with the version of skiplab that "
-            "saved it"
-        )
-    return description
-
-
-def _what_it_is(folder: Path) -> str:
-    """Of a place that is no saved method."""
-    if not folder.exists():
-        return "does not exist"
-    if not folder.is_dir():
-        return "is a file"
-    lacks = f"holds no {_FILE}"
-    if (folder / "adapter_config.json").is_file():
-        return f"{lacks}, but an adapter of PEFT; merge it into its model with merge_and_unload() and train from that"
-    if (folder / "config.json").is_file():
-        return (
-            f"{lacks}, but a model of transformers; give it as backbone=pretrained backbone.checkpoint.name={folder} "
-            "and save a method with save_models=true"
-        )
-    return lacks if any(folder.iterdir()) else f"is empty, {lacks}"
-
-
-def _class(path: str, trust: Sequence[str]) -> Any:
-    module, _, name = present_name(path).rpartition(".")
-    if isinstance(trust, str):
-        raise ValueError(f"trust must be a list of packages, got {trust!r}; write trust=[{trust!r}]")
-    trusted = (*_PACKAGES, *(f"{package.rstrip('.')}." for package in trust))
-    if not f"{module}.".startswith(trusted):
-        raise SavedMethodError(
-            f"{path} is no class of {' or '.join(trusted)}, and a folder runs no other code; for a package of your own "
-            f"give load_method(..., trust=[{path.partition('.')[0]!r}])"
-        )
-    try:
-        found = getattr(import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        raise SavedMethodError(f"this skiplab has no {path}: {error}. Was it saved by a later version?") from error
-    if not (isinstance(found, type) and issubclass(found, ExitModule)):
-        raise SavedMethodError(f"{path} is no method of skiplab")
     return found

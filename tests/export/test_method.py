@@ -240,7 +240,7 @@ def test_places_and_formats_that_there_are_not(folder: Path) -> None:
             load_method(folder, device="cuda")
 
 
-class OfOnesOwn(SkipDecode):
+class OfOnesOwn(SkipDecode):  # type: ignore[misc]
     """A method of another package."""
 
 
