@@ -5,6 +5,7 @@ Shapes: B rows, P prompt columns.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from secrets import randbits
 from typing import TYPE_CHECKING, final
 
@@ -121,14 +122,19 @@ class Decoding:
         *,
         numbers: Sequence[int] | None = None,
         limits: Sequence[int] | None = None,
+        seeds: Sequence[int | None] | None = None,
     ) -> Request:
         """One batch.
 
         Args:
             numbers: of each row's output among those of its prompt; None is the first of all.
             limits: tokens that each row may generate; None is `limit` for all.
+            seeds: of each row; None is the options' for all.
         """
-        keys = self._keys(prompts, numbers or [0] * len(prompts)) if self.options.do_sample else ()
+        keys: list[int] = []
+        if self.options.do_sample:
+            rows = zip(prompts, numbers or repeat(0), seeds or repeat(self.options.seed), strict=False)
+            keys = [_key(prompt, number, seed) for prompt, number, seed in rows]
         return self._request(prompts, limits or [self.limit] * len(prompts), keys)
 
     def requests(self, prompts: Sequence[Sequence[int]], *, batch_size: int) -> Iterator[Request]:
@@ -137,12 +143,6 @@ class Decoding:
         for first in range(0, len(rows), batch_size):
             part = rows[first : first + batch_size]
             yield self.request([prompt for prompt, _ in part], numbers=[number for _, number in part])
-
-    def _keys(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int]) -> list[int]:
-        seed = self.options.seed
-        if seed is None:
-            return [randbits(128) for _ in prompts]
-        return [row_key(seed, prompt, number) for prompt, number in zip(prompts, numbers, strict=True)]
 
     def _request(self, prompts: Sequence[Sequence[int]], limits: Sequence[int], keys: Sequence[int]) -> Request:
         request = Request(prompts, limits, self.eos_ids, self.pad_id)
@@ -170,3 +170,8 @@ class Decoding:
                 raise ValueError("stop_strings need a tokenizer")
             found.append(stop_criterion(self.tokenizer, self.options.stop_strings, columns))
         return found
+
+
+def _key(prompt: Sequence[int], number: int, seed: int | None) -> int:
+    """A row's key; without a seed, a new one each time."""
+    return randbits(128) if seed is None else row_key(seed, prompt, number)

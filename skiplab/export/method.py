@@ -1,6 +1,6 @@
 """A trained method ready to be used: text in, text out."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
@@ -69,7 +69,7 @@ class SavedMethod:
             ValueError: an option is unknown, not served or of a bad value, or a prompt is no text or too long.
         """
         chosen = self.options(generation_config, **options)
-        rows = self._rows(self.encoding.prompts(_texts(prompts)), chosen, batch_size, streamer)
+        rows = self._rows(self.prompt_ids(prompts), chosen, batch_size, streamer)
         texts = self._final_texts(rows, chosen)
         return texts[0] if isinstance(prompts, str) and chosen.num_return_sequences == 1 else texts
 
@@ -83,7 +83,7 @@ class SavedMethod:
     ) -> list[list[int]]:
         """Token ids of each output, with the end of sequence or stop string that ended it; otherwise as `generate`."""
         chosen = self.options(generation_config, **options)
-        return self._rows(self.encoding.prompts(_texts(prompts)), chosen, batch_size, None)
+        return self._rows(self.prompt_ids(prompts), chosen, batch_size, None)
 
     def stream(
         self, prompt: str | Messages, *, generation_config: "GenerationConfig | None" = None, **options: Any
@@ -96,7 +96,7 @@ class SavedMethod:
         chosen = self.options(generation_config, **options)
         if chosen.num_return_sequences > 1:
             raise ValueError(f"a stream is of one output, got num_return_sequences={chosen.num_return_sequences}")
-        ids = self.encoding.prompts(_texts(prompt))[0] if isinstance(prompt, str) else self.conversation(prompt)
+        ids = self.prompt_ids(prompt)[0] if isinstance(prompt, str) else self.conversation(prompt)
         request = self.request([ids], chosen)
 
         def pieces() -> Iterator[str]:
@@ -155,28 +155,46 @@ class SavedMethod:
         return tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)["input_ids"]  # type: ignore[index, arg-type, return-value]
 
     def request(
-        self, prompts: Sequence[Sequence[int]], options: GenerationOptions, numbers: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        numbers: Sequence[int] | None = None,
+        *,
+        limits: Sequence[int] | None = None,
+        seeds: Sequence[int | None] | None = None,
     ) -> Request:
         """A batch's request, checked.
 
         Args:
             prompts: token ids.
-            numbers: as in `Decoding.request`.
+            numbers, limits, seeds: as in `Decoding.request`.
 
         Raises:
             ValueError: a prompt is too long.
         """
-        request = self._decoding(options).request(prompts, numbers=numbers)
+        request = self._decoding(options).request(prompts, numbers=numbers, limits=limits, seeds=seeds)
         request.check(self.backbone.max_positions)
         return request
 
-    def steps(self, request: Request) -> Iterator[Step]:
-        """A request's decode steps."""
+    def steps(self, request: Request) -> Generator[Step, Collection[int] | None, DecodeResult]:
+        """A request's decode steps; rows that are sent end."""
         return self._path.steps(request)
 
     def decode(self, request: Request) -> DecodeResult:
         """All of a request's steps."""
         return self._path.decode(request)
+
+    def prompt_ids(self, prompts: str | Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts in the method's template.
+
+        Raises:
+            ValueError: one is no text.
+        """
+        return self.encoding.prompts(_texts(prompts))
+
+    def eos_ids(self, options: GenerationOptions) -> tuple[int, ...]:
+        """Tokens that end an output."""
+        return self._decoding(options).eos_ids
 
     def _decoding(self, options: GenerationOptions) -> Decoding:
         encoding = self.encoding

@@ -24,6 +24,9 @@ class TextStream:
 
     Args:
         stop_strings: the text ends before the first of them.
+
+    Attributes:
+        stopped: whether there was one.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop_strings: Sequence[str] = ()) -> None:
@@ -31,12 +34,14 @@ class TextStream:
         self._stop_strings = stop_strings
         self._ids: list[int] = []
         self._given = ""
+        self.stopped = False
 
     def push(self, token: int) -> str:
         """The text that a token makes certain; often the empty string."""
         self._ids.append(token)
         text = self._text()
-        if before_stop(text, self._stop_strings) == text:
+        self.stopped = any(stop in text for stop in self._stop_strings)
+        if not self.stopped:
             text = self._certain(text)
         return self._new(text)
 

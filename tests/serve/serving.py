@@ -1,0 +1,33 @@
+"""A server in the test's own process, on a port of its own."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from skiplab.export.saved_method import SavedMethod
+from skiplab.serve.app import make_app
+from skiplab.serve.limits import Limits
+
+NAME = "tiny"
+
+
+@contextmanager
+def serving(method: SavedMethod, **limits: Any) -> Iterator[str]:
+    """The server's address."""
+    config = uvicorn.Config(make_app(method, NAME, Limits(**limits)), host="127.0.0.1", port=0, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+        assert not thread.is_alive()
