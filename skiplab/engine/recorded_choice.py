@@ -17,7 +17,8 @@ from transformers import (
 
 from skiplab.engine.generation import GenerationOptions
 from skiplab.engine.logits_processing import warpers
-from skiplab.engine.token_choice import Choosing, draw, greedy
+from skiplab.engine.sampling import draw
+from skiplab.engine.token_choice import Choosing, greedy
 
 Choose = Callable[[Tensor, Tensor], Tensor]
 """Tokens (B,) from raw scores (B, V) and the step (1,) that chooses them."""

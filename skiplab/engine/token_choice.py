@@ -15,24 +15,13 @@ from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from skiplab.engine.generation import GenerationOptions
+from skiplab.engine.logits_processing import warpers
+from skiplab.engine.sampling import draw, sample
 
 
 def greedy(logits_BV: Tensor) -> Tensor:
     """The likeliest token of each row, the first of equals. On a CPU `max` is several times as fast as `argmax`."""
     return logits_BV.max(-1).indices
-
-
-def draw(scores_BV: Tensor, uniform_B1: Tensor) -> Tensor:
-    """One token per row from the softmax of its scores, by inversion of the cumulative distribution.
-
-    Args:
-        uniform_B1: in [0, 1), float64. One number per row makes a draw cost no more for a large vocabulary.
-    """
-    below_BV = scores_BV.softmax(-1).cumsum(-1, dtype=torch.float64)
-    total_B1 = below_BV[:, -1:]
-    # Below the total even when rounded, so that a token of probability 0 is never drawn.
-    target_B1 = torch.minimum(uniform_B1 * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
-    return torch.searchsorted(below_BV, target_B1, right=True)[:, 0]
 
 
 def row_key(seed: int, prompt: Sequence[int], number: int = 0) -> int:
@@ -112,6 +101,9 @@ class Processed(TokenChoice):
         self._columns = prompt_BP.shape[1]
         self._ids_BT = torch.cat([prompt_BP, room_BT], dim=1)
         uniform_BT = choosing.uniform_BT
+        # What shapes the distribution is `sample`'s part.
+        warping = 0 if choosing.options is None else len(warpers(choosing.options, prompt_BP.device))
+        self._processors = LogitsProcessorList(choosing.processors[: len(choosing.processors) - warping])
         self._uniform_BT = None if uniform_BT is None else uniform_BT.to(prompt_BP.device)
 
     def choose(self, logits_AV: Tensor, index_A: Tensor, step: int) -> Tensor:
@@ -120,12 +112,14 @@ class Processed(TokenChoice):
         if self._uniform_BT is None:
             token_A = greedy(scores_AV)
         else:
-            token_A = draw(scores_AV, self._uniform_BT[index_A, step][:, None])
+            uniform_A1 = self._uniform_BT[index_A, step][:, None]
+            options = self._choosing.options
+            token_A = draw(scores_AV, uniform_A1) if options is None else sample(scores_AV, options, uniform_A1)
         self._ids_BT[index_A, column] = token_A
         return token_A
 
     def _scores(self, logits_AV: Tensor, index_A: Tensor, ids_BT: Tensor) -> Tensor:
-        processors, rows = self._choosing.processors, len(ids_BT)
+        processors, rows = self._processors, len(ids_BT)
         if not processors:
             return logits_AV.float()
         # A copy, since processors may write to it.

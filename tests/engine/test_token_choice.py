@@ -11,7 +11,8 @@ from skiplab.engine.decode import decode_request, decode_steps
 from skiplab.engine.generation import GenerationOptions
 from skiplab.engine.policy import ExitPolicy, FullDepth, Scheduled
 from skiplab.engine.request import Decoding, Request
-from skiplab.engine.token_choice import draw, row_key, uniforms
+from skiplab.engine.sampling import draw
+from skiplab.engine.token_choice import row_key, uniforms
 from skiplab.schedules.exit_schedule import ExitSchedule
 from tests.tiny import EOS, LAYOUTS, PAD, VOCABULARY, CoordinateExit, prompts, tiny_backbone
 
