@@ -27,6 +27,8 @@ OVERRIDES = (
     *FAULTY,
     "calibration.delta=[0.3]",
     "calibration.epsilon=0.9",
+    # What an untrained model scores above 0 by.
+    "calibration.metric=rouge_l",
     "methods.calm_calibrated.calibrate.quantile=[1.0,0.5]",
     "methods.calm_calibrated.sweep.confidence=[softmax,classifier]",
     "+methods.shallow={name:shallow,_target_:baselines.shallow.Shallow,end:top,sweep:{speedup:[2]}}",
