@@ -147,7 +147,8 @@ class RunConfig(Launch):
         method: a single one instead, beside the full model.
         passes: values for methods' sweeps, as `speedups` are.
         metrics: dotted paths of modules with further metrics.
-        search, workers: of `experiment=search_schedule`.
+        workers: processes that make the settings side by side, or run the trials of a search.
+        search: of `experiment=search_schedule`.
         throughput: of the jobs that time a shape.
         steps_per_round: of `experiment=scaling`; the first two steps of a round are not timed.
     """
@@ -162,6 +163,7 @@ class RunConfig(Launch):
     method: Plain | None = None
     metrics: list[Name] = Field(default_factory=list)
     limit: PositiveInt | None
+    workers: PositiveInt = 1
     cache_dir: Name
     checkpoint_every: Annotated[Number, Field(ge=0)]
     trainer: Annotated[InstanceOf[TrainerSpec], BeforeValidator(_trainer)]  # type: ignore[assignment]
@@ -181,7 +183,6 @@ class RunConfig(Launch):
     capacity: Capacity | None = None
     steps_per_round: Annotated[int, Field(ge=3)] | None = None
     search: Annotated[Any, BeforeValidator(_search)] = None
-    workers: PositiveInt | None = None
 
     _plain: Plain = PrivateAttr(default_factory=dict)
 
