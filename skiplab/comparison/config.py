@@ -233,6 +233,12 @@ class RunConfig(Launch):
                 f"benchmark.layers_at is for a CPU, got {benchmark.layers_at} with trainer.accelerator="
                 f"{self.trainer.accelerator}; take null"
             )
+        if self.workers > 1 and self.trainer.processes > 1:
+            raise ConfigurationError(
+                f"workers={self.workers} and trainer.devices times trainer.num_nodes={self.trainer.processes} are two "
+                "ways to use several processes, of which a job takes one: settings side by side, or each training "
+                "shared; make the other 1"
+            )
         if spread := sorted(self.base.options.keys() & set(PARALLELISM_KEYS)):
             raise ConfigurationError(f"base.{spread[0]} is given as trainer.{spread[0]}, for all training alike")
         _ = self.base_trainer

@@ -22,10 +22,4 @@ def compare(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
             f"trainer.devices and trainer.num_nodes ask for {prepared.trainer.processes} processes, and "
             f"{ranks.processes} run; start it by python -m skiplab.run"
         )
-    workers = prepared.config.workers
-    if workers > 1 and ranks.processes > 1:
-        raise ConfigurationError(
-            f"a training by several processes (trainer.devices times trainer.num_nodes is {ranks.processes}) has one "
-            f"worker, got workers={workers}; take 1"
-        )
-    return Comparison(open_session(prepared, run_dir, ranks=ranks), workers=workers).run()
+    return Comparison(open_session(prepared, run_dir, ranks=ranks), workers=prepared.config.workers).run()
