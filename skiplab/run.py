@@ -114,12 +114,12 @@ def _run_job(cfg: DictConfig, job: str, threads: int, ranks: "Ranks") -> int | s
         code = f"error: {error}"
     except OSError as error:
         if disk_full(error):
-            code = f"error: {error}: free disk space, then run the same command to resume"
+            code = f"error: {error}: make room, then the same command goes on from what is finished"
         else:
             code = _refused(error) or _unexpected(error, folder)
     except KeyboardInterrupt:
         if ranks.is_first:
-            print("\ninterrupted; run the same command to resume", file=sys.stderr)
+            print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 - the traceback is kept
         raise SystemExit(_unexpected(error, folder)) from None

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, final
 
@@ -20,10 +21,25 @@ from skiplab.methods.base import ExitModule
 from skiplab.methods.full import Full
 from skiplab.methods.scheduled import PlanTrainedModule
 from skiplab.schedules.exit_schedule import layer_steps
-from skiplab.training.trainer import TrainerSpec
+from skiplab.training.trainer import TrainerSpec, layers_for_training
 
 # The first steps of a round are not timed.
 _WARMUP = 2
+
+
+def interleaved_steps(modules: Sequence[ExitModule], batches: Iterable[Batch], spec: TrainerSpec) -> list[list[float]]:
+    """Seconds of each module's step on each batch, in the trainer's precision, the modules taking turns."""
+    times: list[list[float]] = [[] for _ in modules]
+    optimizers = [torch.optim.AdamW(one.parameters(), lr=1e-4, fused=True) for one in modules]
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    precision = spec.trainer(**options).strategy.precision_plugin
+    with ExitStack() as training:
+        for module in modules:
+            training.enter_context(layers_for_training(module, spec))
+        for batch in batches:
+            for module, optimizer, taken in zip(modules, optimizers, times, strict=True):
+                taken.append(timed_step(module, optimizer, batch, precision))
+    return times
 
 
 def timed_step(module: ExitModule, optimizer: torch.optim.Optimizer, batch: Batch, precision: Precision) -> float:

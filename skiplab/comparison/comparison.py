@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from time import sleep
 from typing import TYPE_CHECKING, Any, final
 
 from skiplab.comparison import publish
@@ -14,16 +15,21 @@ from skiplab.comparison.records import Records
 from skiplab.comparison.session import Session
 from skiplab.comparison.settings import Settings
 from skiplab.comparison.timekeeper import Timekeeper
+from skiplab.comparison.workers import Claims, helped_by
 from skiplab.evaluation.generate import Generation
 from skiplab.reporting.record import Entry, Record
 from skiplab.reporting.results import Row, write_results
 from skiplab.reporting.summary import summarise
 from skiplab.reporting.tables import Table, one_line, print_table
+from skiplab.training.weights import saved
 from skiplab.utils.environment import environment
 from skiplab.utils.files import DiskFullError, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Between two looks at what other processes are at.
+_POLL_SECONDS = 0.2
 
 
 @final
@@ -42,10 +48,16 @@ class Supplement:
 
 @final
 class Comparison:
-    """One comparison under way. Finished work is a file in the run folder, and is not repeated."""
+    """One comparison under way. Finished work is a file in the run folder, and is not repeated.
 
-    def __init__(self, session: Session, supplement: Supplement | None = None) -> None:
+    Args:
+        workers: processes that make its settings, from the configuration alone; timing is this one's.
+    """
+
+    def __init__(self, session: Session, supplement: Supplement | None = None, *, workers: int = 1) -> None:
         self._session = session
+        self._workers = workers
+        self._claims: Claims | None = None
         self._prepared = session.prepared
         self._config = session.prepared.config
         self._ranks = session.ranks
@@ -64,7 +76,7 @@ class Comparison:
 
     def run(self) -> bool:
         """All settings, the timing, the results; True if nothing failed."""
-        with self._session.run("parent", self._config.tracking.experiment, nested=False):
+        with self._session.run("parent", self._config.tracking.experiment, nested=False) as run_id:
             self._ranks.on_first(self._describe)
             for note in self._prepared.notes:
                 self._print(note)
@@ -72,10 +84,52 @@ class Comparison:
             # By all ranks together, so that none meets them alone later.
             _ = self._models.base, self._models.lengths
             self._ranks.on_first(self._track_base_again)
-            for number, entry in enumerate(self._cases, start=1):
-                self._attempt(entry, f"[{number}/{len(self._cases)}]")
-                self._ranks.on_first(self._write)
+            with helped_by(self._workers, self._config.plain, self._session.folder.path, run_id) as self._claims:
+                self._make_settings()
             return self._ranks.on_first(self._finish)
+
+    def work(self, claims: Claims, go_on: Callable[[], bool]) -> None:
+        """Make settings beside other processes, until there is none left or `go_on` says no."""
+        self._claims = claims
+        self._make_settings(go_on)
+
+    def _make_settings(self, go_on: Callable[[], bool] = lambda: True) -> None:
+        """All of them, in order; those that other processes are at come last."""
+        waiting = {entry: f"[{number}/{len(self._cases)}]" for number, entry in enumerate(self._cases, start=1)}
+        while waiting and go_on():
+            # All others are compared with the full model's outputs.
+            turn = [self._full_entry] if self._full_entry in waiting else list(waiting)
+            made = [entry for entry in turn if go_on() and self._claim_and_attempt(entry, waiting[entry])]
+            for entry in made:
+                del waiting[entry]
+            if not made:
+                sleep(_POLL_SECONDS)
+
+    def _claim_and_attempt(self, entry: Entry, counter: str) -> bool:
+        """Attempt a setting, unless another process is at it or at its training; whether it was attempted."""
+        if self._claims is None:
+            self._attempt(entry, counter)
+        else:
+            with self._claims.attempt([entry.key, *self._untrained(entry)]) as mine:
+                if not mine:
+                    return False
+                self._attempt(entry, counter)
+        self._ranks.on_first(self._write)
+        return True
+
+    def _untrained(self, entry: Entry) -> list[str]:
+        """The name of a setting's training, if its weights are still to be trained."""
+        case = self._cases[entry]
+        if case is None or self._records.get(entry) is not None:
+            return []
+        folder = self._models.folder(case.candidates[0], entry.seed)
+        return [] if saved(folder) else [f"training-{folder.name}"]
+
+    def report(self) -> None:
+        """Write results and report of what is finished, and make nothing."""
+        with self._session.run("parent", self._config.tracking.experiment, nested=False):
+            self._describe()
+            self._conclude()
 
     @property
     def records(self) -> list[Record]:
@@ -90,6 +144,10 @@ class Comparison:
             self._print(f"{counter} {entry.label}: finished before")
             self._ranks.on_first(lambda: self._track_again(finished))
             return
+        if self._claims is not None and (why := self._claims.failed(entry.key)) is not None:
+            self._errors[entry] = why
+            self._print(f"{counter} {entry.label}: failed: {why}", style="red")
+            return
         self._print(f"{counter} {entry.label}")
         try:
             with writing(self._session.folder.path), self._session.run(entry.key, self._run_name(entry)) as run_id:
@@ -99,8 +157,10 @@ class Comparison:
             raise
         except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
             self._ranks.barrier()
-            self._errors[entry] = f"{type(error).__name__}: {error}"
-            self._print(f"    failed: {self._errors[entry]}", style="red")
+            self._errors[entry] = why = f"{type(error).__name__}: {error}"
+            if self._claims is not None:
+                self._claims.fail(entry.key, why)
+            self._print(f"    failed: {why}", style="red")
         else:
             record = self._records.get(entry)
             assert record is not None
@@ -118,6 +178,13 @@ class Comparison:
 
     def _finish(self) -> bool:
         self._time()
+        self._conclude()
+        for entry, error in self._errors.items():
+            self._print(f"failed {entry.label}: {error}", style="red")
+        return not self._errors
+
+    def _conclude(self) -> None:
+        """Results, report and table of what is finished."""
         summary = summarise(self._records.finished(), rivals(self._prepared.cases))
         rows = self._write(summary)
         complete = self._records.get(self._full_entry) is not None
@@ -128,9 +195,6 @@ class Comparison:
             self._print(f"report: {self._session.folder.path / 'report.html'}")
         if why := self._session.tracker.lost:
             self._print(f"not tracked: {why}; the same command writes it", style="red")
-        for entry, error in self._errors.items():
-            self._print(f"failed {entry.label}: {error}", style="red")
-        return not self._errors
 
     def _time(self) -> None:
         """Measure the speed of the first seed's settings."""

@@ -149,7 +149,8 @@ class RunConfig(Launch):
         method: a single one instead, beside the full model.
         passes: values for methods' sweeps, as `speedups` are.
         metrics: dotted paths of modules with further metrics.
-        search, workers: of `experiment=search_schedule`.
+        workers: processes that make the settings side by side, or run the trials of a search.
+        search: of `experiment=search_schedule`.
         throughput: of the jobs that time a shape.
         steps_per_round: of `experiment=scaling`; the first two steps of a round are not timed.
     """
@@ -164,6 +165,7 @@ class RunConfig(Launch):
     method: Plain | None = None
     metrics: list[Name] = Field(default_factory=list)
     limit: PositiveInt | None
+    workers: PositiveInt = 1
     cache_dir: Name
     checkpoint_every: Annotated[Number, Field(ge=0)]
     trainer: Annotated[InstanceOf[TrainerSpec], BeforeValidator(_trainer)]  # type: ignore[assignment]
@@ -184,7 +186,6 @@ class RunConfig(Launch):
     capacity: Capacity | None = None
     steps_per_round: Annotated[int, Field(ge=3)] | None = None
     search: Annotated[Any, BeforeValidator(_search)] = None
-    workers: PositiveInt | None = None
 
     _plain: Plain = PrivateAttr(default_factory=dict)
 
@@ -234,6 +235,12 @@ class RunConfig(Launch):
             raise ConfigurationError(
                 f"benchmark.layers_at is for a CPU, got {benchmark.layers_at} with trainer.accelerator="
                 f"{self.trainer.accelerator}; take null"
+            )
+        if self.workers > 1 and self.trainer.processes > 1:
+            raise ConfigurationError(
+                f"workers={self.workers} and trainer.devices times trainer.num_nodes={self.trainer.processes} are two "
+                "ways to use several processes, of which a job takes one: settings side by side, or each training "
+                "shared; make the other 1"
             )
         if spread := sorted(self.base.options.keys() & set(PARALLELISM_KEYS)):
             raise ConfigurationError(f"base.{spread[0]} is given as trainer.{spread[0]}, for all training alike")

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, final
 
-from skiplab.data.e2e import E2E
 from skiplab.data.module import TextData
 from skiplab.data.source import Source
 from skiplab.evaluation.bertscore import BERTScore
-from skiplab.evaluation.e2e_scores import E2E_SCORES
 from skiplab.evaluation.metric import Measured, Metric, Outputs, is_calibratable
 from skiplab.evaluation.metrics import BUILT_IN
 from skiplab.reporting.vocabulary import FIGURES
@@ -59,8 +57,7 @@ def metrics_of(paths: Sequence[str], bertscore: str | None, data: TextData) -> t
     encoder = [BERTScore(bertscore)] if bertscore else []
     for one in encoder:
         one.check()
-    challenge = [E2E_SCORES] if isinstance(data.source, E2E) else []
-    return (*BUILT_IN, *encoder, *([task] if task.names else []), *challenge, *named)
+    return (*BUILT_IN, *encoder, *([task] if task.names else []), *named)
 
 
 def figures_of(metrics: Iterable[Metric]) -> list[Figure]:

@@ -39,12 +39,14 @@ class Records:
             ) from error
 
     def get(self, entry: Entry) -> Record | None:
-        """A setting's record; None if it is not finished."""
+        """A setting's record; None if it is not finished, by this process or another."""
+        if self._found[entry] is None:
+            self._found[entry] = self._read(entry)
         return self._found[entry]
 
     def finished(self) -> list[Record]:
         """All records there are, in the order of the rows."""
-        return [record for record in self._found.values() if record is not None]
+        return [record for entry in self._found if (record := self.get(entry)) is not None]
 
     def add(self, record: Record) -> None:
         """Keep a finished setting's record."""

@@ -22,7 +22,13 @@ from skiplab.utils.files import make_writable
 from skiplab.utils.run_folder import RunFolder
 
 # Parts of the configuration that may change when a run goes on.
-_MAY_CHANGE = ("tracking", "cache_dir", "checkpoint_every", *(f"trainer.{name}" for name in PARALLELISM_KEYS))
+_MAY_CHANGE = (
+    "workers",
+    "tracking",
+    "cache_dir",
+    "checkpoint_every",
+    *(f"trainer.{name}" for name in PARALLELISM_KEYS),
+)
 
 
 @final
@@ -32,6 +38,7 @@ class Session:
 
     Attributes:
         folder: of the run, bound to the configuration.
+        parent: the tracker's run of the whole job, where another process has it open.
     """
 
     prepared: Prepared
@@ -39,6 +46,7 @@ class Session:
     tracker: Tracker = field(default_factory=NoTracker)
     ranks: Ranks = ALONE
     console: Console = field(default_factory=lambda: Console(quiet=True))
+    parent: str | None = None
 
     def progress(self, work: Any) -> Any:
         """Pass pieces of work on, with a bar on the console."""
@@ -52,10 +60,10 @@ class Session:
             key: of the piece of work in the run folder.
             name: of the run.
         """
-        known = self.run_ids
-        with self.tracker.run(name, run_id=known.get(key), nested=nested, tags=git_revision()) as run_id:
+        known = self.run_ids.get(key)
+        with self.tracker.run(name, run_id=known, nested=nested, parent=self.parent, tags=git_revision()) as run_id:
             # Saved before a barrier can fail.
-            self.folder.save("mlflow", known | ({key: run_id} if run_id else {}))
+            self.folder.update("mlflow", {key: run_id} if run_id else {})
             yield run_id
 
     @property

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from skiplab.data.e2e_slots import parse_meaning, slot_accuracy
+from skiplab.data.grouping import grouped
 from skiplab.data.hub import hub_splits
 from skiplab.data.rows import Broken, DataError, check_encoding, read_rows, report_broken, text_fault
 from skiplab.data.source import Source
@@ -57,7 +58,7 @@ class E2E(Source):
         from datasets import Dataset, DatasetDict
 
         if self.dir is None:
-            return DatasetDict({name: _grouped(rows) for name, rows in _from_hub().items()})
+            return grouped(DatasetDict(**_from_hub()))
         folder = Path(self.dir)
         dev, test = self._read(folder / "devset.csv"), self._read(folder / "testset_w_refs.csv")
         if (folder / "trainset.csv").exists():
@@ -119,12 +120,3 @@ def _from_hub() -> "dict[str, Dataset]":
         raise DataError(
             f"{error.args[0].split(' Give a folder')[0]} Give the folder of {_FILES} as data.dir=DIR"
         ) from error
-
-
-def _grouped(rows: "Dataset") -> "Dataset":
-    from datasets import Dataset
-
-    examples: Examples = {}
-    for row in rows:
-        examples.setdefault(row["prompt"], []).extend(row["references"])  # type: ignore[index]
-    return Dataset.from_dict({"prompt": list(examples), "references": list(examples.values())})

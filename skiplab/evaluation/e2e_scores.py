@@ -77,22 +77,23 @@ def cider(outputs: Texts, references: References, order: int = 4) -> list[float]
     documents = Counter(
         gram for texts in reference_tokens for gram in {gram for text in texts for gram in _up_to(text, order)}
     )
-    total = math.log(len(outputs))
+    items = math.log(len(outputs))
 
     def weights(words: Sequence[str], n: int) -> dict[Ngram, float]:
         counts = Counter(_ngrams(words, n)).items()
-        return {gram: count * (total - math.log(max(1, documents[gram]))) for gram, count in counts}
+        return {gram: count * (items - math.log(max(1, documents[gram]))) for gram, count in counts}
 
-    def against(own: Sequence[str], reference: Sequence[str]) -> float:
-        cosines = sum(_clipped_cosine(weights(own, n), weights(reference, n)) for n in range(1, order + 1))
-        # The lengths that count are numbers of bigrams.
-        difference = max(0, len(own) - 1) - max(0, len(reference) - 1)
-        return math.exp(-(difference**2) / (2 * _CIDER_SIGMA**2)) * cosines / order
+    def score(own: Sequence[str], texts: Sequence[Sequence[str]]) -> float:
+        own_by_order = {n: weights(own, n) for n in range(1, order + 1)}
+        total = 0.0
+        for reference in texts:
+            cosines = sum(_clipped_cosine(mine, weights(reference, n)) for n, mine in own_by_order.items())
+            # The lengths that count are numbers of bigrams.
+            difference = max(0, len(own) - 1) - max(0, len(reference) - 1)
+            total += math.exp(-(difference**2) / (2 * _CIDER_SIGMA**2)) * cosines / order
+        return 10 * total / len(texts)
 
-    return [
-        10 * sum(against(own, text) for text in texts) / len(texts)
-        for own, texts in zip(tokens, reference_tokens, strict=True)
-    ]
+    return [score(own, texts) for own, texts in zip(tokens, reference_tokens, strict=True)]
 
 
 @final

@@ -22,4 +22,4 @@ def compare(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
             f"trainer.devices and trainer.num_nodes ask for {prepared.trainer.processes} processes, and "
             f"{ranks.processes} run; start it by python -m skiplab.run"
         )
-    return Comparison(open_session(prepared, run_dir, ranks=ranks)).run()
+    return Comparison(open_session(prepared, run_dir, ranks=ranks), workers=prepared.config.workers).run()

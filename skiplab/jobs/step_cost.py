@@ -1,7 +1,6 @@
 """Cost of a training step of each method relative to the full model's: same weights, same batches, interleaved."""
 
 import itertools
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -9,13 +8,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from skiplab.benchmarking.training_steps import expected_cost, step_figures, timed_step
+from skiplab.benchmarking.training_steps import expected_cost, interleaved_steps, step_figures
 from skiplab.comparison.cases import Case
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.engine.batch import Batch
 from skiplab.methods.base import ExitModule, Setup
 from skiplab.reporting.results import write_results
-from skiplab.training.trainer import layers_for_training
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
 from skiplab.utils.run_folder import RunFolder
@@ -43,19 +41,11 @@ def step_cost(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
         return case.candidates[0].build(Setup(backbone, lengths, prepared.trainer.optimization, teacher)).train()
 
     modules = [module(case) for case in prepared.cases]
-    optimizers = [torch.optim.AdamW(one.parameters(), lr=1e-4, fused=True) for one in modules]
     parts = itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1)
     batches = [part.batch for part in parts]
-    times: list[list[float]] = [[] for _ in modules]
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    precision = prepared.trainer.trainer(**options).strategy.precision_plugin
-    with ExitStack() as training:
-        for trained in modules:
-            training.enter_context(layers_for_training(trained, prepared.trainer))
-        for batch in track(batches, console=Console(), transient=True):
-            moved = Batch(*(tensor.to(prepared.device) for tensor in batch))
-            for trained, optimizer, taken in zip(modules, optimizers, times, strict=True):
-                taken.append(timed_step(trained, optimizer, moved, precision))
+    shown = track(batches, console=Console(), transient=True)
+    moved = (Batch(*(tensor.to(prepared.device) for tensor in batch)) for batch in shown)
+    times = interleaved_steps(modules, moved, prepared.trainer)
     rows = [
         {
             **vars(case.entry),

@@ -18,7 +18,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID
 
 from skiplab.export import mlflow_model
 from skiplab.reporting import mlflow_store
@@ -95,10 +95,17 @@ class MLflowTracker(Tracker):
 
     @contextmanager
     def run(
-        self, name: str, *, run_id: str | None = None, nested: bool = False, tags: Mapping[str, Any] = {}
+        self,
+        name: str,
+        *,
+        run_id: str | None = None,
+        nested: bool = False,
+        parent: str | None = None,
+        tags: Mapping[str, Any] = {},
     ) -> Iterator[str]:
-        tags = {key: str(value) for key, value in tags.items()}
-        run_id = self._start(run_id, run_name=name, nested=nested, tags=tags) or run_id or ""
+        known = {**tags, **({MLFLOW_PARENT_RUN_ID: parent} if parent else {})}
+        tags = {key: str(value) for key, value in known.items()}
+        run_id = self._start(run_id, run_name=name, nested=nested and not parent, tags=tags) or run_id or ""
         try:
             yield run_id
         except (KeyboardInterrupt, SystemExit):

@@ -23,7 +23,13 @@ class Tracker(ABC):
 
     @abstractmethod
     def run(
-        self, name: str, *, run_id: str | None = None, nested: bool = False, tags: Mapping[str, Any] = {}
+        self,
+        name: str,
+        *,
+        run_id: str | None = None,
+        nested: bool = False,
+        parent: str | None = None,
+        tags: Mapping[str, Any] = {},
     ) -> AbstractContextManager[str]:
         """Open a run and make it the active one; yields its id, empty if nothing is tracked.
 
@@ -32,6 +38,7 @@ class Tracker(ABC):
         Args:
             run_id: a run to go on with, if the store has it.
             nested: make it a child of the active run.
+            parent: a run that another process has open; makes it a child of that one instead.
         """
 
     @abstractmethod
@@ -121,7 +128,13 @@ class NoTracker(Tracker):
 
     @contextmanager
     def run(
-        self, name: str, *, run_id: str | None = None, nested: bool = False, tags: Mapping[str, Any] = {}
+        self,
+        name: str,
+        *,
+        run_id: str | None = None,
+        nested: bool = False,
+        parent: str | None = None,
+        tags: Mapping[str, Any] = {},
     ) -> Iterator[str]:
         yield ""
 

@@ -1,6 +1,13 @@
 """What a setting's training cost, and where it ended."""
 
+from typing import Any
+
 from skiplab.utils.figures import Figure, Shown
+
+
+def _cost(**options: Any) -> Figure:
+    return Figure(shown=(Shown(place="training"),), over_seeds="mean", **options)
+
 
 TRAINING_FIGURES = (
     Figure(
@@ -11,61 +18,49 @@ TRAINING_FIGURES = (
         shown=(Shown(place="console"), Shown(place="training")),
         over_seeds="mean",
     ),
-    Figure(
+    _cost(
         name="train_tokens",
         meaning="tokens of prompts and targets in its training, that of a probe included, padding left out",
         label="tokens",
         form="{:,.2f} M",
         scale=1e-6,
-        shown=(Shown(place="training"),),
-        over_seeds="mean",
     ),
-    Figure(
+    _cost(
         name="train_layer_tokens",
         meaning="positions that decoder layers ran on in the forward passes of its training, padding and a teacher's "
         "layers included",
         label="layer-tokens",
         form="{:,.1f} M",
         scale=1e-6,
-        shown=(Shown(place="training"),),
-        over_seeds="mean",
     ),
-    Figure(
+    _cost(
         name="train_cpu_s",
         meaning="seconds of processor time of its training, all processes together, validation left out",
         label="processor time",
         unit="s",
         form="{:,.0f} s",
-        shown=(Shown(place="training"),),
-        over_seeds="mean",
     ),
-    Figure(
+    _cost(
         name="train_gpu_s",
         meaning="seconds of its training times the GPUs, validation left out",
         label="GPU time",
         unit="s",
         form="{:,.0f} s",
-        shown=(Shown(place="training"),),
-        over_seeds="mean",
     ),
-    Figure(
+    _cost(
         name="models_per_speed_range",
         meaning="trained models behind the settings of its method that differ in speed: one per setting, one for all, "
         "or 0 without training",
         label="models for all speeds",
         form="{:g}",
-        shown=(Shown(place="training"),),
-        over_seeds="mean",
     ),
-    Figure(
+    _cost(
         name="valid_loss",
         meaning="validation loss at the end of its training, by the loss that it was trained by",
         label="validation loss",
         unit="nats",
         form="{:.4f}",
         sense="minimize",
-        shown=(Shown(place="training"),),
-        over_seeds="mean",
     ),
     Figure(name="train_step_ms", meaning="milliseconds per training step, median over interleaved rounds", unit="ms"),
     Figure(

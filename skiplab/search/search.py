@@ -37,7 +37,6 @@ def checked_spec(prepared: Prepared) -> SearchSpec:
                 f"{prepared.config.decode_dtype}; search with null, and compare what it found with another"
             )
         spec: SearchSpec = prepared.config.section("search")
-        prepared.config.section("workers")
         measured = [figure.name for figure in figures_of(prepared.metrics)]
         spec.check(measured, prepared.probe().backbone.num_layers, prepared.calibration.delta)
         spec.space.horizons(prepared.probe().lengths)
@@ -80,7 +79,7 @@ class Search:
             for name in self._studies:
                 self._session.console.print(f"study {name}: {self._spec.trials} trials by {self._spec.samplers[name]}")
                 with self._session.run(f"study {name}", f"study {name}") as run_id:
-                    self._runner.run(name, run_id, self._config.section("workers"))
+                    self._runner.run(name, run_id, self._config.workers)
             # One of several searching processes continues at a time.
             with exclusive(self._folder.path / "comparison.lock", "the comparison of finalists"):
                 findings = self._findings(self._profile())

@@ -62,7 +62,8 @@ class TrainingCost:
 class CostMeter(Callback):
     """Counts a training's cost, over all the runs that it took, and writes it beside the checkpoints at its end.
 
-    Work that a cut off run did behind its last checkpoint, and that was done again, counts once.
+    Work that a cut off run did behind its last checkpoint, and that was done again, counts once. Of several processes
+    a checkpoint holds the first one's counts, with which all of them go on.
 
     Args:
         backbones: those that run in the training, a teacher's included.
@@ -117,10 +118,10 @@ class CostMeter(Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
-        summed = {
-            name: float(trainer.strategy.reduce(torch.tensor(value, dtype=torch.float64), reduce_op="sum"))
-            for name, value in self._sums().items()
-        }
+        sums = self._sums()
+        # On the module's device, since NCCL reduces no tensors of a CPU.
+        own = torch.tensor(list(sums.values()), dtype=torch.float64, device=pl_module.device)
+        summed = dict(zip(sums, trainer.strategy.reduce(own, reduce_op="sum").tolist(), strict=True))
         losses = [float(loss) for name, loss in trainer.callback_metrics.items() if name.endswith("valid_loss")]
         cost = TrainingCost(
             passes=trainer.current_epoch,

@@ -12,8 +12,6 @@ from typing import final
 
 from filelock import FileLock, Timeout
 
-from skiplab.utils.files import save_json
-
 _POLL_SECONDS = 0.2
 
 
@@ -41,7 +39,9 @@ class Hold:
         except Timeout:
             sys.stderr.write(f"waiting for {self._what}: {self._named()} is at work on it\n")
             self._lock.acquire(poll_interval=_POLL_SECONDS)
-        save_json(self._holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")})
+        # Read by people alone, so that it need not be whole.
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+        self._holder.write_text(json.dumps(holder))
 
     def release(self) -> None:
         """Let the next one have it."""

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import load_json, save_json
-from skiplab.utils.locks import Hold
+from skiplab.utils.locks import Hold, exclusive
 from skiplab.utils.old_names import with_present_names
 
 
@@ -65,6 +65,16 @@ class RunFolder:
     def save(self, name: str, content: Any) -> None:
         """Store plain values under a name."""
         self._ranks.on_first(lambda: save_json(self.path / f"{name}.json", content))
+
+    def update(self, name: str, values: Mapping[str, Any]) -> None:
+        """Add plain values to the mapping stored under a name, beside what other processes add to it."""
+
+        def add() -> None:
+            path = self.path / f"{name}.json"
+            with exclusive(path.with_name(f".{name}.lock"), f"the file {path}"):
+                save_json(path, (load_json(path) or {}) | dict(values))
+
+        self._ranks.on_first(add)
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

@@ -47,7 +47,7 @@ ONE = TextMetric(quality_figure("always_one", "1 whatever the output"), lambda _
 @pytest.mark.parametrize(
     ("name", "metric", "reason"),
     [
-        ("ZERO", "always_zero", "always_zero of the full model is 0, the worst score, on all 16 calibration items"),
+        ("ZERO", "always_zero", "always_zero of the full model is 0, the worst score, on all 10 calibration items"),
         ("ONE", "always_one", "always_one is 1 for every output, blank ones included, so no loss in it can be seen"),
     ],
 )

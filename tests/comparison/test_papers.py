@@ -9,6 +9,9 @@ from skiplab.jobs.compare import compare
 from tests.comparison.small import small_config
 from tests.papers import EXPERIMENTS, SCALED_DOWN, local_copy
 
+# Their small files share prompts.
+pytestmark = pytest.mark.filterwarnings("ignore:.* split are in the .* split too")
+
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_dry_run_passes_every_step(tmp_path: Path, experiment: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
         "calm state calibrated delta=0.3",
         "calm classifier calibrated delta=0.3",
     }
-    assert whole.notes == (few, few.replace("test", "valid"))
+    assert whole.notes == (few, few.replace("test split has 16", "calibration split has 10"))
 
 
 @pytest.mark.parametrize(

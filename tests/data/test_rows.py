@@ -9,6 +9,9 @@ from skiplab.data.e2e import E2E
 from skiplab.data.files import LocalFiles
 from skiplab.data.rows import DataError, Row, check_encoding, read_rows, text_fault
 
+# Their small files share prompts.
+pytestmark = pytest.mark.filterwarnings("ignore:.* split are in the .* split too")
+
 FINE = {"p": "a", "r": "b"}
 
 
