@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, final
 
 from skiplab.comparison import publish
 from skiplab.comparison.cases import Case, rivals
+from skiplab.comparison.claims import Claims, Helped, alone
 from skiplab.comparison.decoders import Decoders
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.records import Records
 from skiplab.comparison.session import Session
 from skiplab.comparison.settings import Settings
 from skiplab.comparison.timekeeper import Timekeeper
-from skiplab.comparison.workers import Claims, helped_by
 from skiplab.evaluation.generate import Generation
 from skiplab.reporting.record import Entry, Record
 from skiplab.reporting.results import Row, write_results
@@ -51,12 +51,12 @@ class Comparison:
     """One comparison under way. Finished work is a file in the run folder, and is not repeated.
 
     Args:
-        workers: processes that make its settings, from the configuration alone; timing is this one's.
+        helped: starts further processes that make its settings, from the configuration alone; timing is this one's.
     """
 
-    def __init__(self, session: Session, supplement: Supplement | None = None, *, workers: int = 1) -> None:
+    def __init__(self, session: Session, supplement: Supplement | None = None, *, helped: Helped = alone) -> None:
         self._session = session
-        self._workers = workers
+        self._helped = helped
         self._claims: Claims | None = None
         self._prepared = session.prepared
         self._config = session.prepared.config
@@ -84,7 +84,7 @@ class Comparison:
             # By all ranks together, so that none meets them alone later.
             _ = self._models.base, self._models.lengths
             self._ranks.on_first(self._track_base_again)
-            with helped_by(self._workers, self._config.plain, self._session.folder.path, run_id) as self._claims:
+            with self._helped(self._config.plain, self._session.folder.path, run_id) as self._claims:
                 self._make_settings()
             return self._ranks.on_first(self._finish)
 

@@ -7,7 +7,6 @@ with MLflow anyway. Types are strict: no "2" for 2, no true for 1, no 2.5 where 
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,12 +27,12 @@ from skiplab.comparison.config_base import (
     shown,
     validate,
 )
+from skiplab.comparison.config_capacity import Capacity
 from skiplab.comparison.config_generation import options_of
 from skiplab.comparison.config_nodes import build, check_value, make, target
 from skiplab.data.encoding import Template, typed_newlines
 from skiplab.data.source import Source
 from skiplab.engine.generation import GREEDY, GenerationOptions
-from skiplab.engine.number_format import FORMATS
 from skiplab.evaluation.calibration import CalibrationSpec
 from skiplab.methods.base import ExitModule
 from skiplab.training.trainer import PARALLELISM_KEYS, TrainerSpec
@@ -74,27 +73,6 @@ class Tracking(Section):
 
     uri: Name | None
     experiment: Name
-
-
-def _number_format(value: Any) -> Any:
-    if value not in FORMATS:
-        raise ConfigurationError(f"capacity.dtype must be one of {', '.join(FORMATS)}, got {shown(value)}")
-    return value
-
-
-class Capacity(Section):
-    """What `experiment=capacity` predicts, from which throughput runs."""
-
-    run: Name | Annotated[list[Name], Field(min_length=1)]
-    dtype: Annotated[str, BeforeValidator(_number_format)]
-    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
-    prompt_tokens: PositiveInt
-    new_tokens: Annotated[int, Field(ge=2)]
-    shapes: Annotated[dict[str, Plain], Field(min_length=1)]
-
-    @property
-    def folders(self) -> list[Path]:
-        return [Path(folder) for folder in ([self.run] if isinstance(self.run, str) else self.run)]
 
 
 class _Method(Section):

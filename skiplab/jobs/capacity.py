@@ -7,7 +7,8 @@ from rich.console import Console
 
 from skiplab.backbones.shapes import OPTSpec
 from skiplab.benchmarking.capacity import Decoding, Predictor
-from skiplab.comparison.config import Capacity, load
+from skiplab.comparison.config import load
+from skiplab.comparison.config_capacity import Capacity
 from skiplab.comparison.config_nodes import make
 from skiplab.comparison.prepare import configuring
 from skiplab.comparison.session import open_tracker

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from skiplab.comparison.claims import Claims
 from skiplab.comparison.comparison import Comparison
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.comparison.session import Session, open_tracker
-from skiplab.comparison.workers import Claims, helped_by
+from skiplab.comparison.workers import helped_by
 from skiplab.jobs.compare import compare
 from skiplab.utils.run_folder import RunFolder
 from tests.comparison.small import small_config

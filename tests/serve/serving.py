@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
+import pytest
 
 from skiplab.export.saved_method import SavedMethod
-from skiplab.serve.app import make_app
 from skiplab.serve.limits import Limits
+
+uvicorn: Any = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
+make_app = pytest.importorskip("skiplab.serve.app", reason="the extra serve is not installed").make_app
 
 NAME = "tiny"
 

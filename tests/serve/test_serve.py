@@ -1,4 +1,4 @@
-"""The server, as OpenAI's own client and others see it."""
+"""The server, as any client of HTTP sees it."""
 
 import json
 import subprocess
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import psutil
 import pytest
 
 from skiplab.export.saved_method import SavedMethod
 from skiplab.methods.skipdecode import SkipDecode
+from skiplab.serve.__main__ import main
 from tests.export.test_method import method as byte_level_method
 from tests.export.test_saved_method import PROMPTS, saved, setup
 from tests.serve.serving import NAME, serving
@@ -30,72 +30,34 @@ def address(method: SavedMethod) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def client(address: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
-        yield client
+def post(address: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{address}/v1/completions", json={"model": NAME, "prompt": "fox", **body}, timeout=60)
 
 
-def test_completions_are_the_methods_outputs(client: openai.OpenAI, method: SavedMethod) -> None:
+def test_completions_are_the_methods_outputs(address: str, method: SavedMethod) -> None:
     prompts = ["the golden", "a café", "fox"]
-    answer = client.completions.create(model=NAME, prompt=prompts)
-    assert [choice.text for choice in answer.choices] == method.generate(prompts)
-    assert [choice.index for choice in answer.choices] == [0, 1, 2]
-    assert answer.usage is not None
-    assert answer.usage.completion_tokens == sum(map(len, method.tokens(prompts)))
-    assert answer.usage.prompt_tokens == sum(map(len, method.prompt_ids(prompts)))
-    ids = method.prompt_ids("fox")[0]
-    assert client.completions.create(model=NAME, prompt=ids).choices[0].text == answer.choices[2].text
-    assert client.completions.create(model=NAME, prompt="fox", max_tokens=3).choices[0].finish_reason == "length"
+    answer = post(address, prompt=prompts).json()
+    assert [choice["text"] for choice in answer["choices"]] == method.generate(prompts)
+    assert answer["usage"]["completion_tokens"] == sum(map(len, method.tokens(prompts)))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"temperature": 0.0},
-        {"temperature": 1.5, "seed": 4},
-        {"temperature": 1.5, "seed": 4, "stop": ["a", "e"]},
-        {"top_p": 0.8, "seed": 1, "extra_body": {"top_k": 20, "repetition_penalty": 1.2, "min_tokens": 3}},
-    ],
-)
-def test_streams_are_the_whole_answers(client: openai.OpenAI, options: dict[str, Any]) -> None:
-    whole = client.completions.create(model=NAME, prompt="the golden", **options).choices[0]
-    pieces = list(client.completions.create(model=NAME, prompt="the golden", stream=True, **options))
-    assert "".join(piece.choices[0].text for piece in pieces) == whole.text
-    assert [piece.choices[0].finish_reason for piece in pieces if piece.choices[0].finish_reason] == [
-        whole.finish_reason
-    ]
-    assert len(pieces) > 2 or "stop" in options
+def test_streams_are_server_sent_events(address: str, method: SavedMethod) -> None:
+    with httpx.stream(
+        "POST", f"{address}/v1/completions", json={"model": NAME, "prompt": "fox", "stream": True}
+    ) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        *events, end = [line for line in answer.iter_lines() if line]
+    assert end == "data: [DONE]"
+    choices = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events]
+    assert "".join(choice["text"] for choice in choices) == method.generate("fox")
+    assert len(choices) > 2
 
 
-def test_sampling_is_the_methods_own(client: openai.OpenAI, method: SavedMethod) -> None:
-    answer = client.completions.create(model=NAME, prompt="fox", temperature=1.3, n=3, seed=7)
-    options: dict[str, Any] = {"do_sample": True, "temperature": 1.3, "top_k": 0, "seed": 7, "num_return_sequences": 3}
-    assert [choice.text for choice in answer.choices] == method.generate("fox", **options)
-
-
-def test_a_chat_streams_with_its_role_and_usage(client: openai.OpenAI, method: SavedMethod) -> None:
-    messages: Any = [{"role": "user", "content": "the golden fox"}]
-    whole = client.chat.completions.create(model=NAME, messages=messages)
-    assert whole.choices[0].message.content == method.chat(messages)
-    assert whole.choices[0].message.role == "assistant"
-    *pieces, last = client.chat.completions.create(
-        model=NAME, messages=messages, stream=True, stream_options={"include_usage": True}
-    )
-    assert pieces[0].choices[0].delta.role == "assistant"
-    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == whole.choices[0].message.content
-    assert last.usage == whole.usage
-    parts: Any = [{"role": "user", "content": [{"type": "text", "text": "the golden fox"}]}]
-    assert client.chat.completions.create(model=NAME, messages=parts).choices[0].message.content == method.chat(
-        messages
-    )
-
-
-def test_models_health_and_metrics(client: openai.OpenAI, address: str) -> None:
-    assert [model.id for model in client.models.list()] == [NAME]
+def test_models_health_and_metrics(address: str) -> None:
+    models = httpx.get(f"{address}/v1/models").json()
+    assert [model["id"] for model in models["data"]] == [NAME]
     assert httpx.get(f"{address}/health").json() == {"status": "ok"}
-    client.completions.create(model=NAME, prompt="fox", max_tokens=2)
+    post(address, max_tokens=2)
     text = httpx.get(f"{address}/metrics").text
     assert 'skiplab_requests_total{endpoint="/v1/completions",status="200"}' in text
     assert "skiplab_rows_active 0.0" in text
@@ -126,13 +88,16 @@ def test_models_health_and_metrics(client: openai.OpenAI, address: str) -> None:
 def test_what_is_not_served_gets_an_error_of_its_own(
     address: str, body: dict[str, Any], status: int, message: str
 ) -> None:
-    answer = httpx.post(f"{address}/v1/completions", json={"model": NAME, "prompt": "fox", **body})
+    answer = post(address, **body)
     assert answer.status_code == status
     assert message in answer.json()["error"]["message"]
-    assert httpx.post(f"{address}/v1/completions", content=b"{").status_code == 400
 
 
-def test_bodies_without_a_length_and_unknown_paths_are_refused(address: str) -> None:
+def test_what_is_no_json_has_no_length_or_no_such_path_is_refused(address: str) -> None:
+    for content, kind in ((b"{", "application/json"), (b'{"model": "tiny", "prompt": "fox"}', "text/plain")):
+        answer = httpx.post(f"{address}/v1/completions", content=content, headers={"content-type": kind})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"
     assert httpx.post(f"{address}/v1/completions", content=iter([b"{}"])).status_code == 411
     assert httpx.get(f"{address}/v2/x").json()["error"]["type"] == "invalid_request_error"
 
@@ -235,23 +200,34 @@ def test_many_requests_lose_none_and_leak_nothing(method: SavedMethod) -> None:
         assert psutil.Process().memory_info().rss - before < 50e6
 
 
-def test_the_command_serves_a_folder_and_says_what_it_cannot(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none"], "none does not exist"),
+        (["skip", "--max-rows", "0"], "max_rows must be at least 1, got 0"),
+        (["skip", "--dtype", "fp8"], "dtype must be one of"),
+    ],
+)
+def test_the_command_says_what_it_cannot_serve(
+    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tmp_path / "skip", SkipDecode(setup(), speedup=2.0), speedup=2.0)
+    capsys.readouterr()
+    folder, *options = arguments
+    assert main([str(tmp_path / folder), *options]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_the_command_serves_a_folder(tmp_path: Path) -> None:
     before = saved(tmp_path / "skip", SkipDecode(setup(), speedup=2.0), speedup=2.0)
     command = [sys.executable, "-m", "skiplab.serve"]
-    for arguments, message in (
-        ([str(tmp_path / "none")], "does not exist"),
-        ([str(tmp_path / "skip"), "--max-rows", "0"], "max_rows must be at least 1, got 0"),
-        ([str(tmp_path / "skip"), "--dtype", "fp8"], "dtype must be one of"),
-    ):
-        failed = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-        assert (failed.returncode, len(failed.stderr.strip().splitlines())) == (1, 1)
-        assert message in failed.stderr
     port = free_port()
     process = subprocess.Popen([*command, str(tmp_path / "skip"), "--port", str(port)])
     try:
         wait_for(lambda: process.poll() is not None or answers(port), seconds=120)
-        body = json.dumps({"model": "skip", "prompt": PROMPTS[0]})
-        answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", content=body).json()
+        answer = post(f"http://127.0.0.1:{port}", model="skip", prompt=PROMPTS[0]).json()
         assert answer["choices"][0]["text"] == before.generate(PROMPTS[0])
     finally:
         process.terminate()
