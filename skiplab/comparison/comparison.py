@@ -65,7 +65,7 @@ class Comparison:
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in self._prepared.cases}
         if self._config.benchmark.batch_sizes:
             # It is greedy whatever the settings are.
-            setting = "full depth" if self._config.generation.is_plain_greedy else "full depth greedy"
+            setting = "full depth" if self._config.generation.is_default else "full depth greedy"
             self._cases[Entry("hf_generate", setting, self._config.seeds[0])] = None
         self._full_entry = self._prepared.cases[0].entry
         self._records = Records(session.folder, self._cases)

@@ -33,7 +33,7 @@ def check_greedy(options: GenerationOptions, what: str, otherwise: str = "") -> 
     Raises:
         ConfigurationError: the options are others.
     """
-    if not options.is_plain_greedy or options.eos_token_id is not None:
+    if not options.is_default:
         raise ConfigurationError(
             f"{what} by greedy decoding alone; take generation=greedy without further options{otherwise}"
         )

@@ -70,7 +70,7 @@ class ModelStore:
     def lengths(self) -> list[int]:
         """Tokens per output of the base on the selection prompts: what schedules are solved for."""
         decoded_in, options = self._prepared.config.decode_dtype, self._prepared.config.generation
-        chosen_by = None if options.is_plain_greedy else fingerprint(generation=vars(options))
+        chosen_by = None if options.is_default else fingerprint(generation=vars(options))
         stored = self._base_dir / ("-".join(filter(None, ("selection-lengths", decoded_in, chosen_by))) + ".json")
         if (lengths := self._ranks.on_first(lambda: load_json(stored))) is None:
             data, policy = self._prepared.data, FullDepth(self.base.num_layers)
@@ -179,6 +179,12 @@ class ModelStore:
         spec = self.resolved(spec)
         keys = [key for key in (spec.training, *spec.probes) if key is not None]
         return [self._folder(key, spec, seed) for key in keys]
+
+    def missing(self, spec: MethodSpec, seed: int) -> list[Path]:
+        """The folders that would be trained for a module: the base's alone, or those of its weights and probes."""
+        if not saved(self._base_dir, self._ranks):
+            return [self._base_dir]
+        return [folder for folder in self._trained_folders(spec, seed) if not saved(folder, self._ranks)]
 
     def batch_part(self, spec: MethodSpec, seed: int) -> float | None:
         """The share of a batch that went through the model at a time in a spec's training; None is the whole."""

@@ -93,7 +93,7 @@ def open_session(
         for name in path:
             node = node[name]
         node.pop(last, None)
-    if prepared.config.generation.is_plain_greedy:
+    if prepared.config.generation.is_default:
         # So that folders from before the section had its name go on.
         comparable.pop("generation", None)
     folder = RunFolder(run_dir, ranks)

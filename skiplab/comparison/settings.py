@@ -9,13 +9,14 @@ from skiplab.comparison.cases import Case
 from skiplab.comparison.decoders import Decoder, Decoders
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.publish import track_outputs
+from skiplab.comparison.save_setting import save_setting
 from skiplab.comparison.session import Session
 from skiplab.data.module import Item
-from skiplab.engine.policy import ExitPolicy, HindsightPolicy
+from skiplab.engine.policy import HindsightPolicy
 from skiplab.evaluation.calibration import Verdict
 from skiplab.evaluation.generate import Generation, generate, generate_hf, perplexity, quality
 from skiplab.evaluation.significance import seed_item_interval
-from skiplab.export.saved_method import SavedMethodError, save_method
+from skiplab.export.saved_method import SavedMethodError
 from skiplab.methods.base import ExitModule
 from skiplab.methods.spec import MethodSpec
 from skiplab.reporting.record import Entry, Record
@@ -85,7 +86,7 @@ class Settings:
         check_row(record.row)
         if self._config.save_models and case is not None and made.decoder is not None and module is not None:
             spec = case.candidates[made.place or 0]
-            self._ranks.on_first(partial(self._save_model, record, module, made.decoder.policy, spec))
+            self._ranks.on_first(partial(self._save_model, record, spec, made.decoder))
         track_outputs(self._session.tracker, record, full or outputs, self._items)
         return record
 
@@ -150,27 +151,12 @@ class Settings:
             **_given("test_loss_ci95", interval and list(interval)),
         }
 
-    def _save_model(self, record: Record, module: ExitModule, policy: ExitPolicy, spec: MethodSpec) -> None:
-        """The setting as a folder that `load_method` reads, and registered to be served."""
-        entry = record.entry
-        folder = self._session.folder.path / "models" / entry.key
+    def _save_model(self, record: Record, spec: MethodSpec, decoder: Decoder) -> None:
         try:
-            save_method(
-                folder,
-                module,
-                policy,
-                self._data.encoding,
-                params=spec.params,
-                max_new_tokens=self._data.max_new_tokens,
-                facts={"task": self._data.source.name, **record.row},
-                options=self._config.generation,
-            )
+            save_setting(self._session, record, spec, decoder)
         except SavedMethodError as error:
             # Its figures stand.
             self._session.console.print(f"    not saved: {error}", soft_wrap=True, highlight=False, markup=False)
-            return
-        name = f"{self._config.tracking.experiment}-{entry.slug}"
-        self._session.tracker.register_method(folder, name, tags={"seed": entry.seed})
 
     @cached_property
     def _items(self) -> list[Item]:

@@ -126,6 +126,11 @@ class GenerationOptions:
         return not self.do_sample and self.repetition_penalty == 1 and not any(shaped)
 
     @property
+    def is_default(self) -> bool:
+        """Whether this is plain greedy decoding up to the tokenizer's own end of sequence; it has no use for a seed."""
+        return replace(self, seed=None) == type(self)()
+
+    @property
     def warped_by(self) -> tuple[Any, ...]:
         """The values that `warpers` depends on."""
         return tuple(getattr(self, name) for name in _OF_SAMPLING if name != "seed") if self.do_sample else ()

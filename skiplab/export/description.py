@@ -97,8 +97,6 @@ def method_class(path: str, trust: Sequence[str]) -> type[ExitModule]:
         SavedMethodError: it is none, or in a package that is not trusted.
     """
     module, _, name = present_name(path).rpartition(".")
-    if isinstance(trust, str):
-        raise ValueError(f"trust must be a list of packages, got {trust!r}; write trust=[{trust!r}]")
     trusted = (*_PACKAGES, *(f"{package.rstrip('.')}." for package in trust))
     if not f"{module}.".startswith(trusted):
         raise SavedMethodError(

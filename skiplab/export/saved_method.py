@@ -144,6 +144,8 @@ def load_method(
         CheckpointError: it is no such folder, its weights are not whole, or it names a class that is not trusted.
         ValueError: there is no such device or number format.
     """
+    if isinstance(trust, str):
+        raise ValueError(f"trust must be a list of packages, got {trust!r}; write trust=[{trust!r}]")
     folder = Path(folder)
     description = read_description(folder)
     number_format, device = _number_format(dtype), _device(device)
@@ -153,7 +155,7 @@ def load_method(
         # Before the weights are read.
         method_class(description["class"], trust)
         return _loaded(folder, description, trust, _Placement(device, number_format, fast))
-    except CheckpointError:
+    except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # what a damaged folder makes libraries raise is of no one kind
         raise SavedMethodError(
@@ -233,6 +235,8 @@ def _device(device: torch.device | str | None) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r} asks for a GPU, and torch can use none here; take device='cpu'")
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {str(device)!r}")
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"device={str(device)!r} asks for a GPU that torch cannot use: it finds {count} here")
     return found

@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     name = given.name or Path(given.folder).resolve().name
+    print(f"{name} is served on http://{given.host}:{given.port}/v1", file=sys.stderr)
     uvicorn.run(make_app(method, name, limits), host=given.host, port=given.port, log_level="warning")
     return 0
 

@@ -18,6 +18,11 @@ from skiplab.serve.metrics import ServerMetrics
 from skiplab.serve.protocol import ApiError, ChatRequest, CompletionRequest
 from skiplab.serve.scheduler import StaticBatches
 
+_MESSAGES = {
+    "extra_forbidden": "is not served",
+    "model_attributes_type": "must be a JSON object, with the header content-type: application/json",
+}
+
 
 def make_app(method: SavedMethod, name: str, limits: Limits) -> FastAPI:
     """The application, whose decoding thread runs until its lifespan ends.
@@ -73,7 +78,7 @@ def _add_errors(app: FastAPI) -> None:
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         found = error.errors()[0]
         place = ".".join(str(part) for part in found["loc"] if part != "body")
-        message = "is not served" if found["type"] == "extra_forbidden" else found["msg"]
+        message = _MESSAGES.get(found["type"], found["msg"])
         return JSONResponse(ApiError(400, f"{place or 'the body'}: {message}", param=place or None).body, 400)
 
     @app.exception_handler(HTTPException)

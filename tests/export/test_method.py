@@ -233,11 +233,12 @@ def test_number_formats(folder: Path, dtype: Any) -> None:
 def test_places_and_formats_that_there_are_not(folder: Path) -> None:
     with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, int8, got 'fp8'"):
         load_method(folder, dtype="fp8")
-    with pytest.raises(ValueError, match="device must be cpu, cuda or cuda:NUMBER, got 'gpu'"):
-        load_method(folder, device="gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="asks for a GPU, and torch can use none here"):
-            load_method(folder, device="cuda")
+    for device in ("gpu", "mps"):
+        with pytest.raises(ValueError, match=f"device must be cpu, cuda or cuda:NUMBER, got '{device}'"):
+            load_method(folder, device=device)
+    count = torch.cuda.device_count()
+    with pytest.raises(ValueError, match=rf"device='cuda:{count}' asks for a GPU .*: it finds {count} here"):
+        load_method(folder, device=f"cuda:{count}")
 
 
 class OfOnesOwn(SkipDecode):  # type: ignore[misc]

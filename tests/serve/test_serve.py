@@ -94,10 +94,13 @@ def test_what_is_not_served_gets_an_error_of_its_own(
 
 
 def test_what_is_no_json_has_no_length_or_no_such_path_is_refused(address: str) -> None:
-    for content, kind in ((b"{", "application/json"), (b'{"model": "tiny", "prompt": "fox"}', "text/plain")):
+    for content, kind, message in (
+        (b"{", "application/json", "JSON decode error"),
+        (b'{"model": "tiny", "prompt": "fox"}', "text/plain", "must be a JSON object, with the header content-type"),
+    ):
         answer = httpx.post(f"{address}/v1/completions", content=content, headers={"content-type": kind})
         assert answer.status_code == 400
-        assert answer.json()["error"]["type"] == "invalid_request_error"
+        assert message in answer.json()["error"]["message"]
     assert httpx.post(f"{address}/v1/completions", content=iter([b"{}"])).status_code == 411
     assert httpx.get(f"{address}/v2/x").json()["error"]["type"] == "invalid_request_error"
 

@@ -1,0 +1,43 @@
+"""A comparison's run folder, opened again by another job."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from skiplab.comparison.config import Plain
+from skiplab.comparison.prepare import ConfigurationError, prepare
+from skiplab.comparison.session import Session
+from skiplab.utils.files import load_json
+from skiplab.utils.old_names import with_present_names
+from skiplab.utils.run_folder import RunFolder
+
+
+def reopen(cfg: DictConfig, *, own: Collection[str] = (), on_cpu: bool = False) -> Session:
+    """A session on the folder `run`, in the configuration that it was made in; nothing is tracked.
+
+    Args:
+        cfg: gives what a run folder leaves open, such as the cache.
+        own: keys of `cfg` that are the job's alone, beside `run`.
+        on_cpu: on whichever machine, for jobs that need no weights: their keys depend on the accelerator.
+
+    Raises:
+        ConfigurationError: the folder is no run's.
+    """
+    folder = Path(os.fspath(cfg.run or ""))
+    stored = load_json(folder / "config.json")
+    if not cfg.run or stored is None:
+        raise ConfigurationError(f"run must be the folder of a comparison, with its config.json, got {cfg.run!r}")
+    merged = _merged(cfg, with_present_names(stored), {"run", *own})
+    if on_cpu:
+        merged["trainer"]["accelerator"] = "cpu"
+    return Session(prepare(OmegaConf.create(merged)), RunFolder(folder), console=Console())
+
+
+def _merged(cfg: DictConfig, stored: Any, own: Collection[str]) -> Plain:
+    present: Any = OmegaConf.to_container(cfg, resolve=True)
+    left_open = {key: value for key, value in present.items() if key not in stored and key not in own}
+    return {**left_open, **stored, "trainer": {**present["trainer"], **stored["trainer"]}}

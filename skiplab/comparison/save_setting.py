@@ -1,0 +1,40 @@
+"""A finished setting as a folder that `load_method` reads."""
+
+from pathlib import Path
+
+from skiplab.comparison.decoders import Decoder
+from skiplab.comparison.session import Session
+from skiplab.export.saved_method import save_method
+from skiplab.methods.spec import MethodSpec
+from skiplab.reporting.record import Record
+
+
+def save_setting(session: Session, record: Record, spec: MethodSpec, decoder: Decoder) -> Path:
+    """Save a setting in `models/` of the run folder, and register it with the tracker.
+
+    Args:
+        spec: what it was built from.
+        decoder: with a module.
+
+    Returns:
+        the folder.
+
+    Raises:
+        SavedMethodError: its policy needs validation data.
+    """
+    assert decoder.module is not None
+    entry, config, data = record.entry, session.prepared.config, session.prepared.data
+    folder = session.folder.path / "models" / entry.key
+    save_method(
+        folder,
+        decoder.module,
+        decoder.policy,
+        data.encoding,
+        params=spec.params,
+        max_new_tokens=data.max_new_tokens,
+        facts={"task": data.source.name, **record.row},
+        options=config.generation,
+    )
+    name = f"{config.tracking.experiment}-{entry.slug}"
+    session.tracker.register_method(folder, name, tags={"seed": entry.seed})
+    return folder
