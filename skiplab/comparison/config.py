@@ -235,9 +235,8 @@ class RunConfig(Launch):
             )
         if self.workers > 1 and self.trainer.processes > 1:
             raise ConfigurationError(
-                f"workers={self.workers} and trainer.devices times trainer.num_nodes={self.trainer.processes} are two "
-                "ways to use several processes, of which a job takes one: settings side by side, or each training "
-                "shared; make the other 1"
+                f"workers={self.workers} makes settings side by side, and trainer.devices times trainer.num_nodes="
+                f"{self.trainer.processes} shares each training; a job takes one of the two, make the other 1"
             )
         if spread := sorted(self.base.options.keys() & set(PARALLELISM_KEYS)):
             raise ConfigurationError(f"base.{spread[0]} is given as trainer.{spread[0]}, for all training alike")

@@ -1,5 +1,6 @@
 """Compare methods on one shared base: train, decode, score, then time all of them in turns."""
 
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -7,6 +8,7 @@ from omegaconf import DictConfig
 from skiplab.comparison.comparison import Comparison
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.comparison.session import open_session
+from skiplab.comparison.workers import helped_by
 from skiplab.utils.distributed import ALONE, Ranks
 
 
@@ -22,4 +24,5 @@ def compare(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
             f"trainer.devices and trainer.num_nodes ask for {prepared.trainer.processes} processes, and "
             f"{ranks.processes} run; start it by python -m skiplab.run"
         )
-    return Comparison(open_session(prepared, run_dir, ranks=ranks), workers=prepared.config.workers).run()
+    session = open_session(prepared, run_dir, ranks=ranks)
+    return Comparison(session, helpers=partial(helped_by, workers=prepared.config.workers)).run()

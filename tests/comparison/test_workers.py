@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from skiplab.comparison.claims import Claims
 from skiplab.comparison.comparison import Comparison
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.comparison.session import Session, open_tracker
-from skiplab.comparison.workers import Claims, helped_by
+from skiplab.comparison.workers import helped_by
 from skiplab.jobs.compare import compare
 from skiplab.utils.run_folder import RunFolder
 from tests.comparison.small import small_config
@@ -71,7 +72,7 @@ def test_a_process_of_its_own_makes_the_settings(alone: Path, tmp_path: Path) ->
     session = Session(prepared, RunFolder(tmp_path / "run"), tracker)
     with (
         session.run("parent", "compare", nested=False) as parent,
-        helped_by(2, prepared.config.plain, tmp_path / "run", parent) as claims,
+        helped_by(session, parent, workers=2) as claims,
     ):
         assert claims is not None
         expected = {f"{entry}.json" for entry in (path.stem for path in (alone / "run" / "settings").iterdir())}
@@ -115,5 +116,5 @@ def test_a_failure_counts_for_its_run(tmp_path: Path) -> None:
 
 
 def test_workers_and_shared_trainings_are_refused_together(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"workers=2 and trainer.devices .* make the other 1"):
+    with pytest.raises(ConfigurationError, match=r"workers=2 .* trainer.devices .* make the other 1"):
         prepare(small_config(tmp_path, "workers=2", "trainer.devices=2"), allow_distributed=True)
