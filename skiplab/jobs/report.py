@@ -27,14 +27,16 @@ def report(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     stored = load_json(folder / "config.json")
     if not cfg.run or stored is None:
         raise ConfigurationError(f"run must be the folder of a comparison, with its config.json, got {cfg.run!r}")
-    prepared = prepare(OmegaConf.create(_merged(cfg, with_present_names(stored))))
+    known = load_json(folder / "results.json") or {}
+    name = known.get("experiment", folder.name)
+    prepared = prepare(OmegaConf.create(_merged(cfg, with_present_names(stored), name)))
     Comparison(Session(prepared, RunFolder(folder), console=Console())).report()
     return True
 
 
-def _merged(cfg: DictConfig, stored: Any) -> Plain:
-    """The run's configuration; what a run folder leaves open is `cfg`'s, and what would need a GPU is on a CPU."""
+def _merged(cfg: DictConfig, stored: Any, name: str) -> Plain:
+    """The run's configuration under its name; what a folder leaves open is `cfg`'s, and nothing asks for a GPU."""
     own: Any = OmegaConf.to_container(cfg, resolve=True)
     trainer = {**own["trainer"], **stored["trainer"], "accelerator": "cpu"}
     left_open = {key: own[key] for key in own.keys() - stored.keys() if key != "run"}
-    return {**left_open, **stored, "trainer": trainer}
+    return {**left_open, **stored, "trainer": trainer, "tracking": {"uri": None, "experiment": name}}
