@@ -40,7 +40,6 @@ Plain = dict[str, Any]
 # Keys of a method node that are not hyperparameters.
 _OF_NODES = ("name", "_target_", "sweep", "calibrate", "passes")
 Passes = PositiveInt | Literal["per_speedup"] | None
-_FULL = {"name": "full", "_target_": "skiplab.methods.full.Full"}
 
 
 class Base(Section):
@@ -197,7 +196,8 @@ class RunConfig(Launch):
         methods = dict(self.methods)
         if self.method:
             methods = {"full": methods.get("full"), self.method["name"]: self.method}
-        methods = {"full": methods.pop("full", None) or _FULL, **methods}
+        full = methods.pop("full", None) or {"name": "full", "_target_": "skiplab.methods.full.Full"}
+        methods = {"full": full, **methods}
         return {name: self._with_passes(node) for name, node in methods.items()}
 
     def _with_passes(self, node: Plain) -> Plain:
