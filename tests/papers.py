@@ -18,7 +18,7 @@ SCALED_DOWN = (
 def local_copy(experiment: str, folder: Path) -> tuple[str, ...]:
     """Write files in the task's documented form; the overrides that read them."""
     folder.mkdir(parents=True, exist_ok=True)
-    if experiment == "paper_e2e":
+    if experiment.endswith("_e2e"):
         lines = "".join(f'"name[N{index}], food[Thai]",N{index} serves Thai food.\n' for index in range(40))
         for name in ("devset.csv", "testset_w_refs.csv"):
             (folder / name).write_text("mr,ref\n" + lines)

@@ -133,6 +133,22 @@ def test_registries_alone_are_module_level_state() -> None:
     assert found == {"CONFIDENCE_MEASURES"}
 
 
+REGISTRIES = {"ADAPTERS", "CONFIDENCE_MEASURES", "DECAYS", "FORMATS", "HORIZONS", "READERS"}
+
+
+def test_other_tables_of_a_module_are_read_only() -> None:
+    found = {
+        name
+        for path in [*modules(), *(ROOT / "baselines").glob("*.py")]
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and isinstance(node.value, ast.Dict | ast.List | ast.Set | ast.DictComp | ast.ListComp | ast.SetComp)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if (name := ast.unparse(target)) != "__all__"
+    }
+    assert found == REGISTRIES
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"<!-- (run|test) -->\n```sh\n(.*?)\n```", readme, re.DOTALL)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ _LFS = b"version https://git-lfs"
 # Tensors named before the rest is a count.
 _NAMED = 3
 # What wrappers put before every name, and how to save without it.
-_PREFIXES = {
-    "_orig_mod.": "torch.compile's; save model._orig_mod instead of the compiled model",
-    "module.": "DataParallel's; save model.module instead of the wrapper",
-    "base_model.model.": "PEFT's; save model.merge_and_unload()",
-}
+_PREFIXES = MappingProxyType(
+    {
+        "_orig_mod.": "torch.compile's; save model._orig_mod instead of the compiled model",
+        "module.": "DataParallel's; save model.module instead of the wrapper",
+        "base_model.model.": "PEFT's; save model.merge_and_unload()",
+    }
+)
 _AGAIN = "Save or download the whole checkpoint again"
 
 

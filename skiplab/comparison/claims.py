@@ -1,9 +1,9 @@
-"""What the processes that share a comparison's run folder are at."""
+"""Which settings a process works on, of several that share a comparison's run folder."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from filelock import FileLock, Timeout
 
@@ -45,13 +45,3 @@ class Claims:
         """Why a setting failed in this run; None if it did not."""
         known = load_json(self._folder / f"{name}.failed.json")
         return known["why"] if known and known["run"] == self._run else None
-
-
-Helped = Callable[[Mapping[str, Any], Path, str], AbstractContextManager[Claims | None]]
-"""Starts what helps with a comparison: from its configuration, run folder and the tracker's run, for a block."""
-
-
-@contextmanager
-def alone(config: Mapping[str, Any], folder: Path, parent: str) -> Iterator[Claims | None]:
-    """One process makes everything, and claims nothing."""
-    yield None

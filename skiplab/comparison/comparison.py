@@ -2,14 +2,14 @@
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from time import sleep
 from typing import TYPE_CHECKING, Any, final
 
 from skiplab.comparison import publish
 from skiplab.comparison.cases import Case, rivals
-from skiplab.comparison.claims import Claims, Helped, alone
+from skiplab.comparison.claims import Claims
 from skiplab.comparison.decoders import Decoders
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.records import Records
@@ -28,6 +28,7 @@ from skiplab.utils.files import DiskFullError, writing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Helpers = Callable[[Session, str], AbstractContextManager[Claims | None]]
 # Between two looks at what other processes are at.
 _POLL_SECONDS = 0.2
 
@@ -51,12 +52,15 @@ class Comparison:
     """One comparison under way. Finished work is a file in the run folder, and is not repeated.
 
     Args:
-        helped: starts further processes that make its settings, from the configuration alone; timing is this one's.
+        helpers: starts processes that make settings beside this one for as long as the context lasts, given the
+            session and the tracker's run; yields what they claim their settings by.
     """
 
-    def __init__(self, session: Session, supplement: Supplement | None = None, *, helped: Helped = alone) -> None:
+    def __init__(
+        self, session: Session, supplement: Supplement | None = None, *, helpers: Helpers | None = None
+    ) -> None:
         self._session = session
-        self._helped = helped
+        self._helpers = helpers
         self._claims: Claims | None = None
         self._prepared = session.prepared
         self._config = session.prepared.config
@@ -77,6 +81,7 @@ class Comparison:
     def run(self) -> bool:
         """All settings, the timing, the results; True if nothing failed."""
         with self._session.run("parent", self._config.tracking.experiment, nested=False) as run_id:
+            self._ranks.on_first(self._note_environment)
             self._ranks.on_first(self._describe)
             for note in self._prepared.notes:
                 self._print(note)
@@ -84,13 +89,14 @@ class Comparison:
             # By all ranks together, so that none meets them alone later.
             _ = self._models.base, self._models.lengths
             self._ranks.on_first(self._track_base_again)
-            with self._helped(self._config.plain, self._session.folder.path, run_id) as self._claims:
+            with self._helpers(self._session, run_id) if self._helpers else nullcontext() as self._claims:
                 self._make_settings()
             return self._ranks.on_first(self._finish)
 
     def work(self, claims: Claims, go_on: Callable[[], bool]) -> None:
         """Make settings beside other processes, until there is none left or `go_on` says no."""
         self._claims = claims
+        self._note_environment()
         self._make_settings(go_on)
 
     def _make_settings(self, go_on: Callable[[], bool] = lambda: True) -> None:
@@ -274,16 +280,18 @@ class Comparison:
             raise RuntimeError("the full model has no outputs to compare with, because it failed")
         return record.outputs
 
-    @cached_property
-    def _environment(self) -> dict[str, Any]:
-        """The environment that the run began in, with those that it went on in where they differ."""
+    def _note_environment(self) -> None:
+        """Keep the present environment, in which work is done, beside earlier ones."""
         folder = self._session.folder
         known = folder.load("environments") or []
         present = environment(self._config.seeds, processes=self._ranks.processes)
         if present not in known:
-            known.append(present)
-            folder.save("environments", known)
-        first, *later = known
+            folder.save("environments", [*known, present])
+
+    @property
+    def _environment(self) -> dict[str, Any]:
+        """The environment that the run began in, with those that it went on in where they differ."""
+        first, *later = self._session.folder.load("environments") or [{}]
         return {**first, "continued_under": later} if later else first
 
     def _print(self, text: str, style: str | None = None) -> None:

@@ -41,7 +41,6 @@ Plain = dict[str, Any]
 # Keys of a method node that are not hyperparameters.
 _OF_NODES = ("name", "_target_", "sweep", "calibrate", "passes")
 Passes = PositiveInt | Literal["per_speedup"] | None
-_FULL = {"name": "full", "_target_": "skiplab.methods.full.Full"}
 
 
 class Base(Section):
@@ -178,7 +177,8 @@ class RunConfig(Launch):
         methods = dict(self.methods)
         if self.method:
             methods = {"full": methods.get("full"), self.method["name"]: self.method}
-        methods = {"full": methods.pop("full", None) or _FULL, **methods}
+        full = methods.pop("full", None) or {"name": "full", "_target_": "skiplab.methods.full.Full"}
+        methods = {"full": full, **methods}
         return {name: self._with_passes(node) for name, node in methods.items()}
 
     def _with_passes(self, node: Plain) -> Plain:
@@ -216,9 +216,8 @@ class RunConfig(Launch):
             )
         if self.workers > 1 and self.trainer.processes > 1:
             raise ConfigurationError(
-                f"workers={self.workers} and trainer.devices times trainer.num_nodes={self.trainer.processes} are two "
-                "ways to use several processes, of which a job takes one: settings side by side, or each training "
-                "shared; make the other 1"
+                f"workers={self.workers} makes settings side by side, and trainer.devices times trainer.num_nodes="
+                f"{self.trainer.processes} shares each training; a job takes one of the two, make the other 1"
             )
         if spread := sorted(self.base.options.keys() & set(PARALLELISM_KEYS)):
             raise ConfigurationError(f"base.{spread[0]} is given as trainer.{spread[0]}, for all training alike")

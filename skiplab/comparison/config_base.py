@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -157,18 +158,20 @@ def configuring() -> Iterator[None]:
         raise ConfigurationError(str(error)) from error
 
 
-_WORDINGS = {
-    r"^\w+ should ": "",
-    r" after validation, not \d+$": "",
-    "a valid dictionary or instance of .*": "a section of keys and values",
-    "a valid dictionary": "a mapping of keys to values",
-    "a valid ": "a ",
-    "a integer": "an integer",
-    "greater than or equal to": "at least",
-    "less than or equal to": "at most",
-    "less than": "below",
-    "greater than": "above",
-}
+_WORDINGS = MappingProxyType(
+    {
+        r"^\w+ should ": "",
+        r" after validation, not \d+$": "",
+        "a valid dictionary or instance of .*": "a section of keys and values",
+        "a valid dictionary": "a mapping of keys to values",
+        "a valid ": "a ",
+        "a integer": "an integer",
+        "greater than or equal to": "at least",
+        "less than or equal to": "at most",
+        "less than": "below",
+        "greater than": "above",
+    }
+)
 
 
 def _wording(message: str) -> str:

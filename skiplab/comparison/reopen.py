@@ -17,7 +17,7 @@ from skiplab.utils.run_folder import RunFolder
 
 
 def reopen(cfg: DictConfig, *, own: Collection[str] = (), on_cpu: bool = False) -> Session:
-    """A session on the folder `run`, in the configuration that it was made in; nothing is tracked.
+    """A session on the folder `run`, in the configuration and under the name of its run; nothing is tracked.
 
     Args:
         cfg: gives what a run folder leaves open, such as the cache.
@@ -31,7 +31,9 @@ def reopen(cfg: DictConfig, *, own: Collection[str] = (), on_cpu: bool = False) 
     stored = load_json(folder / "config.json")
     if not cfg.run or stored is None:
         raise ConfigurationError(f"run must be the folder of a comparison, with its config.json, got {cfg.run!r}")
+    known = load_json(folder / "results.json") or {}
     merged = _merged(cfg, with_present_names(stored), {"run", *own})
+    merged["tracking"] = {"uri": None, "experiment": known.get("experiment", folder.name)}
     if on_cpu:
         merged["trainer"]["accelerator"] = "cpu"
     return Session(prepare(OmegaConf.create(merged)), RunFolder(folder), console=Console())

@@ -3,29 +3,38 @@
 import multiprocessing
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from rich.console import Console
+
 from skiplab.comparison.claims import Claims
+from skiplab.comparison.comparison import Comparison
+from skiplab.comparison.prepare import prepare
+from skiplab.comparison.session import Session, open_tracker
+from skiplab.utils.quiet import quiet
+from skiplab.utils.run_folder import RunFolder
 
 
 @contextmanager
-def helped_by(workers: int, config: Mapping[str, Any], folder: Path, parent: str) -> Iterator[Claims | None]:
+def helped_by(session: Session, parent: str, *, workers: int) -> Iterator[Claims | None]:
     """Further processes for the block, that make a comparison's settings beside this one; what they share is claimed.
 
-    They end with the last setting, or with this process once they have finished the setting that they are at. What
-    they print is in `worker-N.log` of the run folder.
+    They end with the last setting, or, if this process ends before, with the setting that they are at. What they
+    print is in `worker-N.log` of the run folder.
 
     Args:
-        workers: processes, this one among them; 1 starts none, and claims nothing.
-        config: of the comparison, plain values.
+        session: of the comparison; they make it anew from its configuration and run folder.
         parent: the tracker's run of the comparison.
+        workers: processes, this one among them; 1 starts none, and claims nothing.
     """
     if workers == 1:
         yield None
         return
+    config, folder = session.prepared.config.plain, session.folder.path
     run = uuid.uuid4().hex
     context = multiprocessing.get_context("spawn")
     processes = [
@@ -43,22 +52,13 @@ def helped_by(workers: int, config: Mapping[str, Any], folder: Path, parent: str
             process.terminate()
 
 
-def _work(config: Mapping[str, Any], folder: str, run: str, parent: str, owner: int, number: int) -> None:
+def _work(config: dict[str, Any], folder: str, run: str, parent: str, owner: int, number: int) -> None:
     """A further process: makes settings until there are none left, from the configuration alone."""
     log = os.open(Path(folder) / f"worker-{number}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    from omegaconf import OmegaConf
-    from rich.console import Console
-
-    from skiplab.comparison.comparison import Comparison
-    from skiplab.comparison.prepare import prepare
-    from skiplab.comparison.session import Session, open_tracker
-    from skiplab.utils.quiet import quiet
-    from skiplab.utils.run_folder import RunFolder
-
     quiet(threads=config["threads"])
-    prepared = prepare(OmegaConf.create(dict(config)))
+    prepared = prepare(OmegaConf.create(config))
     tracker = open_tracker(prepared.config)
     session = Session(prepared, RunFolder(Path(folder)), tracker, console=Console(width=120), parent=parent)
     Comparison(session).work(Claims(Path(folder) / "claims", run), go_on=lambda: os.getppid() == owner)

@@ -7,29 +7,32 @@ representation has, so the two ways count as one value: `1 out of 5` is `low`, `
 
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from unicodedata import combining, normalize
 
 Meaning = dict[str, str]
 
 # Of all splits; an unknown one that is asked for is looked for too.
-_NAMES = [
+_NAMES = (
     "Alimentum", "Aromi", "Bibimbap House", "Blue Spice", "Browns Cambridge", "Clowns", "Cocum", "Cotto",
     "Fitzbillies", "Giraffe", "Green Man", "Loch Fyne", "Midsummer House", "Strada", "Taste of Cambridge",
     "The Cambridge Blue", "The Cricketers", "The Dumpling Tree", "The Eagle", "The Golden Curry",
     "The Golden Palace", "The Mill", "The Olive Grove", "The Phoenix", "The Plough", "The Punter", "The Rice Boat",
     "The Twenty Two", "The Vaults", "The Waterman", "The Wrestlers", "Travellers Rest Beefeater", "Wildwood", "Zizzi",
-]  # fmt: skip
-_LANDMARKS = [
+)  # fmt: skip
+_LANDMARKS = (
     "All Bar One", "Avalon", "Burger King", "Café Adriatic", "Café Brazil", "Café Rouge", "Café Sicilia", "Clare Hall",
     "Crowne Plaza Hotel", "Express by Holiday Inn", "Rainbow Vegetarian Café", "Raja Indian Cuisine", "Ranch",
     "The Bakers", "The Portland Arms", "The Rice Boat", "The Six Bells", "The Sorrento", "Yippee Noodle Bar",
-]  # fmt: skip
+)  # fmt: skip
 
 # As in the meaning representations, to the value that stands for it.
-_SAME = {
-    "customer rating": {"1 out of 5": "low", "3 out of 5": "average", "5 out of 5": "high"},
-    "priceRange": {"less than £20": "cheap", "£20-25": "moderate", "more than £30": "high"},
-}
+_SAME = MappingProxyType(
+    {
+        "customer rating": {"1 out of 5": "low", "3 out of 5": "average", "5 out of 5": "high"},
+        "priceRange": {"less than £20": "cheap", "£20-25": "moderate", "more than £30": "high"},
+    }
+)
 
 _OF_FIVE = re.compile(
     r"\b(1|one|3|three|5|five)(?: |-)?(?:stars? )?(?:out(?: of)?|of|/) ?(?:an? (?:possible )?)?(?:5|five)\b"
@@ -47,7 +50,7 @@ _RATING_IS = rf"(?:rat(?:ing|ings|ed|es?)|reviews?|score){_FILLED} "
 _PRICE_IS = rf"(?:pric(?:e|es|ed|ing)(?: range)?|cost){_FILLED} "
 _CITY = r"(?:the )?(?:city|town)"
 
-_PATTERNS: dict[str, dict[str, list[str]]] = {
+_PATTERNS: Mapping[str, dict[str, list[str]]] = MappingProxyType({
     "eatType": {
         "pub": [r"\bpubs?\b"],
         "restaurant": [r"\brestaurants?\b"],
@@ -110,10 +113,10 @@ _PATTERNS: dict[str, dict[str, list[str]]] = {
             r"\bin (?:the )?cent(?:re|er)\b", r"\binner city",
         ],
     },
-}  # fmt: skip
-_READERS = {
-    slot: {value: re.compile("|".join(ways)) for value, ways in values.items()} for slot, values in _PATTERNS.items()
-}
+})  # fmt: skip
+_READERS = MappingProxyType(
+    {slot: {value: re.compile("|".join(ways)) for value, ways in values.items()} for slot, values in _PATTERNS.items()}
+)
 _FAMILY = re.compile(
     r"\bfamil|\bkids?\b|\bkid-|\bchild|\badults?\b|\byoung(?:sters|er people)|\ball ages|\bgrown[- ]?ups?"
 )

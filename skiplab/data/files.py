@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from skiplab.data.grouping import grouped
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # Names that a split's files begin with.
-_SPLITS = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
+_SPLITS = MappingProxyType({"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)})
 _KINDS = tuple(READERS)
 # A split without a file gets one prompt in so many.
 _SHARE = 20

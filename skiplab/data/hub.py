@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from skiplab.data.files import check_vocab_size, divide, read_folder
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerFast
 
-_NAMES = {"train": ("train",), "valid": ("validation", "valid", "dev"), "test": ("test",)}
+_NAMES = MappingProxyType({"train": ("train",), "valid": ("validation", "valid", "dev"), "test": ("test",)})
 
 
 @final

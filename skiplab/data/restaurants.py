@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from skiplab.data.source import Source
@@ -54,53 +55,61 @@ _NAMES = [
         ],
     )
 ] + ["zaffiro", "tamarind", "old saint george", "house of spice", "juniper", "three blind mice"]
-_LANDMARKS = ["museum", "market hall", "castle", "grand theatre", "station", "library", "opera", "town bridge"]
-_FOODS = ["italian", "thai", "indian", "english", "greek", "mexican", "ethiopian", "korean", "turkish", "austrian"]
-_TYPES = ["pub", "bistro", "restaurant", "cafe", "wine bar", "tavern"]
-_AREAS = ["riverside", "suburbs", "harbour", "city centre"]
-_STARS = ["one", "two", "three", "four", "five"]
+_LANDMARKS = ("museum", "market hall", "castle", "grand theatre", "station", "library", "opera", "town bridge")
+_FOODS = ("italian", "thai", "indian", "english", "greek", "mexican", "ethiopian", "korean", "turkish", "austrian")
+_TYPES = ("pub", "bistro", "restaurant", "cafe", "wine bar", "tavern")
+_AREAS = ("riverside", "suburbs", "harbour", "city centre")
+_STARS = ("one", "two", "three", "four", "five")
 
-VALUES: dict[str, list[str]] = {
-    "name": _NAMES,
-    "type": _TYPES,
-    "food": _FOODS,
-    "price": ["low", "medium", "high"],
-    "rating": _STARS,
-    "area": _AREAS,
-    "family": ["yes", "no"],
-    "near": _LANDMARKS,
-}
+VALUES: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "name": _NAMES,
+        "type": _TYPES,
+        "food": _FOODS,
+        "price": ["low", "medium", "high"],
+        "rating": _STARS,
+        "area": _AREAS,
+        "family": ["yes", "no"],
+        "near": _LANDMARKS,
+    }
+)
 
 # Ways to say a value: before the noun, and as a predicate of the subject.
-_BEFORE_NOUN: dict[str, dict[str, list[str]]] = {
-    "food": {food: [food] for food in _FOODS},
-    "price": {
-        "low": ["cheap", "inexpensive"],
-        "medium": ["mid range", "reasonable"],
-        "high": ["expensive", "upmarket"],
-    },
-    "rating": {star: [f"{star} star"] for star in _STARS},
-    "family": {"yes": ["family friendly"], "no": ["adults only"]},
-}
-_PREDICATE: dict[str, dict[str, list[str]]] = {
-    "food": {food: [f"serves {food} food", f"offers {food} dishes"] for food in _FOODS},
-    "price": {
-        "low": ["has low prices", "costs little"],
-        "medium": ["has average prices", "is moderately priced"],
-        "high": ["has high prices", "costs a lot"],
-    },
-    "rating": {star: [f"is rated {star} out of five", f"has a rating of {star} stars"] for star in _STARS},
-    "family": {
-        "yes": ["welcomes children", "is good for families"],
-        "no": ["does not allow children", "is not for families"],
-    },
-    "area": {area: [f"is located in the {area}", f"lies in the {area}"] for area in _AREAS},
-    "near": {mark: [f"is close to the {mark}", f"stands by the {mark}"] for mark in _LANDMARKS},
-}
-_PLACE: dict[str, dict[str, list[str]]] = {
-    "area": {area: [f"in the {area}"] for area in _AREAS},
-    "near": {mark: [f"near the {mark}", f"next to the {mark}"] for mark in _LANDMARKS},
-}
+_BEFORE_NOUN: Mapping[str, dict[str, list[str]]] = MappingProxyType(
+    {
+        "food": {food: [food] for food in _FOODS},
+        "price": {
+            "low": ["cheap", "inexpensive"],
+            "medium": ["mid range", "reasonable"],
+            "high": ["expensive", "upmarket"],
+        },
+        "rating": {star: [f"{star} star"] for star in _STARS},
+        "family": {"yes": ["family friendly"], "no": ["adults only"]},
+    }
+)
+_PREDICATE: Mapping[str, dict[str, list[str]]] = MappingProxyType(
+    {
+        "food": {food: [f"serves {food} food", f"offers {food} dishes"] for food in _FOODS},
+        "price": {
+            "low": ["has low prices", "costs little"],
+            "medium": ["has average prices", "is moderately priced"],
+            "high": ["has high prices", "costs a lot"],
+        },
+        "rating": {star: [f"is rated {star} out of five", f"has a rating of {star} stars"] for star in _STARS},
+        "family": {
+            "yes": ["welcomes children", "is good for families"],
+            "no": ["does not allow children", "is not for families"],
+        },
+        "area": {area: [f"is located in the {area}", f"lies in the {area}"] for area in _AREAS},
+        "near": {mark: [f"is close to the {mark}", f"stands by the {mark}"] for mark in _LANDMARKS},
+    }
+)
+_PLACE: Mapping[str, dict[str, list[str]]] = MappingProxyType(
+    {
+        "area": {area: [f"in the {area}"] for area in _AREAS},
+        "near": {mark: [f"near the {mark}", f"next to the {mark}"] for mark in _LANDMARKS},
+    }
+)
 
 
 def sample_meaning(rng: random.Random) -> Meaning:
@@ -151,6 +160,10 @@ def _listed(parts: Sequence[str]) -> str:
     return " and ".join([" , ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
+def _first_word(entry: tuple[tuple[str, ...], str, str]) -> str:
+    return entry[0][0]
+
+
 def _phrases() -> list[tuple[tuple[str, ...], str, str]]:
     """All (words, slot, value), longest first, so that a phrase inside a longer one is not read twice."""
     found = [(f"in the {area}", "area", area) for area in _AREAS]
@@ -161,9 +174,9 @@ def _phrases() -> list[tuple[tuple[str, ...], str, str]]:
     return sorted({(tuple(phrase.split()), slot, value) for phrase, slot, value in found}, key=lambda p: -len(p[0]))
 
 
-_BY_FIRST_WORD: dict[str, list[tuple[tuple[str, ...], str, str]]] = {}
-for _entry in _phrases():
-    _BY_FIRST_WORD.setdefault(_entry[0][0], []).append(_entry)
+_BY_FIRST_WORD = MappingProxyType(
+    {word: tuple(entries) for word, entries in itertools.groupby(sorted(_phrases(), key=_first_word), key=_first_word)}
+)
 
 
 def read_back(text: str) -> set[tuple[str, str]]:

@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 Broken = Literal["refuse", "skip"]
@@ -14,12 +15,14 @@ Row = dict[str, Any] | str
 """A row by column, or what is wrong with its line."""
 # Stands for bytes that are not of the encoding: half of a surrogate pair, which no decoded text holds.
 _UNDECODED = "\udcff"
-_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+_MARKS = MappingProxyType(
+    {
+        codecs.BOM_UTF32_LE: "utf-32",
+        codecs.BOM_UTF32_BE: "utf-32",
+        codecs.BOM_UTF16_LE: "utf-16",
+        codecs.BOM_UTF16_BE: "utf-16",
+    }
+)
 
 
 class DataError(ValueError):

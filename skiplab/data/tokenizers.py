@@ -1,6 +1,7 @@
 """Tokenizers made for a task rather than taken from a pretrained model."""
 
 from collections.abc import Iterable, Iterator
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,7 +9,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-_SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<text>", "unk_token": "<unk>"}
+_SPECIAL = MappingProxyType({"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<text>", "unk_token": "<unk>"})
 
 
 def word_tokenizer(words: Iterable[str]) -> "PreTrainedTokenizerFast":

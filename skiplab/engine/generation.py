@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, Self, final
 
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 # Options of `GenerationConfig` that are not served, with the values at which they do nothing.
-_NOT_SERVED: dict[str, tuple[Any, ...]] = {
+_NOT_SERVED: Mapping[str, tuple[Any, ...]] = MappingProxyType({
     "assistant_early_exit": (), "constraints": (), "diversity_penalty": (0.0,), "dola_layers": (),
     "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1.0,),
     "exponential_decay_length_penalty": (), "force_words_ids": (), "forced_bos_token_id": (),
@@ -20,14 +21,16 @@ _NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,), "penalty_alpha": (0.0,), "prefill_chunk_size": (), "prompt_lookup_num_tokens": (),
     "remove_invalid_values": (False,), "sequence_bias": (), "speculation_type": (), "token_healing": (False,),
     "top_h": (), "use_mtp": (False,), "watermarking_config": (),
-}  # fmt: skip
+})  # fmt: skip
 _OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "seed")
-_RANGES: dict[str, tuple[float, float]] = {
+_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({
     "max_new_tokens": (1, math.inf), "min_new_tokens": (0, math.inf), "num_return_sequences": (1, math.inf),
     "no_repeat_ngram_size": (0, math.inf), "top_k": (0, math.inf), "seed": (0, 2**63 - 1), "min_p": (0, 1),
     "epsilon_cutoff": (0, 1), "eta_cutoff": (0, 1),
-}  # fmt: skip
-_ABOVE_ZERO = {"temperature": math.inf, "repetition_penalty": math.inf, "top_p": 1.0, "typical_p": 1.0}
+})  # fmt: skip
+_ABOVE_ZERO = MappingProxyType(
+    {"temperature": math.inf, "repetition_penalty": math.inf, "top_p": 1.0, "typical_p": 1.0}
+)
 
 
 @final

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
+from types import MappingProxyType
 from typing import final
 
 from skiplab.evaluation.metric import Measured, Metric, Outputs, with_text
@@ -25,7 +26,7 @@ _BETA = -math.log(0.5) / math.log(1.5) ** 2
 # ROUGE-L weighs recall by this; CIDEr's penalty on the difference in length has this deviation.
 _ROUGE_BETA, _CIDER_SIGMA = 1.2, 6.0
 # Broken encodings in the challenge's files, which its scorer mends before it scores.
-_MENDED = {"Ł": "£", "Â£": "£", "Ã©": "é", "ã©": "é"}
+_MENDED = MappingProxyType({"Ł": "£", "Â£": "£", "Ã©": "é", "ã©": "é"})
 
 SIGNATURE = (
     "e2e-metrics reimplemented: BLEU and NIST on mteval-13a tokens, ROUGE-L and CIDEr on Penn Treebank tokens without "

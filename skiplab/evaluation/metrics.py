@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from types import MappingProxyType
 from typing import NamedTuple, final
 
 from skiplab.evaluation.metric import EVERYWHERE, Measured, Metric, Outputs, quality_figure, with_text
@@ -10,7 +11,7 @@ from skiplab.evaluation.rouge_tokens import ROUGE_TOKENIZER, rouge_tokens
 from skiplab.utils.figures import Figure, Shown
 
 Interval = tuple[float, float]
-ROUGES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+ROUGES = MappingProxyType({"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"})
 """Our names of ROUGE's variants, and torchmetrics'."""
 ROUGE_SIGNATURE = f"case:lc|stem:no|refs:best|tok:{ROUGE_TOKENIZER}"
 """How ROUGE is computed, in the manner of sacrebleu's signatures."""

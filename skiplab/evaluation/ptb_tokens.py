@@ -5,7 +5,9 @@ is for short plain English; URLs, e-mail addresses, dates and the rarer abbrevia
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 _CONTRACTION = r"(?:n['\u2019]t|['\u2019](?:s|re|ve|ll|d|m))(?![a-z])"
 _ABBREVIATION = r"(?:mr|mrs|ms|dr|st|jr|sr|co|corp|inc|ltd|etc|vs|ave|blvd|rd|no)\."
@@ -22,15 +24,17 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_SPELLING: dict[str, str] = {
-    "£": "#",
-    "(": "-lrb-",
-    ")": "-rrb-",
-    "[": "-lsb-",
-    "]": "-rsb-",
-    "{": "-lcb-",
-    "}": "-rcb-",
-}
+_SPELLING: Mapping[str, str] = MappingProxyType(
+    {
+        "£": "#",
+        "(": "-lrb-",
+        ")": "-rrb-",
+        "[": "-lsb-",
+        "]": "-rsb-",
+        "{": "-lcb-",
+        "}": "-rcb-",
+    }
+)
 _PUNCTUATION = frozenset("'`.?!,:-;\"\u2018\u2019\u201c\u201d\u2013\u2014…")
 
 

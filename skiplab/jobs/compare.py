@@ -24,5 +24,5 @@ def compare(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
             f"trainer.devices and trainer.num_nodes ask for {prepared.trainer.processes} processes, and "
             f"{ranks.processes} run; start it by python -m skiplab.run"
         )
-    helped = partial(helped_by, prepared.config.workers)
-    return Comparison(open_session(prepared, run_dir, ranks=ranks), helped=helped).run()
+    session = open_session(prepared, run_dir, ranks=ranks)
+    return Comparison(session, helpers=partial(helped_by, workers=prepared.config.workers)).run()

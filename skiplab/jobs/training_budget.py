@@ -1,5 +1,6 @@
 """Compare methods at several training budgets: what each speed's quality costs."""
 
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -8,6 +9,7 @@ from skiplab.comparison.comparison import Comparison, Supplement
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.comparison.session import open_session
 from skiplab.comparison.training_budgets import budget_supplement
+from skiplab.comparison.workers import helped_by
 from skiplab.utils.distributed import ALONE, Ranks
 
 
@@ -24,4 +26,5 @@ def training_budget(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> boo
             "methods.skipdecode.sweep.passes=[1,2,4]"
         )
     supplement = Supplement("training_budget", budget_supplement(prepared))
-    return Comparison(open_session(prepared, run_dir, ranks=ranks), supplement).run()
+    session = open_session(prepared, run_dir, ranks=ranks)
+    return Comparison(session, supplement, helpers=partial(helped_by, workers=prepared.config.workers)).run()

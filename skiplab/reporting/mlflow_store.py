@@ -4,6 +4,7 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 import mlflow
 import sqlalchemy
@@ -14,15 +15,17 @@ from skiplab.utils.files import is_in_memory
 from skiplab.utils.locks import exclusive
 
 # MLflow's own defaults would have a run stand still for minutes. What the user's environment sets stays.
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_PATIENCE = MappingProxyType({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"})
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _DATABASES = ("postgresql", "mysql", "mssql")
 # By the module that is missing, what installs it.
-_DRIVERS = {
-    "psycopg2": "pip install psycopg2-binary, or 'skiplab[postgresql]' and a URI of postgresql+psycopg://...",
-    "psycopg": "pip install 'skiplab[postgresql]'",
-    "MySQLdb": "pip install mysqlclient",
-}
+_DRIVERS = MappingProxyType(
+    {
+        "psycopg2": "pip install psycopg2-binary, or 'skiplab[postgresql]' and a URI of postgresql+psycopg://...",
+        "psycopg": "pip install 'skiplab[postgresql]'",
+        "MySQLdb": "pip install mysqlclient",
+    }
+)
 
 
 def connect(uri: str, experiment: str) -> None:

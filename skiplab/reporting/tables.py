@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from skiplab.reporting.results import Row
@@ -23,11 +24,13 @@ _NOTES = (
     "the layer speedup of the timed steps."
 )
 
-_SIGNATURES = {
-    "bleu_signature": "BLEU is sacrebleu's, {}.",
-    "rouge_signature": "ROUGE is {}.",
-    "e2e_signature": "Figures of E2E are the challenge's ({}).",
-}
+_SIGNATURES = MappingProxyType(
+    {
+        "bleu_signature": "BLEU is sacrebleu's, {}.",
+        "rouge_signature": "ROUGE is {}.",
+        "e2e_signature": "Figures of E2E are the challenge's ({}).",
+    }
+)
 FEW_ITEMS = 100
 """A split with fewer items is warned of where its figures stand."""
 

@@ -19,6 +19,13 @@ TRAINING_FIGURES = (
         over_seeds="mean",
     ),
     _cost(
+        name="kept_pass",
+        meaning="the pass whose weights were kept, the one with the lowest validation loss, where that need not be the "
+        "last (trainer.keep=best)",
+        label="kept pass",
+        form="{:g}",
+    ),
+    _cost(
         name="train_tokens",
         meaning="tokens of prompts and targets in its training, that of a probe included, padding left out",
         label="tokens",
@@ -56,7 +63,7 @@ TRAINING_FIGURES = (
     ),
     _cost(
         name="valid_loss",
-        meaning="validation loss at the end of its training, by the loss that it was trained by",
+        meaning="validation loss of the weights that were kept, by the loss that it was trained by",
         label="validation loss",
         unit="nats",
         form="{:.4f}",

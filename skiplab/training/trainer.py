@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from skiplab.data.module import TextData
 from skiplab.engine.training_attention import float32_attention
 from skiplab.methods.base import ExitModule, Optimization, TrainedModule
+from skiplab.training.best_pass import BestPass
 from skiplab.training.checkpoints import Checkpoints, latest
 from skiplab.training.training_cost import CostMeter
 from skiplab.utils.distributed import ALONE, Ranks
@@ -50,6 +51,8 @@ class TrainerSpec:
             gradients and optimizer states (FSDP2); auto: ddp if there are several.
         gradient_checkpointing: whether the backward pass computes the layers' inner states again instead of
             storing them.
+        keep: which weights a training ends with: those of the last pass, or of the best, the one with the lowest
+            validation loss.
         compile: backend of `torch.compile`, such as inductor, for the decoder layers one by one; None runs them
             as they are.
     """
@@ -68,6 +71,7 @@ class TrainerSpec:
     strategy: StrategyName = "auto"
     accumulate: int = 1
     gradient_checkpointing: bool = False
+    keep: Literal["last", "best"] = "last"
     compile: str | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +94,12 @@ class TrainerSpec:
         if self.strategy not in get_args(StrategyName):
             known = ", ".join(get_args(StrategyName))
             raise ValueError(f"unknown trainer strategy {self.strategy!r}; choose one of {known}")
+        if self.keep not in ("last", "best"):
+            raise ValueError(f"trainer keep must be last or best, got {self.keep!r}")
+        if self.keep == "best" and self.strategy == "fsdp":
+            raise ValueError(
+                "trainer keep=best needs whole weights in a process, and strategy=fsdp shards them; take ddp"
+            )
         if self.compile is not None and self.compile not in torch.compiler.list_backends(exclude_tags=()):
             known = ", ".join(torch.compiler.list_backends())
             raise ValueError(f"unknown trainer compile {self.compile!r}; choose one of {known}, or null")
@@ -103,7 +113,9 @@ class TrainerSpec:
     @property
     def recipe(self) -> dict[str, Any]:
         """What the trained weights depend on, as plain values."""
-        return {name: value for name, value in vars(self).items() if name not in PARALLELISM_KEYS}
+        recipe = {name: value for name, value in vars(self).items() if name not in PARALLELISM_KEYS}
+        # So that weights of versions without the choice are found.
+        return recipe if self.keep == "best" else {name: value for name, value in recipe.items() if name != "keep"}
 
     @property
     def optimization(self) -> Optimization:
@@ -240,11 +252,10 @@ def train(
     if ranks.world_size == 1:
         spec = replace(spec, devices=1, num_nodes=1)
     steps = -(-len(data.train_pairs) // spec.batch_size)
-    callbacks = [StopOnNonFiniteLoss(), RichProgressBar(leave=False), CostMeter(folder, module.backbones)]
     trainer = spec.trainer(
         logger=logger or False,
         log_every_n_steps=max(1, min(20, steps)),
-        callbacks=[*callbacks, Checkpoints(folder, checkpoint_every)],
+        callbacks=_callbacks(module, spec, folder, checkpoint_every),
     )
     start = ranks.on_first(partial(latest, folder))
     try:
@@ -262,3 +273,14 @@ def train(
         save_json(folder / BATCH_PART, 1 / module.parts)
     module.eval()
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _callbacks(module: TrainedModule, spec: TrainerSpec, folder: Path, checkpoint_every: float) -> list[Callback]:
+    best = BestPass(folder) if spec.keep == "best" else None
+    return [
+        StopOnNonFiniteLoss(),
+        RichProgressBar(leave=False),
+        *([best] if best else []),
+        CostMeter(folder, module.backbones, best),
+        Checkpoints(folder, checkpoint_every),
+    ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, Self, final
@@ -14,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import IGNORE, Part
+from skiplab.training.best_pass import BestPass, validation_loss
 from skiplab.utils.files import load_json, save_json
 
 _FILE = "training_cost.json"
@@ -30,7 +32,8 @@ class TrainingCost:
         layer_tokens: positions that decoder layers ran on in forward passes, padding and a teacher's included.
         cpu_s: seconds of processor time of all processes; None on a GPU.
         gpu_s: seconds, times the devices; None on a CPU.
-        valid_loss: at the end, by the loss that was trained.
+        valid_loss: of the weights that were kept, by the loss that was trained.
+        kept_pass: the pass whose weights were kept, where that need not be the last.
     """
 
     passes: int
@@ -39,6 +42,7 @@ class TrainingCost:
     cpu_s: float | None = None
     gpu_s: float | None = None
     valid_loss: float | None = None
+    kept_pass: int | None = None
 
     @classmethod
     def stored(cls, folder: Path) -> Self | None:
@@ -54,7 +58,7 @@ class TrainingCost:
             for name in ("tokens", "layer_tokens", "cpu_s", "gpu_s")
             if (found := [getattr(part, name) for part in all_parts if getattr(part, name) is not None])
         }
-        known = {"train_passes": self.passes, **summed, "valid_loss": self.valid_loss}
+        known = {"train_passes": self.passes, "kept_pass": self.kept_pass, **summed, "valid_loss": self.valid_loss}
         return {name: value for name, value in known.items() if value is not None}
 
 
@@ -67,10 +71,12 @@ class CostMeter(Callback):
 
     Args:
         backbones: those that run in the training, a teacher's included.
+        best: what keeps the weights of another pass than the last.
     """
 
-    def __init__(self, folder: Path, backbones: Iterable[Backbone]) -> None:
+    def __init__(self, folder: Path, backbones: Iterable[Backbone], best: BestPass | None = None) -> None:
         self._folder = folder
+        self._best = best
         models: list[Any] = [one.model for one in backbones]
         self._layers: list[nn.Module] = [layer for model in models for layer in model.get_decoder().layers]
         self._hooks: list[RemovableHandle] = []
@@ -122,12 +128,13 @@ class CostMeter(Callback):
         # On the module's device, since NCCL reduces no tensors of a CPU.
         own = torch.tensor(list(sums.values()), dtype=torch.float64, device=pl_module.device)
         summed = dict(zip(sums, trainer.strategy.reduce(own, reduce_op="sum").tolist(), strict=True))
-        losses = [float(loss) for name, loss in trainer.callback_metrics.items() if name.endswith("valid_loss")]
+        loss = validation_loss(trainer) if self._best is None else self._best.loss
         cost = TrainingCost(
             passes=trainer.current_epoch,
             tokens=round(summed["tokens"]),
             layer_tokens=round(summed["layer_tokens"]),
-            valid_loss=losses[-1] if losses else None,
+            valid_loss=loss if isfinite(loss) else None,
+            kept_pass=None if self._best is None else self._best.number,
             **{"gpu_s" if self._on_gpu else "cpu_s": summed["seconds"]},
         )
         if trainer.is_global_zero:

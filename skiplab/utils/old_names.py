@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-_MODULES = {
-    "skiplab.full": "skiplab.methods.full",
-    "skiplab.jobs.search_spec": "skiplab.search.spec",
-    "skiplab.once_for_all": "skiplab.methods.once_for_all",
-    "skiplab.search_space": "skiplab.search.space",
-    "skiplab.skipdecode": "skiplab.methods.skipdecode",
-    "skiplab.training": "skiplab.training.trainer",
-}
+_MODULES = MappingProxyType(
+    {
+        "skiplab.full": "skiplab.methods.full",
+        "skiplab.jobs.search_spec": "skiplab.search.spec",
+        "skiplab.once_for_all": "skiplab.methods.once_for_all",
+        "skiplab.search_space": "skiplab.search.space",
+        "skiplab.skipdecode": "skiplab.methods.skipdecode",
+        "skiplab.training": "skiplab.training.trainer",
+    }
+)
 """Every module whose classes configurations and saved folders name, where it has moved."""
 
 
@@ -28,17 +31,19 @@ class _Moved:
     only_with: tuple[str, Any] | None = None
 
 
-_HYPERPARAMETERS = {
-    "baselines.calm.CALM": {
-        "measure": _Moved("confidence", "name"),
-        "vocabulary": _Moved("confidence", "vocabulary"),
-        "classifier_loss": _Moved("confidence", "loss", ("measure", "classifier")),
-        "temperature": _Moved("decay", "temperature"),
-        "decay": _Moved("decay", "formula"),
-        "first_exit": _Moved("exits", "first"),
-        "exit_interval": _Moved("exits", "interval"),
-    },
-}
+_HYPERPARAMETERS = MappingProxyType(
+    {
+        "baselines.calm.CALM": {
+            "measure": _Moved("confidence", "name"),
+            "vocabulary": _Moved("confidence", "vocabulary"),
+            "classifier_loss": _Moved("confidence", "loss", ("measure", "classifier")),
+            "temperature": _Moved("decay", "temperature"),
+            "decay": _Moved("decay", "formula"),
+            "first_exit": _Moved("exits", "first"),
+            "exit_interval": _Moved("exits", "interval"),
+        },
+    }
+)
 """By class and the name of that time."""
 
 

@@ -72,7 +72,7 @@ def test_a_process_of_its_own_makes_the_settings(alone: Path, tmp_path: Path) ->
     session = Session(prepared, RunFolder(tmp_path / "run"), tracker)
     with (
         session.run("parent", "compare", nested=False) as parent,
-        helped_by(2, prepared.config.plain, tmp_path / "run", parent) as claims,
+        helped_by(session, parent, workers=2) as claims,
     ):
         assert claims is not None
         expected = {f"{entry}.json" for entry in (path.stem for path in (alone / "run" / "settings").iterdir())}
@@ -116,5 +116,5 @@ def test_a_failure_counts_for_its_run(tmp_path: Path) -> None:
 
 
 def test_workers_and_shared_trainings_are_refused_together(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"workers=2 and trainer.devices .* make the other 1"):
+    with pytest.raises(ConfigurationError, match=r"workers=2 .* trainer.devices .* make the other 1"):
         prepare(small_config(tmp_path, "workers=2", "trainer.devices=2"), allow_distributed=True)

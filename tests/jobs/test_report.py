@@ -1,0 +1,44 @@
+"""A run's results and report are written anew from its folder, whole or not."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from skiplab.comparison.prepare import ConfigurationError
+from skiplab.jobs.compare import compare
+from skiplab.jobs.report import report
+from tests.comparison.small import small_config
+
+
+def report_config(folder: Path | None) -> DictConfig:
+    with initialize_config_module("experiments", version_base="1.3"):
+        run = [] if folder is None else [f"run={folder}"]
+        return compose("config", overrides=["experiment=report", *run, "tracking.experiment=reports"])
+
+
+def test_what_is_finished_is_reported_and_nothing_is_made(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    only_full = [f"~methods.{name}" for name in ("multi_layer", "calm", "skipdecode_calibrated", "calm_calibrated")]
+    config = small_config(tmp_path, *only_full, "benchmark.batch_sizes=[]", "tracking.uri=null", "speedups=[2]")
+    assert compare(config, run)
+    whole = json.loads((run / "results.json").read_text())
+    for written in ("results.csv", "report.html"):
+        (run / written).unlink()
+    assert report(report_config(run), tmp_path)
+    assert json.loads((run / "results.json").read_text()) == whole
+    assert "skipdecode" in (run / "report.html").read_text()
+
+    (run / "results.json").unlink()
+    (run / "settings" / "skipdecode-2x-seed-0.json").unlink()
+    assert report(report_config(run), tmp_path)
+    assert {row["method"] for row in json.loads((run / "results.json").read_text())["rows"]} == {"full"}
+    assert not (run / "settings" / "skipdecode-2x-seed-0.json").exists()
+
+
+@pytest.mark.parametrize("folder", [None, Path("nowhere")])
+def test_a_folder_that_is_no_runs_is_refused(tmp_path: Path, folder: Path | None) -> None:
+    with pytest.raises(ConfigurationError, match=r"run must be the folder of a comparison, with its config.json, got"):
+        report(report_config(folder), tmp_path)
