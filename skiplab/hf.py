@@ -7,7 +7,9 @@ Shapes: B rows, A rows that have not ended, P prompt columns, T generated tokens
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -35,11 +37,11 @@ if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
 # Decoding that is more than choosing a token from each row's scores; the values at which it is off.
-_NOT_SERVED: dict[str, tuple[Any, ...]] = {
+_NOT_SERVED: Mapping[str, tuple[Any, ...]] = MappingProxyType({
     "num_beams": (1,), "num_beam_groups": (1,), "penalty_alpha": (0.0,), "dola_layers": (), "guidance_scale": (1.0,),
     "prompt_lookup_num_tokens": (), "assistant_early_exit": (), "use_mtp": (False,), "output_attentions": (False,),
     "output_hidden_states": (False,), "constraints": (), "force_words_ids": (), "speculation_type": (),
-}  # fmt: skip
+})  # fmt: skip
 _CACHES = ("cache", "past_key_values")
 
 

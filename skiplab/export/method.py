@@ -3,6 +3,7 @@
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from skiplab.data.encoding import Encoding
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: messages with `role` and `content`."""
-_UNPACKED = {fmt.states: fmt for fmt in FORMATS.values() if not fmt.integers}
+_UNPACKED = MappingProxyType({fmt.states: fmt for fmt in FORMATS.values() if not fmt.integers})
 
 
 @final

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, final
 
 from fastapi import FastAPI, Request
@@ -18,10 +19,12 @@ from skiplab.serve.metrics import ServerMetrics
 from skiplab.serve.protocol import ApiError, ChatRequest, CompletionRequest
 from skiplab.serve.scheduler import StaticBatches
 
-_MESSAGES = {
-    "extra_forbidden": "is not served",
-    "model_attributes_type": "must be a JSON object, with the header content-type: application/json",
-}
+_MESSAGES = MappingProxyType(
+    {
+        "extra_forbidden": "is not served",
+        "model_attributes_type": "must be a JSON object, with the header content-type: application/json",
+    }
+)
 
 
 def make_app(method: SavedMethod, name: str, limits: Limits) -> FastAPI:

@@ -5,12 +5,27 @@ from pathlib import Path
 
 import pytest
 
-from skiplab.comparison.prepare import ConfigurationError
+from skiplab.comparison.prepare import ConfigurationError, prepare
+from skiplab.comparison.session import open_session
+from skiplab.engine.generation import GenerationOptions
+from skiplab.export.saved_method import load_method
 from skiplab.jobs.compare import compare
 from skiplab.jobs.search import search
 from tests.comparison.small import small_config
 
-PAPER = ("generation=skipdecode_paper", "generation.num_return_sequences=3", "speedups=[2]", "limit=12")
+PAPER = (
+    "generation=skipdecode_paper",
+    "generation.num_return_sequences=3",
+    "generation.temperature=1.5",
+    "speedups=[2]",
+    "limit=12",
+    "seeds=[0]",
+    "~methods.early_termination",
+    "~methods.multi_layer",
+    "tracking.uri=null",
+    "save_models=true",
+    "benchmark.batch_sizes=[1]",
+)
 
 
 def test_item_scores_are_means_over_draws(tmp_path: Path) -> None:
@@ -27,6 +42,11 @@ def test_item_scores_are_means_over_draws(tmp_path: Path) -> None:
     assert len({tuple(draw["texts"]) for draw in draws}) > 1
     low, high = rows["skipdecode"]["rouge_l_ci95"]
     assert low <= rows["skipdecode"]["rouge_l"] <= high
+    saved = load_method(tmp_path / "run" / "models" / "skipdecode-2x-seed-0")
+    prompts = [item.prompt for item in prepare(config).data.items("test")]
+    assert saved.defaults == GenerationOptions.of(do_sample=True, temperature=1.5, top_p=0.7, top_k=0)
+    again = saved.tokens(prompts, seed=0, num_return_sequences=3)
+    assert [again[number::3] for number in range(3)] == [draw["tokens"] for draw in draws]
     # What is finished is read again, with all draws.
     assert compare(config, tmp_path / "run")
 
@@ -42,3 +62,19 @@ def test_plans_are_searched_by_greedy_decoding(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigurationError, match="plans are searched by greedy decoding alone"):
         search(config, tmp_path / "run")
+
+
+def test_options_are_part_of_what_a_folder_is_bound_to(tmp_path: Path) -> None:
+    """Beside the seed, which greedy decoding has no use for."""
+    greedy = prepare(small_config(tmp_path))
+    open_session(greedy, tmp_path / "run")
+    assert "generation" not in json.loads((tmp_path / "run" / "config.json").read_text())
+    seeded = prepare(small_config(tmp_path, "generation.seed=3"))
+    open_session(seeded, tmp_path / "run")
+    ended = prepare(
+        small_config(
+            tmp_path, "generation.eos_token_id=[2]", "~methods.calm_calibrated", "~methods.skipdecode_calibrated"
+        )
+    )
+    with pytest.raises(ConfigurationError, match=r"it differs in generation\b"):
+        open_session(ended, tmp_path / "run")
