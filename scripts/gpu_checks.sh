@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Checks on a GPU machine, in order of worth, each with its own time limit. What they give goes to a folder as it comes.
+#
+#   scripts/gpu_checks.sh FOLDER E2E_FOLDER          on a GPU; E2E_FOLDER holds E2E's devset.csv and testset_w_refs.csv
+#   TINY=1 scripts/gpu_checks.sh FOLDER E2E_FOLDER   the same at tiny size on a CPU
+#
+# The same command goes on with what is not finished. STAGES="quality" runs one of: tests quality speed.
+# PYTHON names the interpreter, by default python3.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+folder=$(realpath -m "${1:?the folder for the results}")
+e2e=$(realpath "${2:?the folder of E2E\'s files}")
+python=${PYTHON:-python3}
+export OMP_NUM_THREADS=1 SKIPLAB_CACHE=${SKIPLAB_CACHE:-$folder/cache}
+mkdir -p "$folder"
+
+# stage NAME SECONDS COMMAND...: run a command unless it has succeeded before.
+stage() {
+  local name=$1 seconds=$2
+  shift 2
+  [[ -e $folder/$name.done ]] && { echo "$name: finished before"; return; }
+  local began=$SECONDS
+  timeout --signal=INT --kill-after=20 "$seconds" "$@" >>"$folder/$name.log" 2>&1
+  local code=$?
+  [[ $code == 0 ]] && touch "$folder/$name.done"
+  echo "$name: exit code $code after $((SECONDS - began)) s, $folder/$name.log"
+}
+
+run() { # run NAME SECONDS OVERRIDES...: an experiment with its run folder under FOLDER
+  local name=$1 seconds=$2
+  shift 2
+  stage "$name" "$seconds" "$python" -m skiplab.run "$@" tracking=none hydra.run.dir="$folder/$name"
+}
+
+tests() {
+  # pytest-benchmark, where it is installed, warns beside xdist, and warnings are errors.
+  local options=(-q -p no:cacheprovider -p no:benchmark --dist load)
+  if [[ -n ${TINY:-} ]]; then
+    stage tests 300 "$python" -m pytest "${options[@]}" -n 1 tests/engine/test_batch.py
+  else
+    stage tests 180 "$python" -m pytest "${options[@]}" -n 5 -k "cuda or gpu or triton or fused or memory" \
+      tests/engine tests/kernels tests/test_conformance.py tests/utils tests/benchmarking/test_step_profile.py
+  fi
+}
+
+quality() {
+  # Weights are not kept beyond the machine, so that checkpoints would only cost time.
+  local options=(experiment=pretrained_e2e "data.dir=$e2e" 'seeds=[0]' 'benchmark.batch_sizes=[]' checkpoint_every=100000)
+  if [[ -n ${TINY:-} ]]; then
+    options+=(backbone=llama_tiny limit=8 workers=2 base.max_epochs=1 trainer.max_epochs=1 'speedups=[2]'
+      'methods.constant.sweep.speedup=[2]' base.learning_rate=1e-3 'methods.calm.sweep.confidence=[state]'
+      methods.calm.exits.drawn=2 methods.multi_layer.drawn_exits=2)
+  else
+    options+=(trainer=gpu workers=8)
+  fi
+  run quality "${QUALITY_SECONDS:-420}" "${options[@]}"
+  # Whatever is finished, also if the time was not enough for all of it.
+  [[ -d $folder/quality/settings ]] &&
+    "$python" -m skiplab.run experiment=report run="$folder/quality" hydra.run.dir="$folder/report" 2>&1 | tail -n 40
+}
+
+speed() {
+  if [[ -n ${TINY:-} ]]; then
+    run speed 300 experiment=throughput backbone.num_layers=4 backbone.hidden_size=16 backbone.num_heads=2 \
+      backbone.vocab_size=104 throughput.prompt_tokens=6 throughput.new_tokens=5 'throughput.batch_sizes=[1,3]' \
+      'throughput.dtypes=[float32]' 'throughput.held_out_batches=[3]' 'throughput.held_out_speedups=[]' 'speedups=[2]' \
+      'throughput.peers=[]' 'methods.calm.sweep.batch_policy=[freeze]' benchmark.rounds=2 benchmark.warmup=0
+  else
+    local options=(experiment=opt_speed trainer=gpu 'speedups=[3]' 'methods.calm.sweep.speedup=[3]' benchmark.rounds=5
+      'throughput.batch_sizes=[1,16,64]' 'throughput.held_out_batches=[]' 'throughput.held_out_speedups=[]')
+    run speed_1_3b 150 "${options[@]}"
+    run speed_6_7b 200 "${options[@]}" backbone=opt_6_7b backbone.pretrained=false
+  fi
+}
+
+for name in ${STAGES:-tests quality speed}; do
+  "$name"
+done
