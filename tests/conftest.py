@@ -1,5 +1,6 @@
 """Shared fixtures: tiny random backbones in both OPT layouts and Llama's, one thread, no network."""
 
+import gc
 import os
 import tempfile
 
@@ -16,6 +17,12 @@ from skiplab.engine.backbone import Backbone
 from tests.tiny import LAYOUTS, tiny_backbone
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What the tests' modules imported is never garbage, so no collection need look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=LAYOUTS)

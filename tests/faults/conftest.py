@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.comparisons import command, output, results
+from tests.faults.comparisons import command, results
+from tests.forked_run import output
 
 
 @pytest.fixture(scope="package")

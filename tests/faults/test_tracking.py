@@ -20,8 +20,9 @@ import pytest
 
 from skiplab.methods.base import TrainedModule
 from skiplab.reporting.mlflow_tracker import MLflowTracker
-from tests.faults.comparisons import command, output, results, statuses, tracked
+from tests.faults.comparisons import command, results, statuses, tracked
 from tests.faults.processes import KILLED, in_child, kills_at
+from tests.forked_run import output
 
 
 @contextmanager
