@@ -33,6 +33,8 @@ def start(home: Path, *arguments: str, fault: Callable[[], object] = lambda: Non
         os.chdir(home)
         os.environ["SKIPLAB_CACHE"] = str(home / "cache")
         os.environ["COLUMNS"] = "100"
+        # For the processes that it starts.
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
         # It hears Ctrl-C, even where the tests themselves run in a shell's background, which ignores it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # As they are outside of pytest, which makes them errors and keeps them to itself.

@@ -14,8 +14,7 @@ import pytest
 from skiplab.run import experiments
 from tests.comparison.small import SIZE, SMALL_TASK
 from tests.faults.processes import KILLED, Child
-from tests.forked_run import output
-from tests.forked_run import start as start_forked
+from tests.forked_run import output, start
 from tests.store import ready_store
 
 COMMAND = [sys.executable, "-m", "skiplab.run"]
@@ -33,20 +32,7 @@ def call(home: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
 
 
-def start(home: Path, *command: str) -> subprocess.Popen[str]:
-    """A process that hears Ctrl-C, even where the tests themselves run in a shell's background, which ignores it."""
-    return subprocess.Popen(
-        command,
-        cwd=home,
-        env=environment(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(folder: Path, pattern: str, process: Child | subprocess.Popen[str]) -> None:
+def wait_for(folder: Path, pattern: str, process: Child) -> None:
     deadline = time.monotonic() + 120
     while not list(folder.glob(pattern)):
         assert process.poll() is None
@@ -85,7 +71,7 @@ def test_a_bad_command_gives_one_message_and_writes_nothing(tmp_path: Path, argu
 
 
 def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(tmp_path: Path) -> None:
-    assert start_forked(tmp_path, COMPARISON, "job=json.loads").wait() == 1
+    assert start(tmp_path, COMPARISON, "job=json.loads").wait() == 1
     (line,) = output(tmp_path).splitlines()
     (log,) = (tmp_path / "outputs" / "compare_calm").glob("error-*.log")
     assert line.startswith("error: unexpected TypeError: ")
@@ -95,7 +81,7 @@ def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(tmp_path: Pat
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
-    process = start_forked(tmp_path, *COMPARE)
+    process = start(tmp_path, *COMPARE)
     wait_for(folder, "settings/skipdecode-1.5x-seed-0.json", process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == KILLED
@@ -103,7 +89,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert finished
     assert json.loads((folder / "results.json").read_text())["rows"]
 
-    assert start_forked(tmp_path, *COMPARE).wait() == 0, output(tmp_path)
+    assert start(tmp_path, *COMPARE).wait() == 0, output(tmp_path)
     assert "skipdecode 1.5x: finished before" in output(tmp_path)
     assert finished == {path: path.stat().st_mtime_ns for path in finished}
     rows = json.loads((folder / "results.json").read_text())["rows"]
@@ -115,7 +101,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_an_interrupted_run_says_so_in_its_store(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
     ready_store(tmp_path)
-    process = start_forked(tmp_path, *COMPARE, "trainer.max_epochs=200", "checkpoint_every=0")
+    process = start(tmp_path, *COMPARE, "trainer.max_epochs=200", "checkpoint_every=0")
     wait_for(folder, "weights/*.training/step-*.ckpt", process)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130, output(tmp_path)
@@ -138,7 +124,7 @@ def test_runs_at_once_in_one_folder_one_cache_and_one_store_lose_nothing(tmp_pat
     small = [*COMPARE, "method=full", "benchmark.batch_sizes=[]", "methods={}", "method.sweep.fine_tune=[false]"]
     small = [one for one in small if one not in LEFT_OUT]
     folders = [f"hydra.run.dir={tmp_path}/{name}" for name in ("one", "one", "other")]
-    processes = [start_forked(tmp_path, *small, folder) for folder in folders]
+    processes = [start(tmp_path, *small, folder) for folder in folders]
     assert [process.wait() for process in processes] == [0, 0, 0], output(tmp_path)
     assert "finished before" in output(tmp_path)
     assert "is lost" not in output(tmp_path)
