@@ -1,5 +1,6 @@
 """A tracking store that is there already: MLflow takes seconds to make one, and few tests are about that."""
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -22,6 +23,8 @@ def ready_store(folder: Path) -> str:
 
 @cache
 def _new_store() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="skiplab-store-")) / "mlflow.db"
+    folder = Path(tempfile.mkdtemp(prefix="skiplab-store-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
     return path
