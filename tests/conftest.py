@@ -1,5 +1,6 @@
 """Shared fixtures: tiny random backbones in both OPT layouts and Llama's, one thread, no network."""
 
+import gc
 import os
 import tempfile
 
@@ -16,6 +17,28 @@ from skiplab.engine.backbone import Backbone
 from tests.tiny import LAYOUTS, tiny_backbone
 
 torch.set_num_threads(1)
+
+
+# Started last they would leave a worker without work.
+LONG = (
+    "test_launch.py",
+    "test_comparison.py",
+    "test_killed.py",
+    "test_killed_search.py",
+    "test_scale.py",
+    "test_search.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """What the tests' modules imported is never garbage, so no collection need look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=LAYOUTS)

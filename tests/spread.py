@@ -1,10 +1,6 @@
-"""Trainings to be spread over ranks; as a program, what each of several ranks makes of them.
-
-`python -m tests.spread FOLDER` under torchrun writes `FOLDER/found.json`.
-"""
+"""Trainings to be spread over ranks, and what each of several ranks makes of them."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -176,6 +172,7 @@ def alone(ranks: Ranks) -> bool:
 
 
 def main(folder: Path) -> None:
+    """The work of a rank; the first writes `found.json`."""
     environment = launch.launcher()
     assert environment is not None
     ranks = launch.join(environment, "cpu", barrier_timeout=PATIENCE)
@@ -192,8 +189,3 @@ def main(folder: Path) -> None:
     if ranks.is_first:
         (folder / "found.json").write_text(json.dumps(found))
     ranks.leave()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]))

@@ -12,11 +12,15 @@ import mlflow
 import pytest
 
 from skiplab.run import experiments
-from tests.comparison.small import SMALL, SMALL_TASK
+from tests.comparison.small import SIZE, SMALL_TASK
+from tests.faults.processes import KILLED, Child
+from tests.forked_run import output, start
+from tests.store import ready_store
 
 COMMAND = [sys.executable, "-m", "skiplab.run"]
 COMPARISON = "experiment=compare_calm"
-COMPARE = [*COMMAND, "experiment=compare_calm", *SMALL, *SMALL_TASK]
+LEFT_OUT = [f"~methods.{name}" for name in ("multi_layer", "calm", "skipdecode_calibrated", "calm_calibrated")]
+COMPARE = [COMPARISON, *SIZE, *SMALL_TASK, *LEFT_OUT]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -28,23 +32,10 @@ def call(home: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
 
 
-def start(home: Path, *command: str) -> subprocess.Popen[str]:
-    """A process that hears Ctrl-C, even where the tests themselves run in a shell's background, which ignores it."""
-    return subprocess.Popen(
-        command,
-        cwd=home,
-        env=environment(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+def wait_for(folder: Path, pattern: str, process: Child) -> None:
     deadline = time.monotonic() + 120
     while not list(folder.glob(pattern)):
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -80,9 +71,8 @@ def test_a_bad_command_gives_one_message_and_writes_nothing(tmp_path: Path, argu
 
 
 def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(tmp_path: Path) -> None:
-    done = call(tmp_path, *COMMAND, COMPARISON, "job=json.loads")
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    assert start(tmp_path, COMPARISON, "job=json.loads").wait() == 1
+    (line,) = output(tmp_path).splitlines()
     (log,) = (tmp_path / "outputs" / "compare_calm").glob("error-*.log")
     assert line.startswith("error: unexpected TypeError: ")
     assert f"its traceback is in {log}: please report it" in line
@@ -93,31 +83,30 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
     process = start(tmp_path, *COMPARE)
     wait_for(folder, "settings/skipdecode-1.5x-seed-0.json", process)
-    process.kill()
-    process.communicate()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == KILLED
     finished = {path: path.stat().st_mtime_ns for path in (folder / "settings").iterdir()}
     assert finished
     assert json.loads((folder / "results.json").read_text())["rows"]
 
-    done = call(tmp_path, *COMPARE)
-    assert done.returncode == 0, done.stderr
-    assert "skipdecode 1.5x: finished before" in done.stdout
+    assert start(tmp_path, *COMPARE).wait() == 0, output(tmp_path)
+    assert "skipdecode 1.5x: finished before" in output(tmp_path)
     assert finished == {path: path.stat().st_mtime_ns for path in finished}
     rows = json.loads((folder / "results.json").read_text())["rows"]
-    assert len(rows) == 2 * 9
+    assert len(rows) == 2 * 5
     statuses = [run.info.status for run in stored_runs(tmp_path)]
     assert statuses == ["FINISHED"] * len(statuses)
 
 
 def test_an_interrupted_run_says_so_in_its_store(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
+    ready_store(tmp_path)
     process = start(tmp_path, *COMPARE, "trainer.max_epochs=200", "checkpoint_every=0")
     wait_for(folder, "weights/*.training/step-*.ckpt", process)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert "the same command goes on from what is finished" in output
-    assert "Traceback" not in output
+    assert process.wait() == 130, output(tmp_path)
+    assert "the same command goes on from what is finished" in output(tmp_path)
+    assert "Traceback" not in output(tmp_path)
     statuses = {run.info.run_name: run.info.status for run in stored_runs(tmp_path)}
     assert statuses["full 1x"] == "FINISHED"
     assert statuses["full 1x fine-tuned"] == statuses["compare_calm"] == "KILLED"
@@ -133,13 +122,12 @@ def stored_runs(home: Path) -> list:
 
 def test_runs_at_once_in_one_folder_one_cache_and_one_store_lose_nothing(tmp_path: Path) -> None:
     small = [*COMPARE, "method=full", "benchmark.batch_sizes=[]", "methods={}", "method.sweep.fine_tune=[false]"]
-    small.remove("methods.calm.sweep.confidence=[softmax]")
+    small = [one for one in small if one not in LEFT_OUT]
     folders = [f"hydra.run.dir={tmp_path}/{name}" for name in ("one", "one", "other")]
     processes = [start(tmp_path, *small, folder) for folder in folders]
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    assert "finished before" in outputs[0] + outputs[1]
-    assert "is lost" not in " ".join(outputs)
+    assert [process.wait() for process in processes] == [0, 0, 0], output(tmp_path)
+    assert "finished before" in output(tmp_path)
+    assert "is lost" not in output(tmp_path)
     for name in ("one", "other"):
         assert [row["setting"] for row in json.loads((tmp_path / name / "results.json").read_text())["rows"]] == ["1x"]
     assert len(list((tmp_path / "cache").glob("base-*/model.safetensors"))) == 1

@@ -2,9 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
+import socket
+import time
+import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +19,39 @@ from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.scaling import scaling
 from skiplab.utils.distributed import ALONE
 from tests.comparison.small import small_config
-from tests.spread import RUNS, SPEC, SPREADS, curve, data, scores
-
-ROOT = Path(__file__).parents[1]
+from tests.faults.processes import Child
+from tests.forked_run import output
+from tests.spread import RUNS, SPEC, SPREADS, curve, data, main, scores
+from tests.store import ready_store
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Folder and findings of two ranks."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*command, "-m", "tests.spread", os.fspath(folder)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    ready_store(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # As torchrun starts them, but forked: they need not import what they work with.
+    common = {
+        "TORCHELASTIC_RUN_ID": "two", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+
+    def rank(number: int) -> None:
+        os.environ.update(common | {"RANK": str(number), "LOCAL_RANK": str(number)})
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore")
+        main(folder)
+
+    ranks = [Child(partial(rank, number), folder / "output.txt") for number in range(2)]
+    while None in (codes := [one.poll() for one in ranks]) and not any(codes):
+        time.sleep(0.05)
+    for one in ranks:
+        if one.poll() is None:
+            one.send_signal(signal.SIGKILL)
+    assert [one.wait() for one in ranks] == [0, 0], output(folder)
     return folder, json.loads((folder / "found.json").read_text())
 
 

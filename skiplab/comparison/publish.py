@@ -102,6 +102,8 @@ def publish(tracker: Tracker, folder: Path, page: html.Page) -> None:
     for name, figure in page.figures.items():
         path = folder / "plots" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
+        # It is laid out, for the page.
+        figure.set_layout_engine("none")
         figure.savefig(path, dpi=150)
         tracker.log_file(path, "plots")
     for name in ("report.html", "results.json", "results.csv", "config.yaml"):

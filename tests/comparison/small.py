@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from skiplab.backbones.shapes import OPTSpec
+from tests.store import ready_store
 
 SIZE = (
     "backbone.num_layers=4",
@@ -26,9 +27,9 @@ SMALL_TASK = ("data.train_size=64", "data.valid_size=16", "data.test_size=16", "
 def small_config(
     folder: Path, *overrides: str, experiment: str = "compare_calm", task: tuple[str, ...] = SMALL_TASK
 ) -> DictConfig:
-    """The configuration as the command line makes it, with its store and cache in a folder."""
+    """The configuration as the command line makes it, with its store, which is there, and its cache in a folder."""
     store = [
-        f"tracking.uri=sqlite:///{folder}/mlflow.db",
+        f"tracking.uri={ready_store(folder)}",
         f"tracking.experiment={experiment}",
         f"cache_dir={folder}/cache",
     ]

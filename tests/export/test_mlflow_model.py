@@ -22,6 +22,7 @@ from skiplab.export.saved_method import load_method
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.reporting.mlflow_tracker import MLflowTracker
 from tests.export import test_saved_method
+from tests.store import ready_store
 
 PROMPTS = test_saved_method.PROMPTS[:3]
 NAME = "compare_calm-skipdecode-2.5x"
@@ -29,7 +30,7 @@ NAME = "compare_calm-skipdecode-2.5x"
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = ready_store(tmp_path)
     MLflowTracker.open(uri, "test")
     return uri
 

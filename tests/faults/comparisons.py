@@ -1,11 +1,7 @@
 """A small `compare_calm` as its command, in a forked process of its own, with a fault set where a test wants it."""
 
 import json
-import os
-import sys
-import warnings
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +9,8 @@ import mlflow
 from mlflow.entities import Run
 
 from skiplab.reporting.vocabulary import FIGURES
-from skiplab.run import main
-from tests.faults.processes import in_child
-
-# What a run imports on its way, so that no child spends its time on it.
-for _name in (
-    "skiplab.jobs.compare",
-    "mlflow.data.huggingface_dataset",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.backends.backend_svg",
-):
-    import_module(_name)
+from tests.forked_run import start
+from tests.store import ready_store
 
 SMALL = (
     "experiment=compare_calm",
@@ -60,34 +46,13 @@ _TIMED = ("_ms", "_per_s", "decode_speedup", "ms_per_token", "ms_per_step", "pea
 
 
 def command(home: Path, *overrides: str, fault: Callable[[], object] = lambda: None) -> int:
-    """`python -m skiplab.run` in a folder; its exit code, or less than 0 the signal that ended it.
+    """A comparison's command in a folder, whose store is there; exit code, or less than 0 the signal that ended it.
 
     Args:
         fault: is called in the process before it begins.
     """
-
-    def work() -> None:
-        os.chdir(home)
-        os.environ["SKIPLAB_CACHE"] = str(home / "cache")
-        os.environ["COLUMNS"] = "100"
-        # As they are outside of pytest, which makes them errors and keeps them to itself.
-        warnings.resetwarnings()
-        warnings.showwarning = lambda message, *_: sys.stderr.write(f"warning: {message}\n")
-        fault()
-        sys.argv = ["skiplab", *SMALL, *overrides]
-        try:
-            main()
-        except SystemExit as end:
-            if isinstance(end.code, str):
-                sys.stdout.write(f"{end.code}\n")
-            os._exit(end.code if isinstance(end.code, int) else 1)
-
-    home.mkdir(parents=True, exist_ok=True)
-    return in_child(work, home / "output.txt")
-
-
-def output(home: Path) -> str:
-    return (home / "output.txt").read_text()
+    ready_store(home)
+    return start(home, *SMALL, *overrides, fault=fault).wait()
 
 
 def run_dir(home: Path) -> Path:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.comparisons import command, output, results
+from tests.faults.comparisons import command, results
+from tests.forked_run import output
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("undisturbed")
     assert command(home) == 0, output(home)

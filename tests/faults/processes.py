@@ -8,9 +8,48 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, final
 
 KILLED = -signal.SIGKILL
+
+
+@final
+class Child:
+    """A forked process that does some work.
+
+    Args:
+        output: a file that what it prints is appended to.
+    """
+
+    def __init__(self, work: Callable[[], object], output: Path | None = None) -> None:
+        self._code: int | None = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with warnings.catch_warnings():
+            # Lightning, MLflow and torch have idle threads by now, which the child does without.
+            warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+            self.pid = os.fork()
+        if self.pid == 0:
+            _work_and_exit(work, output)
+
+    def poll(self) -> int | None:
+        """Its exit code, or less than 0 the signal that ended it; None while it works."""
+        return self._waited(os.WNOHANG)
+
+    def wait(self) -> int:
+        """Its exit code, or less than 0 the signal that ended it, once it has ended."""
+        code = self._waited(0)
+        assert code is not None
+        return code
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def _waited(self, options: int) -> int | None:
+        if self._code is None:
+            ended, status = os.waitpid(self.pid, options)
+            self._code = os.waitstatus_to_exitcode(status) if ended else None
+        return self._code
 
 
 def in_child(work: Callable[[], object], output: Path | None = None) -> int:
@@ -19,15 +58,7 @@ def in_child(work: Callable[[], object], output: Path | None = None) -> int:
     Args:
         output: a file that what it prints is appended to.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with warnings.catch_warnings():
-        # Lightning, MLflow and torch have idle threads by now, which the child does without.
-        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        _work_and_exit(work, output)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return Child(work, output).wait()
 
 
 def _work_and_exit(work: Callable[[], object], output: Path | None) -> NoReturn:

@@ -11,8 +11,9 @@ import torch
 
 from skiplab.training.weights import load_or_train
 from skiplab.utils.files import DiskFullError, write_text
-from tests.faults.comparisons import check_whole, command, output, results
+from tests.faults.comparisons import check_whole, command, results
 from tests.faults.processes import in_child
+from tests.forked_run import output
 
 
 @pytest.fixture

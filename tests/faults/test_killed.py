@@ -17,8 +17,9 @@ import pytest
 from skiplab.benchmarking import timing
 from skiplab.engine import batch_run
 from skiplab.methods.base import TrainedModule
-from tests.faults.comparisons import check_whole, command, output, results, statuses
+from tests.faults.comparisons import check_whole, command, results, statuses
 from tests.faults.processes import KILLED, kill_self, kills_at
+from tests.forked_run import output
 
 
 def at_call(owner: Any, name: str, count: int, *, after: bool = False) -> Callable[[], None]:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tests.faults.comparisons import command, output, results
+from tests.faults.comparisons import command, results
+from tests.forked_run import output
 
 
 def test_a_training_that_blows_up_fails_its_setting_alone(undisturbed: Path, tmp_path: Path) -> None:

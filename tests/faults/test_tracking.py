@@ -20,8 +20,10 @@ import pytest
 
 from skiplab.methods.base import TrainedModule
 from skiplab.reporting.mlflow_tracker import MLflowTracker
-from tests.faults.comparisons import command, output, results, statuses, tracked
+from tests.faults.comparisons import command, results, statuses, tracked
 from tests.faults.processes import KILLED, in_child, kills_at
+from tests.forked_run import output
+from tests.store import ready_store
 
 
 @contextmanager
@@ -137,7 +139,7 @@ def test_a_store_that_refuses_from_some_moment_on_is_lost(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     # Which MLflow changes.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    tracker = MLflowTracker.open(f"sqlite:///{tmp_path}/mlflow.db", "test")
+    tracker = MLflowTracker.open(ready_store(tmp_path), "test")
     with refusing(status) as uri, tracker.run("work") as run_id:
         mlflow.set_tracking_uri(uri)
         with pytest.warns(UserWarning, match=f"the tracking store {uri} is lost: .*the same command started again"):
@@ -148,7 +150,7 @@ def test_a_store_that_refuses_from_some_moment_on_is_lost(
 
 
 def test_a_call_that_no_store_would_take_is_an_error_as_ever(tmp_path: Path) -> None:
-    tracker = MLflowTracker.open(f"sqlite:///{tmp_path}/mlflow.db", "test")
+    tracker = MLflowTracker.open(ready_store(tmp_path), "test")
     with pytest.raises(mlflow.MlflowException, match="Names may only contain"), tracker.run("work"):
         tracker.log_figures({"no name?": 1.0})
     assert tracker.lost is None
@@ -172,7 +174,7 @@ def test_a_sqlite_store_that_was_killed_in_its_making_is_made_again(tmp_path: Pa
 
 def test_a_full_sqlite_store_is_lost_and_the_work_goes_on(tmp_path: Path) -> None:
     def work() -> None:
-        tracker = MLflowTracker.open(f"sqlite:///{tmp_path}/mlflow.db", "test")
+        tracker = MLflowTracker.open(ready_store(tmp_path), "test")
         with tracker.run("work"):
             size = (tmp_path / "mlflow.db-wal").stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

@@ -13,10 +13,11 @@ from skiplab.benchmarking.roofline import Ceilings, Footprint
 from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.capacity import capacity
 from skiplab.utils.files import save_json
+from tests.store import ready_store
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:
-    store = (f"tracking.uri=sqlite:///{folder}/mlflow.db", "tracking.experiment=capacity")
+    store = (f"tracking.uri={ready_store(folder)}", "tracking.experiment=capacity")
     run = f"capacity.run={folder}/measured"
     with initialize_config_module("experiments", version_base="1.3"):
         return compose("config", overrides=["experiment=capacity", run, *store, *overrides])

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,35 +10,29 @@ from optuna.trial import TrialState
 from skiplab.jobs.search import search
 from skiplab.search.study import UNNAMED, WORKER
 from tests.comparison.small import SIZE, SMALL_TASK, small_config
+from tests.forked_run import output, start
 from tests.jobs.small_search import SHORT, SPACE, trials
+from tests.store import ready_store
 
 
-def command(home: Path, *overrides: str) -> list[str]:
+def arguments(home: Path, *overrides: str) -> tuple[str, ...]:
     stores = (f"search.storage={home}/journal.log", f"search.artifacts={home}/artifacts", "benchmark.batch_sizes=[]")
-    arguments = ("experiment=search_schedule", *SIZE, *SMALL_TASK, *SPACE, *SHORT, *stores, *overrides)
-    return [sys.executable, "-m", "skiplab.run", *arguments]
+    return ("experiment=search_schedule", *SIZE, *SMALL_TASK, *SPACE, *SHORT, *stores, *overrides)
 
 
 def test_killing_a_worker_and_the_parent_loses_no_finished_trial(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        command(tmp_path, "workers=2", "search.trials=900", "search.baselines=[]"),
-        cwd=tmp_path,
-        env=os.environ | {"SKIPLAB_CACHE": f"{tmp_path}/cache", "PYTHONPATH": str(root)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    ready_store(tmp_path)
+    process = start(tmp_path, *arguments(tmp_path, "workers=2", "search.trials=900", "search.baselines=[]"))
     folder = tmp_path / "outputs" / "search_schedule" / "workers"
     deadline = time.monotonic() + 200
     while not ((tmp_path / "journal.log").exists() and len(finished_by(tmp_path)) == 2):
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, output(tmp_path)
         assert time.monotonic() < deadline
         time.sleep(0.2)
     victim, other = (int(path.stem.split("-")[-2]) for path in sorted(folder.glob("*.lock")))
     os.kill(victim, signal.SIGKILL)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     while alive(other):
         assert time.monotonic() < deadline, "a worker without its parent ends after its trial"
         time.sleep(0.1)

@@ -13,6 +13,7 @@ from skiplab.benchmarking.roofline import Ceilings, Footprint, bytes_speedup, le
 from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.throughput import throughput
 from tests.comparison.small import tiny_shape
+from tests.store import ready_store
 
 SMALL = (
     "backbone.num_layers=4",
@@ -33,7 +34,7 @@ SMALL = (
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:
-    store = (f"tracking.uri=sqlite:///{folder}/mlflow.db", "tracking.experiment=throughput")
+    store = (f"tracking.uri={ready_store(folder)}", "tracking.experiment=throughput")
     with initialize_config_module("experiments", version_base="1.3"):
         return compose("config", overrides=["experiment=throughput", *SMALL, *store, *overrides])
 

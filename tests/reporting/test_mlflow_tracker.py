@@ -7,11 +7,12 @@ import pytest
 
 from skiplab.reporting.mlflow_tracker import MLflowTracker
 from skiplab.reporting.tracker import NoTracker, Tracker
+from tests.store import ready_store
 
 
 @pytest.fixture
 def tracker(tmp_path: Path) -> Tracker:
-    return MLflowTracker.open(f"sqlite:///{tmp_path}/store/mlflow.db", "test")
+    return MLflowTracker.open(ready_store(tmp_path / "store"), "test")
 
 
 @pytest.mark.parametrize(

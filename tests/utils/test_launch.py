@@ -13,7 +13,9 @@ from skiplab.jobs.compare import compare
 from skiplab.utils import launch
 from tests.comparison.faulty import FailsInTraining
 from tests.comparison.small import SIZE, SMALL_TASK, small_config
-from tests.test_run import COMMAND, call, start, stored_runs, wait_for
+from tests.forked_run import output, start
+from tests.store import ready_store
+from tests.test_run import stored_runs, wait_for
 
 LEFT_OUT = [f"~methods.{name}" for name in ("multi_layer", "calm", "skipdecode_calibrated", "calm_calibrated")]
 FAULTY = f"+methods.faulty={{name:faulty,_target_:{FailsInTraining.__module__}.FailsInTraining,sweep:{{}}}}"
@@ -49,22 +51,24 @@ def test_a_job_that_asks_for_several_processes_is_not_run_by_one(tmp_path: Path)
 
 def test_two_processes_leave_what_one_leaves_though_one_was_killed(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
-    command = [*COMMAND, "experiment=compare_calm", *SIZE, *SMALL_TASK, *JOB, "trainer=ddp"]
+    command = ["experiment=compare_calm", *SIZE, *SMALL_TASK, *JOB, "trainer=ddp"]
+    ready_store(tmp_path)
+    # It starts ranks that are processes of their own.
     process = start(tmp_path, *command)
     wait_for(folder, "settings/full-1x-seed-0.json", process)
     # Their own children have the same variables.
     ranks = {child.environ().get("RANK"): child for child in psutil.Process(process.pid).children()}
     ranks["1"].send_signal(signal.SIGKILL)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGKILL, output
-    assert "process 1 was killed by signal 9, and the others were ended; the same command goes on" in output
+    assert process.wait() == 128 + signal.SIGKILL, output(tmp_path)
+    told = "process 1 was killed by signal 9, and the others were ended; the same command goes on"
+    assert told in output(tmp_path)
     assert not ranks["0"].is_running()
 
-    done = call(tmp_path, *command)
-    assert done.returncode == 1, done.stderr
-    assert done.stdout.count("full 1x: finished before") == 1
-    assert done.stdout.count("failed faulty always: RuntimeError: no loss today") == 1
-    assert "Traceback" not in done.stderr
+    (tmp_path / "output.txt").unlink()
+    assert start(tmp_path, *command).wait() == 1, output(tmp_path)
+    assert output(tmp_path).count("full 1x: finished before") == 1
+    assert output(tmp_path).count("failed faulty always: RuntimeError: no loss today") == 1
+    assert "Traceback" not in output(tmp_path)
     statuses = {run.info.run_name: run.info.status for run in stored_runs(tmp_path)}
     assert statuses.pop("faulty always") == "FAILED"
     assert set(statuses.values()) == {"FINISHED"}

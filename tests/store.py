@@ -1,0 +1,30 @@
+"""A tracking store that is there already: MLflow takes seconds to make one, and few tests are about that."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import mlflow
+
+
+def ready_store(folder: Path) -> str:
+    """URI of the store `mlflow.db` in a folder; if there is none, a new one as MLflow makes it."""
+    path = folder / "mlflow.db"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        copy = folder / f"mlflow.{os.getpid()}"
+        shutil.copyfile(_new_store(), copy)
+        copy.rename(path)
+    return f"sqlite:///{path}"
+
+
+@cache
+def _new_store() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="skiplab-store-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+    return path
