@@ -21,6 +21,12 @@ def ready_store(folder: Path) -> str:
     return f"sqlite:///{path}"
 
 
+def written(folder: Path) -> list[Path]:
+    """What a folder holds, but for the store of `ready_store` if nothing was written to it."""
+    untouched = _new_store().read_bytes()
+    return [path for path in folder.iterdir() if path.name != "mlflow.db" or path.read_bytes() != untouched]
+
+
 @cache
 def _new_store() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="skiplab-store-"))

@@ -6,6 +6,7 @@ import pytest
 
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from tests.comparison.small import small_config
+from tests.store import written
 
 # Exit layers by hand instead of speedups.
 EXITS = ("~methods.skipdecode.sweep",)
@@ -23,7 +24,7 @@ def test_a_good_configuration_is_prepared(tmp_path: Path) -> None:
         "calm softmax ~1.5x",
         "calm softmax ~2x",
     ]
-    assert list(tmp_path.iterdir()) == []
+    assert written(tmp_path) == []
 
 
 def test_one_method_is_compared_with_the_full_model(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
 def test_bad_configurations_say_what_is_wrong(tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         prepare(small_config(tmp_path, *overrides))
-    assert list(tmp_path.iterdir()) == []
+    assert written(tmp_path) == []
 
 
 def test_the_e2e_files_are_asked_for(tmp_path: Path) -> None:

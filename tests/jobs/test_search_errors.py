@@ -7,6 +7,7 @@ import pytest
 from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.search import search
 from tests.jobs.small_search import NO_LOSS, NO_SPEED, small
+from tests.store import written
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ from tests.jobs.small_search import NO_LOSS, NO_SPEED, small
 def test_bad_searches_are_refused_before_the_first_trial(tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         search(small(tmp_path, *overrides), tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
+    assert written(tmp_path) == []
 
 
 def test_a_storage_that_cannot_be_reached_is_refused(tmp_path: Path) -> None:
