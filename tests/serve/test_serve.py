@@ -198,8 +198,8 @@ def test_many_requests_lose_none_and_leak_nothing(method: SavedMethod) -> None:
             }
             list(pool.map(ask, range(60)))
             before = psutil.Process().memory_info().rss
-            found = list(pool.map(ask, range(400)))
-        assert found == [expected[number % 4, number % 5] for number in range(400)]
+            found = list(pool.map(ask, range(2000)))
+        assert found == [expected[number % 4, number % 5] for number in range(2000)]
         assert psutil.Process().memory_info().rss - before < 50e6
 
 
