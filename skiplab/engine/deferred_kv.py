@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
@@ -59,6 +60,15 @@ class Deferred:
         states_N1D = self._states_BSD[row_N, column_N][:, None]
         key_N1, value_N1 = self._backbone.project_kv(layer, states_N1D, self._backbone.rotary(position_N1))
         self._cache.put(layer, row_N, column_N, key_N1[:, :, 0], value_N1[:, :, 0])
+
+    def grow(self, columns: int) -> None:
+        """Make room for more columns."""
+        more = columns - self._columns
+        self._deferred_LBS = F.pad(self._deferred_LBS, (0, more))
+        self._position_BS = F.pad(self._position_BS, (0, more))
+        if self._states_BSD is not None:
+            self._states_BSD = F.pad(self._states_BSD, (0, 0, 0, more))
+        self._columns = columns
 
     def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:
         """Let two rows trade places, as `KVCache.exchange` does."""

@@ -1,6 +1,6 @@
 """The order of rows in a batch whose rows run plans of their own. Pure Python."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -40,21 +40,26 @@ class LayerRun:
     first: int
 
 
+def check_chain(plans: Iterable[LayerPlan]) -> None:
+    """Refuse plans of which one is not part of the next deeper one: rows of a layer would be no neighbours.
+
+    Raises:
+        ValueError: the message names two such plans.
+    """
+    for shallow, deep in pairwise(sorted(set(plans), key=len)):
+        if not set(shallow) <= set(deep):
+            raise ValueError(
+                f"rows decode together if the layers of a shallower plan are among those of each deeper one, got "
+                f"{list(shallow)} and {list(deep)}"
+            )
+
+
 def layer_runs(plans: Sequence[LayerPlan]) -> list[LayerRun]:
     """The layers of a step, in order, with the rows that run them.
 
     Args:
-        plans: by row, in ascending order of depth.
-
-    Raises:
-        ValueError: a row's plan is not part of the next one's, so that rows of a layer are no neighbours.
+        plans: by row, in ascending order of depth, each part of the next.
     """
-    for shallow, deep in pairwise(plans):
-        if shallow != deep and not set(shallow) <= set(deep):
-            raise ValueError(
-                f"rows decode together if the layers of the shallower plan are among those of the deeper one, got "
-                f"{list(shallow)} and {list(deep)}"
-            )
     found: list[LayerRun] = []
     for layer in plans[-1]:
         first = next(row for row, plan in enumerate(plans) if layer in plan)

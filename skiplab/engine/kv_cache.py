@@ -41,7 +41,7 @@ class KVStore(ABC):
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
 
     @abstractmethod
-    def seek(self, start: int) -> None:
+    def seek(self, place: int) -> None:
         """Set the column at which each layer's next `update` writes."""
 
     @abstractmethod
@@ -106,6 +106,16 @@ class KVCache(KVStore):
         keys[new], values[new] = key_BHTK, value_BHTK
         return keys[place.rows, :, :end], values[place.rows, :, :end]
 
+    def grow(self, slots_L: Sequence[int]) -> None:
+        """Make room for more positions per layer, all of them finite numbers, since a mask hides no others; what is
+        stored stays."""
+        for layer, slots in enumerate(slots_L):
+            for buffers in (self._keys, self._values):
+                before = buffers[layer]
+                rows, heads, filled, size = before.shape
+                buffers[layer] = before.new_zeros(rows, heads, slots, size)
+                buffers[layer][:, :, :filled] = before
+
     def put(self, layer: int, row_N: Tensor, column_N: Tensor, key_NHK: Tensor, value_NHK: Tensor) -> None:
         """Store single positions of a layer, each at its row and column."""
         self._keys[layer][row_N, :, column_N] = key_NHK
@@ -150,8 +160,8 @@ class StaticKVCache(KVStore):
         self.bucket = 0
         self._kernels = has_kernels(device)
 
-    def seek(self, start: int) -> None:
-        self.column_1.fill_(start)
+    def seek(self, place: int) -> None:
+        self.column_1.fill_(place)
 
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As `KVStore.update`. Without a bucket the columns are a prompt's: they begin at the first."""

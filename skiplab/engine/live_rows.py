@@ -93,6 +93,21 @@ class LiveRows:
         """Bytes of the cache."""
         return self._cache.nbytes
 
+    @property
+    def reading(self) -> list[LiveRow]:
+        """The rows whose prompts are read, neighbours in the cache from their places in `rows` on."""
+        self._arrange()
+        return [row for row in self.rows if not row.tokens]
+
+    def begin(self, row: LiveRow) -> None:
+        """Take a row on, whose prompt is to be read."""
+        self.rows.append(row)
+
+    def grow(self, columns: int) -> None:
+        """Make room for more columns, after the cache has."""
+        self._runner.grow(columns)
+        self._columns, self._mask_BS = columns, None
+
     def take(self, rows: Sequence[LiveRow], tokens: Sequence[int], depths: Sequence[int]) -> None:
         """Rows' next tokens, and the layers that their steps ran."""
         for row, token, depth in zip(rows, tokens, depths, strict=True):
@@ -150,7 +165,7 @@ class LiveRows:
         """Additive mask (B, S) that hides padding and what is behind each row's new column; None hides nothing."""
         if level and not any(row.pad for row in rows):
             self._mask_BS = None
-        elif self._mask_BS is None:
+        elif self._mask_BS is None or len(self._mask_BS) != len(rows):
             column_S, column_B1 = torch.arange(self._columns), torch.tensor(columns)[:, None]
             hidden_BS = (column_S < torch.tensor([row.pad for row in rows])[:, None]) | (column_S > column_B1)
             mask_BS = torch.zeros(hidden_BS.shape, dtype=self._backbone.dtype).masked_fill_(hidden_BS, -torch.inf)

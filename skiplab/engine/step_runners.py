@@ -61,6 +61,10 @@ class StepRunner(ABC):
     def drop(self, rows: int) -> None:
         """Forget all but the first rows."""
 
+    @abstractmethod
+    def grow(self, columns: int) -> None:
+        """Make room for more columns."""
+
 
 def step_runner(backbone: Backbone, policy: ExitPolicy, cache: KVCache, *, rows: int, columns: int) -> StepRunner:
     """The runner for a policy.
@@ -105,6 +109,9 @@ class PlannedSteps(StepRunner):
     def drop(self, rows: int) -> None:
         pass
 
+    def grow(self, columns: int) -> None:
+        pass
+
 
 class RowwiseSteps(StepRunner, ABC, Generic[_Policy]):
     """Rows leave a plan that all of them share."""
@@ -122,6 +129,10 @@ class RowwiseSteps(StepRunner, ABC, Generic[_Policy]):
     @final
     def drop(self, rows: int) -> None:
         self._deferred.drop(rows)
+
+    @final
+    def grow(self, columns: int) -> None:
+        self._deferred.grow(columns)
 
     @final
     def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skiplab.engine.depth_order import LayerRun, exchanges, layer_runs
+from skiplab.engine.depth_order import LayerRun, check_chain, exchanges, layer_runs
 
 
 def exchanged(depths: list[int], pairs: list[tuple[int, int]]) -> list[int]:
@@ -45,6 +45,18 @@ def test_layers_run_on_the_last_rows() -> None:
     ]  # fmt: skip
 
 
-def test_plans_that_are_not_nested_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"among those of the deeper one, got \[0, 5\] and \[0, 1, 2\]"):
-        layer_runs([(0, 5), (0, 1, 2)])
+@pytest.mark.parametrize(
+    ("plans", "message"),
+    [
+        ([(0, 1, 2), (0, 5)], r"among those of each deeper one, got \[0, 5\] and \[0, 1, 2\]"),
+        ([(0, 5), (0, 4)], "got"),
+        ([(0,), (0, 5), (0, 4, 5), (1, 2, 4, 5)], r"got \[0, 4, 5\] and \[1, 2, 4, 5\]"),
+    ],
+)
+def test_plans_that_are_not_nested_are_refused(plans: list[tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_chain(plans)
+
+
+def test_nested_plans_in_any_order_are_a_chain() -> None:
+    check_chain([(0, 4, 5), (0,), (0, 5), (0, 5)])

@@ -93,8 +93,8 @@ def test_rows_given_by_index_write_and_read_their_own_places() -> None:
 
 def test_some_of_rows_with_their_own_columns() -> None:
     place = Place(slice(2, 5), torch.tensor([4, 0, 7]), end=8).pick(torch.tensor([2, 0]))
-    assert place.rows.tolist() == [4, 2]
-    assert place.column.tolist() == [7, 4]
+    assert torch.equal(torch.as_tensor(place.rows), torch.tensor([4, 2]))
+    assert torch.equal(torch.as_tensor(place.column), torch.tensor([7, 4]))
     assert place.end == 8
 
 
