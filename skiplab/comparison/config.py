@@ -30,6 +30,7 @@ from skiplab.comparison.config_base import (
 from skiplab.comparison.config_capacity import Capacity
 from skiplab.comparison.config_generation import options_of
 from skiplab.comparison.config_nodes import build, check_value, make, target
+from skiplab.comparison.config_streams import Streams
 from skiplab.data.encoding import Template, typed_newlines
 from skiplab.data.source import Source
 from skiplab.engine.generation import GREEDY, GenerationOptions
@@ -129,6 +130,7 @@ class RunConfig(Launch):
         workers: processes that make the settings side by side, or run the trials of a search.
         search: of `experiment=search_schedule`.
         throughput: of the jobs that time a shape.
+        streams: of `experiment=streams`.
         steps_per_round: of `experiment=scaling`; the first two steps of a round are not timed.
     """
 
@@ -161,6 +163,7 @@ class RunConfig(Launch):
     tracking: Tracking
     throughput: Annotated[InstanceOf[ThroughputSpec], BeforeValidator(_throughput)] | None = None
     capacity: Capacity | None = None
+    streams: Streams | None = None
     steps_per_round: Annotated[int, Field(ge=3)] | None = None
     search: Annotated[Any, BeforeValidator(_search)] = None
 

@@ -152,12 +152,12 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
 
 def throughput_table(rows: Sequence[Row]) -> Table:
     """A line per system, number format and batch size."""
-    return _flat_table("Throughput", rows, "throughput", ("method", "setting", "dtype", "batch_size"))
+    return flat_table("Throughput", rows, "throughput", ("method", "setting", "dtype", "batch_size"))
 
 
 def prediction_table(rows: Sequence[Row]) -> Table:
     """A line per shape, setting and batch size."""
-    return _flat_table("Predicted", rows, "prediction", ("backbone", "setting", "batch_size"))
+    return flat_table("Predicted", rows, "prediction", ("backbone", "setting", "batch_size"))
 
 
 def profile_table(profiles: Sequence[Row]) -> Table:
@@ -172,7 +172,7 @@ def profile_table(profiles: Sequence[Row]) -> Table:
     return table
 
 
-def _flat_table(title: str, rows: Sequence[Row], place: Place, labels: Sequence[str]) -> Table:
+def flat_table(title: str, rows: Sequence[Row], place: Place, labels: Sequence[str]) -> Table:
     shown = _columns(place, rows)
     names = {"dtype": "format", "batch_size": "batch"}
     table = Table(title, [*(names.get(label, label) for label in labels), *(one.label for one in shown.values())])

@@ -10,7 +10,9 @@ Sense = Literal["minimize", "maximize"]
 IntervalKind = Literal["items", "corpus", "quartiles"]
 """`items`: bootstrap over seeds and items of a mean of item scores; `corpus`: the metric's own, of all outputs
 together; `quartiles`: over rounds of timing."""
-Place = Literal["console", "quality", "training", "difference", "plot", "details", "speed", "throughput", "prediction"]
+Place = Literal[
+    "console", "quality", "training", "difference", "plot", "details", "speed", "throughput", "prediction", "stream"
+]
 """`console`: the summary on the terminal; `difference`: columns of the difference from the rival; `plot`: quality
 against speed; `details`: a table of its own of what only some readers ask for; the others are tables."""
 
