@@ -58,7 +58,8 @@ def read_trace(path: Path) -> list[Arrival]:
     """
     if not path.is_file():
         raise ValueError(f"streams.trace={path} is no file")
-    found = [_arrival(line, f"{path}:{number}") for number, line in enumerate(path.open(), start=1) if line.strip()]
+    lines = path.read_text().splitlines()
+    found = [_arrival(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not found:
         raise ValueError(f"streams.trace={path} has no requests")
     return sorted(found, key=lambda one: one.at)
