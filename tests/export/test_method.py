@@ -261,3 +261,15 @@ def test_full_depth_of_another_method_differs(folder: Path) -> None:
     method = load_method(folder)
     full = SavedMethod(method.backbone, FullDepth(6), DATA.encoding, 24, {})
     assert method.tokens(PROMPTS) != full.tokens(PROMPTS)
+
+
+def test_an_engine_gives_the_methods_tokens(method: SavedMethod) -> None:
+    prompts = ["the golden", "a café", "fox"]
+    engine, options = method.engine(slots=2), method.options(max_new_tokens=12)
+    handles = []
+    for ids in method.prompt_ids(prompts):
+        handles.append(engine.submit(method.row(ids, options)))
+        engine.step()
+    while engine.step():
+        pass
+    assert [handle.tokens for handle in handles] == method.tokens(prompts, max_new_tokens=12)
