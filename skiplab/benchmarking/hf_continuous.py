@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -26,7 +27,7 @@ def hf_continuous_rate(
         TimeoutError: a request had no result within ten minutes.
     """
     # The library changes how a model attends.
-    model = copy.deepcopy(backbone.model)
+    model: Any = copy.deepcopy(backbone.model)
     longest = max(one.prompt_tokens + one.new_tokens for one in stream)
     pages = slots * -(-longest // _PAGE)
     manager = model.init_continuous_batching(
@@ -46,7 +47,7 @@ def hf_continuous_rate(
     return len(stream) / seconds, tokens / seconds
 
 
-def _serve(manager, stream: Sequence[Arrival], prompt: Callable[[int], Sequence[int]]) -> int:
+def _serve(manager: Any, stream: Sequence[Arrival], prompt: Callable[[int], Sequence[int]]) -> int:
     """Tokens generated for a stream's requests."""
     names = [manager.add_request(list(prompt(one.prompt_tokens)), max_new_tokens=one.new_tokens) for one in stream]
     tokens = 0
