@@ -64,7 +64,7 @@ MOMENTS = {
     "results before": at_file("results.json"),
     "rows as csv": at_file("results.csv"),
     "skipdecode: last step": at_call(TrainedModule, "training_step", 4, after=True),
-    "skipdecode: weights before": at_file("weights/*"),
+    "skipdecode: weights before": at_file("cache/method-*"),
     "skipdecode: end of its run": at_call(mlflow, "end_run", 1),
     "calibration: decoding": at_call(batch_run.EagerRun, "advance", 5),
     "calibration: a hypothesis": at_file("calibration/calm*.json", after=True),
