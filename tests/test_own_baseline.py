@@ -15,8 +15,8 @@ from tests.test_run import call
 
 PAGE = (Path(__file__).parents[1] / "docs" / "adding_a_baseline.md").read_text()
 FEW = (
-    "hydra.run.dir=outputs/compare_calm", "limit=8", "speedups=[2]", "benchmark.batch_sizes=[]", "~methods.multi_layer", "~methods.calm",
-    "~methods.skipdecode_calibrated", "~methods.calm_calibrated",
+    "hydra.run.dir=outputs/compare_calm", "limit=8", "speedups=[2]", "benchmark.batch_sizes=[]",
+    "~methods.multi_layer", "~methods.calm", "~methods.skipdecode_calibrated", "~methods.calm_calibrated",
 )  # fmt: skip
 
 

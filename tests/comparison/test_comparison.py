@@ -21,6 +21,8 @@ FAULTY = (
     "+methods.lost={name:lost,_target_:tests.comparison.faulty.FailsInDecoding,sweep:{}}",
 )
 
+# The module's run draws them, and is looked at.
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 # Two seeds, and calibrations that so few items can pass: the epsilon is met by any loss.
 OVERRIDES = (

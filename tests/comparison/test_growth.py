@@ -25,6 +25,7 @@ BARE = (
 )  # fmt: skip
 ONE = (*BARE, "~methods.multi_layer", "speedups=[2]")
 UNTRACKED = "tracking.uri=null"
+pytestmark = pytest.mark.usefixtures("no_plots")
 TRAINING = ("train_passes", "train_tokens", "train_layer_tokens", "train_cpu_s", "valid_loss")
 
 

@@ -38,8 +38,11 @@ USED = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+
 @pytest.fixture(scope="module", params=["opt_tiny", "llama_tiny"])
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(no_plots_in_module: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds the folder of a finished run."""
     home = tmp_path_factory.mktemp(request.param)
     assert compare(small_config(home, *SETTINGS, f"backbone={request.param}"), home / "run")
