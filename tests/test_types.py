@@ -10,6 +10,10 @@ import pytest
 @pytest.mark.timeout(900)
 def test_types_fit() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pyright"], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
