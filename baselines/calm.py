@@ -16,20 +16,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, final
 
-from torch import Tensor
-
 from baselines.calm_policy import ConfidenceExit, ExactExit, Exits, IdealExit
 from baselines.calm_setting import CALMSetting, Execution, measure_of, part_of
 from baselines.calm_threshold import Decay, Threshold, ThresholdMatch, confidence_quantile
 from baselines.confidence import Confidence
-from baselines.multi_layer import check_drawn_exits, every_layer_loss, recipe
+from baselines.multi_layer import EveryLayerTrained, check_drawn_exits
 from skiplab.engine.batch import Batch
 from skiplab.engine.policy import BatchPolicy, ExitPolicy
-from skiplab.methods.base import ExitModule, Setup
+from skiplab.methods.base import Setup
 
 
 @final
-class CALM(ExitModule):
+class CALM(EveryLayerTrained):
     """Adaptive exit by confidence.
 
     Args:
@@ -77,6 +75,7 @@ class CALM(ExitModule):
         check_drawn_exits(parts.exits.drawn, setup.backbone.num_layers)
         super().__init__(setup, probes=[] if measure is None else measure.probes(setup, exit_layers))
         self._parts = parts
+        self.drawn_exits = parts.exits.drawn
         self._exit_layers = exit_layers
 
     @property
@@ -86,13 +85,6 @@ class CALM(ExitModule):
     @property
     def target_speedup(self) -> float | None:
         return None
-
-    def shared_recipe(self) -> Mapping[str, Any]:
-        """The multi-layer exit's training serves every confidence and threshold."""
-        return recipe(self._parts.exits.drawn)
-
-    def loss(self, batch: Batch) -> Tensor:
-        return every_layer_loss(self.backbone, batch, self._parts.exits.drawn if self.training else None)
 
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
         """The policy to decode with.

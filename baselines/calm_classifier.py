@@ -68,6 +68,7 @@ class ExitClassifier(TrainedModule):
         super().__init__(setup.optimization, prefix="classifier_")
         self._kind: ClassifierLoss = kind
         self._exit_layers = exit_layers
+        self._frozen_in = {} if setup.decode_dtype is None else {"frozen_dtype": setup.decode_dtype}
         # A weak reference: a policy that keeps the classifier must not keep the model alive.
         self._backbone = ref(setup.backbone)
         self.linear = nn.Linear(setup.backbone.hidden_size, 1)
@@ -78,7 +79,12 @@ class ExitClassifier(TrainedModule):
 
     def shared_recipe(self) -> Mapping[str, Any]:
         """One classifier serves every threshold."""
-        return {"loss": "exit_classifier", "kind": self._kind, "exit_layers": list(self._exit_layers)}
+        return {
+            "loss": "exit_classifier",
+            "kind": self._kind,
+            "exit_layers": list(self._exit_layers),
+            **self._frozen_in,
+        }
 
     @property
     def backbones(self) -> Sequence[Backbone]:

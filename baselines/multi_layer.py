@@ -6,6 +6,7 @@ arXiv 2307.02628, section 4). Decoding terminates at the depths that SkipDecode 
 target speedup.
 """
 
+from abc import ABC
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -15,15 +16,9 @@ from torch import Tensor
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch
 from skiplab.engine.parallel_forward import layer_states
-from skiplab.methods.base import Setup
+from skiplab.methods.base import ExitModule, Setup
 from skiplab.methods.lm_loss import exits_loss
 from skiplab.methods.scheduled import ScheduledModule
-
-
-def recipe(drawn_exits: int | None) -> dict[str, Any]:
-    """What the training of every layer as an exit depends on."""
-    drawn = {} if drawn_exits is None else {"drawn_exits": drawn_exits}
-    return {"loss": "every_layer", "weights": "layer_number", **drawn}
 
 
 def check_drawn_exits(drawn_exits: int | None, num_layers: int) -> None:
@@ -69,8 +64,26 @@ def every_layer_loss(backbone: Backbone, batch: Batch, drawn_exits: int | None =
     return exits_loss(backbone, generated, weights, batch.target_BG)
 
 
+class EveryLayerTrained(ExitModule, ABC):
+    """Is trained to predict at every layer. A subclass sets the attribute.
+
+    Attributes:
+        drawn_exits: layers below the last that are trained as exits at a step; None is all.
+    """
+
+    drawn_exits: int | None
+
+    def shared_recipe(self) -> Mapping[str, Any]:
+        """One training serves all depths, confidences and thresholds."""
+        drawn = {} if self.drawn_exits is None else {"drawn_exits": self.drawn_exits}
+        return {"loss": "every_layer", "weights": "layer_number", **drawn}
+
+    def loss(self, batch: Batch) -> Tensor:
+        return every_layer_loss(self.backbone, batch, self.drawn_exits if self.training else None)
+
+
 @final
-class MultiLayerExit(ScheduledModule):
+class MultiLayerExit(EveryLayerTrained, ScheduledModule):
     """Trains every layer as an exit, terminates by schedule; further keywords are those of `ScheduleSpec`.
 
     Args:
@@ -81,16 +94,9 @@ class MultiLayerExit(ScheduledModule):
     def __init__(self, setup: Setup, *, drawn_exits: int | None = None, **schedule: Any) -> None:
         super().__init__(setup, **schedule)
         check_drawn_exits(drawn_exits, setup.backbone.num_layers)
-        self._drawn_exits = drawn_exits
+        self.drawn_exits = drawn_exits
 
     @property
     def setting(self) -> str:
-        drawn = "" if self._drawn_exits is None else f" {self._drawn_exits} drawn exits"
+        drawn = "" if self.drawn_exits is None else f" {self.drawn_exits} drawn exits"
         return f"{super().setting}{drawn}"
-
-    def shared_recipe(self) -> Mapping[str, Any]:
-        """One training serves all depths, and CALM."""
-        return recipe(self._drawn_exits)
-
-    def loss(self, batch: Batch) -> Tensor:
-        return every_layer_loss(self.backbone, batch, self._drawn_exits if self.training else None)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from skiplab.comparison.run_name import run_name
 
 if TYPE_CHECKING:
     from skiplab.utils.distributed import Ranks
@@ -30,6 +32,14 @@ def experiments() -> dict[str, str]:
         name.removesuffix(".yaml"): OmegaConf.create((folder / name).read_text())["description"]  # type: ignore[index]
         for name in names
     }
+
+
+def _run_name(experiment: str | None, overrides: Sequence[str]) -> str:
+    # Without an experiment, which the experiments' list answers, there is nothing to name.
+    return "none" if experiment is None else run_name(experiment, overrides)
+
+
+OmegaConf.register_new_resolver("skiplab.run_name", _run_name, replace=True)
 
 
 def print_experiments() -> None:

@@ -10,17 +10,22 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="skiplab-datasets-")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from skiplab.engine.backbone import Backbone
 from tests.tiny import LAYOUTS, tiny_backbone
+from tests.undrawn import savefig
 
 torch.set_num_threads(1)
 
 
 # Started last they would leave a worker without work.
 LONG = (
+    "test_types.py",
     "test_launch.py",
     "test_comparison.py",
     "test_killed.py",
@@ -39,6 +44,20 @@ def pytest_collection_finish() -> None:
     """What the tests' modules imported is never garbage, so no collection need look at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plot is drawn by the test itself."""
+    monkeypatch.setattr(Figure, "savefig", savefig)
+
+
+@pytest.fixture(scope="module")
+def no_plots_in_module() -> Iterator[None]:
+    """No plot is drawn by the module's tests and by its fixtures that ask for this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
 
 
 @pytest.fixture(params=LAYOUTS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from skiplab.run import main
 from tests.faults.processes import Child
+from tests.undrawn import undrawn
 
 # What a run imports on its way, so that no child spends its time on it.
 for _name in (
@@ -23,7 +24,7 @@ for _name in (
 
 
 def start(home: Path, *arguments: str, fault: Callable[[], object] = lambda: None) -> Child:
-    """The command with a folder as its working directory, where what it prints goes to `output.txt`.
+    """The command with a folder as its working directory, where what it prints goes to `output.txt`; no plot is drawn.
 
     Args:
         fault: is called in the process before it begins.
@@ -40,6 +41,7 @@ def start(home: Path, *arguments: str, fault: Callable[[], object] = lambda: Non
         # As they are outside of pytest, which makes them errors and keeps them to itself.
         warnings.resetwarnings()
         warnings.showwarning = lambda message, *_: sys.stderr.write(f"warning: {message}\n")
+        undrawn()
         fault()
         sys.argv = ["skiplab", *arguments]
         try:

@@ -5,6 +5,7 @@ positions that ran it, while all positions offer it their keys and values.
 """
 
 import itertools
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -33,12 +34,17 @@ ROOT = files("experiments") / "method"
 METHODS = sorted(entry.name.removesuffix(".yaml") for entry in ROOT.iterdir() if entry.name.endswith(".yaml"))
 
 
-def candidates(method: str, backbone: Backbone) -> list[MethodSpec]:
-    """What a method file makes for two speedups; of a calibration's hypotheses a few, from first to last."""
+@cache
+def composed(method: str) -> Any:
+    """A method file for two speedups, as plain values."""
     with initialize_config_module("experiments", version_base="1.3"):
         config = compose("config", overrides=[f"method={method}", "speedups=[1.5,2.5]"])
-    node: Any = OmegaConf.to_container(config.method, resolve=True)
-    cases = expand({"only": node}, [0], setup(backbone), deltas=[0.1])
+    return OmegaConf.to_container(config.method, resolve=True)
+
+
+def candidates(method: str, backbone: Backbone) -> list[MethodSpec]:
+    """What a method file makes for two speedups; of a calibration's hypotheses a few, from first to last."""
+    cases = expand({"only": composed(method)}, [0], setup(backbone), deltas=[0.1])
     return [candidate for case in cases for candidate in case.candidates[:: max(1, len(case.candidates) // 2)]]
 
 

@@ -15,8 +15,8 @@ from tests.test_run import call
 
 PAGE = (Path(__file__).parents[1] / "docs" / "adding_a_baseline.md").read_text()
 FEW = (
-    "limit=8", "speedups=[2]", "benchmark.batch_sizes=[]", "~methods.multi_layer", "~methods.calm",
-    "~methods.skipdecode_calibrated", "~methods.calm_calibrated",
+    "hydra.run.dir=outputs/compare_calm", "limit=8", "speedups=[2]", "benchmark.batch_sizes=[]",
+    "~methods.multi_layer", "~methods.calm", "~methods.skipdecode_calibrated", "~methods.calm_calibrated",
 )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_it_is_trained_and_cached_apart_from_the_method_whose_schedule_it_has(
     depth = {row["method"]: row["target_speedup"] for row in results if row["setting"] == "2x"}
     assert depth["label_smoothing"] == depth["skipdecode"] == 2
     # The full model's second training, SkipDecode's and the baseline's.
-    folders = sorted((home / "outputs" / "compare_calm" / "weights").glob("*/model.safetensors"))
+    folders = sorted((home / "cache").glob("method-*/model.safetensors"))
     assert len(folders) == 3
     weights = [load_file(file) for file in folders]
     for one, other in ((0, 1), (0, 2), (1, 2)):

@@ -20,7 +20,7 @@ from tests.store import ready_store
 COMMAND = [sys.executable, "-m", "skiplab.run"]
 COMPARISON = "experiment=compare_calm"
 LEFT_OUT = [f"~methods.{name}" for name in ("multi_layer", "calm", "skipdecode_calibrated", "calm_calibrated")]
-COMPARE = [COMPARISON, *SIZE, *SMALL_TASK, *LEFT_OUT]
+COMPARE = [COMPARISON, "hydra.run.dir=outputs/compare_calm", *SIZE, *SMALL_TASK, *LEFT_OUT]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -73,7 +73,7 @@ def test_a_bad_command_gives_one_message_and_writes_nothing(tmp_path: Path, argu
 def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(tmp_path: Path) -> None:
     assert start(tmp_path, COMPARISON, "job=json.loads").wait() == 1
     (line,) = output(tmp_path).splitlines()
-    (log,) = (tmp_path / "outputs" / "compare_calm").glob("error-*.log")
+    (log,) = (tmp_path / "outputs" / "compare_calm+job-json.loads").glob("error-*.log")
     assert line.startswith("error: unexpected TypeError: ")
     assert f"its traceback is in {log}: please report it" in line
     assert "Traceback" in log.read_text()
@@ -102,7 +102,7 @@ def test_an_interrupted_run_says_so_in_its_store(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
     ready_store(tmp_path)
     process = start(tmp_path, *COMPARE, "trainer.max_epochs=200", "checkpoint_every=0")
-    wait_for(folder, "weights/*.training/step-*.ckpt", process)
+    wait_for(tmp_path, "cache/method-*.training/step-*.ckpt", process)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130, output(tmp_path)
     assert "the same command goes on from what is finished" in output(tmp_path)

@@ -17,7 +17,7 @@ from skiplab.evaluation.generate import Generation, generate
 from skiplab.methods.base import ExitModule
 from skiplab.reporting.record import Entry
 from skiplab.reporting.tracker import Tracker
-from skiplab.utils.files import fingerprint, save_json
+from skiplab.utils.files import fingerprint
 
 
 @final
@@ -39,7 +39,7 @@ class Calibrator:
     def choose(self, case: Case, run_id: str | None) -> Verdict:
         """Which candidate of a calibrated case is the fastest that is certified.
 
-        The verdict is kept beside the chosen weights, or in the run folder if those are the base's.
+        The verdict is kept in the run folder.
         """
         assert case.delta is not None
         settings = [candidate.setting for candidate in case.candidates]
@@ -51,13 +51,9 @@ class Calibrator:
             )
         if verdict.reason:
             self._session.console.print(f"    not certified: {verdict.reason}", style="yellow", highlight=False)
-        chosen = None if verdict.chosen is None else case.candidates[verdict.chosen]
-        params = None if chosen is None else chosen.params
+        params = None if verdict.chosen is None else case.candidates[verdict.chosen].params
         kept = stored(verdict, case.delta, self.spec, len(self._items), params)
-        folder = self._models.base_folder if chosen is None else self._models.folder(chosen, case.entry.seed)
-        if folder == self._models.base_folder:
-            folder = self._folder.path / "calibration"
-        self._session.ranks.on_first(lambda: save_json(folder / f"calibration-{case.entry.key}.json", kept))
+        self._folder.save(f"calibration/calibration-{case.entry.key}", kept)
         return verdict
 
     def losses(self, module: ExitModule, own: Generation, items: list[Item]) -> list[float]:
@@ -78,7 +74,8 @@ class Calibrator:
         if self.spec.consistency != "risk":
             return ""
         candidate, seed, own = case.candidates[0], case.entry.seed, self.spec.reference == "own"
-        about = {"metric": self.spec.metric, "weights": [candidate.training, seed] if own else "base"}
+        weights = self._models.folder(candidate, seed) if own else self._models.base_folder
+        about = {"metric": self.spec.metric, "weights": weights.name}
         name = f"calibration/metric-{fingerprint(**about)}"
         if (known := self._folder.load(name)) is None:
             backbone = self._models.module(candidate, seed, run_id).backbone if own else self._models.base
@@ -91,7 +88,8 @@ class Calibrator:
         """Item losses and layer speedup of a hypothesis on the calibration items."""
         candidate, seed = case.candidates[place], case.entry.seed
         label = Entry(case.entry.method, candidate.setting, seed).key
-        name = f"calibration/{label}-{fingerprint(params=candidate.params)}"
+        weights = self._models.folder(candidate, seed).name
+        name = f"calibration/{label}-{fingerprint(params=candidate.params, weights=weights)}"
         if (known := self._folder.load(name)) is None:
             module = self._models.module(candidate, seed, run_id)
             policy = module.exit_policy(self._models.selection_batches)

@@ -3,48 +3,32 @@
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from time import sleep
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from skiplab.comparison import publish
 from skiplab.comparison.cases import Case, rivals
 from skiplab.comparison.claims import Claims
 from skiplab.comparison.decoders import Decoders
+from skiplab.comparison.growth import not_asked_for
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.records import Records
 from skiplab.comparison.session import Session
 from skiplab.comparison.settings import Settings
+from skiplab.comparison.supplement import Supplement
 from skiplab.comparison.timekeeper import Timekeeper
 from skiplab.evaluation.generate import Generation
 from skiplab.reporting.record import Entry, Record
 from skiplab.reporting.results import Row, write_results
 from skiplab.reporting.summary import summarise
-from skiplab.reporting.tables import Table, one_line, print_table
+from skiplab.reporting.tables import one_line, print_table
 from skiplab.training.weights import saved
 from skiplab.utils.environment import environment
 from skiplab.utils.files import DiskFullError, writing
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Helpers = Callable[[Session, str], AbstractContextManager[Claims | None]]
 # Between two looks at what other processes are at.
 _POLL_SECONDS = 0.2
-
-
-@final
-@dataclass(frozen=True)
-class Supplement:
-    """What a job that ends in a comparison adds to its results.
-
-    Attributes:
-        job: its name.
-        make: from the finished settings' records, tables and plots for the report.
-    """
-
-    job: str = "compare"
-    make: Callable[[Sequence[Record]], "tuple[list[Table], dict[str, Figure]]"] = lambda records: ([], {})
 
 
 @final
@@ -85,6 +69,8 @@ class Comparison:
             self._ranks.on_first(self._describe)
             for note in self._prepared.notes:
                 self._print(note)
+            if others := not_asked_for(self._session.folder, list(self._cases)):
+                self._print(f"kept in the folder, but not shown, since not asked for: {', '.join(others)}")
             self._print("base")
             # By all ranks together, so that none meets them alone later.
             _ = self._models.base, self._models.lengths
@@ -146,16 +132,16 @@ class Comparison:
         publish.describe(self._session.tracker, self._config.plain, self._prepared.data, self._environment)
 
     def _attempt(self, entry: Entry, counter: str) -> None:
-        if (finished := self._records.get(entry)) is not None:
-            self._print(f"{counter} {entry.label}: finished before")
-            self._ranks.on_first(lambda: self._track_again(finished))
-            return
-        if self._claims is not None and (why := self._claims.failed(entry.key)) is not None:
+        finished = self._records.get(entry)
+        if finished is None and self._claims is not None and (why := self._claims.failed(entry.key)) is not None:
             self._errors[entry] = why
             self._print(f"{counter} {entry.label}: failed: {why}", style="red")
             return
-        self._print(f"{counter} {entry.label}")
+        self._print(f"{counter} {entry.label}{': finished before' if finished else ''}")
         try:
+            if finished is not None:
+                self._go_on_with(finished)
+                return
             with writing(self._session.folder.path), self._session.run(entry.key, self._run_name(entry)) as run_id:
                 self._records.add(self._made(entry, run_id))
         except DiskFullError:
@@ -171,6 +157,14 @@ class Comparison:
             record = self._records.get(entry)
             assert record is not None
             self._print(f"    {one_line(record.row)}")
+
+    def _go_on_with(self, finished: Record) -> None:
+        """What a finished setting lacks in this run: its place among other settings, its model, its tracking."""
+        case = self._cases[finished.entry]
+        if (present := self._settings.refreshed(finished, case)) != finished:
+            self._records.add(present)
+        self._settings.save_finished(finished, case)
+        self._ranks.on_first(lambda: self._track_again(finished))
 
     def _made(self, entry: Entry, run_id: str) -> Record:
         try:
@@ -239,13 +233,18 @@ class Comparison:
         tables, figures = self._supplement.make(records)
         page = publish.page(
             self._prepared, rows, summary, records, tables=tables, environment=self._environment,
-            figures={**publish.figures(records, summary, session.folder.load("layers")), **figures},
+            figures={**publish.figures(records, summary, self._layers(records)), **figures},
         )  # fmt: skip
         publish.publish(session.tracker, session.folder.path, page)
         run_ids = session.run_ids
         for record in records:
             for timing in record.timings:
                 publish.track_timing(session.tracker, run_ids.get(record.entry.key), timing)
+
+    def _layers(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Times by layer of these records' settings."""
+        known, shown = self._session.folder.load("layers") or {}, {record.entry.label for record in records}
+        return {label: times for label, times in known.items() if label in shown}
 
     # What a new store, or one that was lost on the way, lacks.
 

@@ -32,18 +32,17 @@ from skiplab.utils.files import fingerprint, load_json, save_json
 
 @final
 class ModelStore:
-    """Trains each model once, and reads it as often as need be.
-
-    Bases are shared between runs through the cache, methods' weights are the run's own.
-    """
+    """Trains each model once, and reads it as often as need be; runs share bases and methods' weights by the cache."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._prepared = session.prepared
         self._ranks = session.ranks
-        self._weights_dir = session.folder.path / "weights"
-        self._base_dir = Path(self._prepared.config.cache_dir).expanduser() / f"base-{self._prepared.base_key}"
+        self._cache = Path(self._prepared.config.cache_dir).expanduser()
+        self._base_dir = self._cache / f"base-{self._prepared.base_key}"
         self._at_hand: tuple[Path, Backbone] | None = None
+        # Tracker's runs with the folders whose training curves they have.
+        self._tracked: set[tuple[str, Path]] = set()
         self._resolved: dict[MethodSpec, MethodSpec] = {}
 
     @cached_property
@@ -113,7 +112,16 @@ class ModelStore:
         for probe, key in zip(module.probes, spec.probes, strict=True):
             self._fit_probe(probe, self._folder(key, spec, seed), self._trainer(spec), seed, run_id)
             probe.to(self._prepared.device)
+        if run_id:
+            self._track_curves(spec, seed, run_id)
         return module.eval()
+
+    def _track_curves(self, spec: MethodSpec, seed: int, run_id: str) -> None:
+        """Write the curves of trainings that ended before, in this run or another, to a run of the tracker."""
+        for folder in self._trained_folders(spec, seed):
+            if (run_id, folder) not in self._tracked:
+                self._tracked.add((run_id, folder))
+                self._session.tracker.log_points(run_id, points(folder))
 
     def folder(self, spec: MethodSpec, seed: int) -> Path:
         """Where the weights are that a module decodes with; the base's if it has no training."""
@@ -123,7 +131,7 @@ class ModelStore:
     def _folder(self, training: str, spec: MethodSpec, seed: int) -> Path:
         trainer = self._trainer(spec).recipe
         key = fingerprint(base=self._prepared.base_key, trainer=trainer, seed=seed, training=training)
-        return self._weights_dir / key
+        return self._cache / f"method-{key}"
 
     def _trainer(self, spec: MethodSpec) -> TrainerSpec:
         trainer = self._prepared.trainer
@@ -203,12 +211,16 @@ class ModelStore:
         seed: int,
         run_id: str | None,
     ) -> None:
-        load_or_train(
-            weights,
-            folder,
-            lambda checkpoints: self._train(module, trainer, seed, checkpoints, run_id),
-            ranks=self._ranks,
-        )
+        def train_method(checkpoints: Path) -> None:
+            if run_id:
+                self._tracked.add((run_id, folder))
+            self._train(module, trainer, seed, checkpoints, run_id)
+
+        def describe(unfinished: Path) -> None:
+            known = {"base": self._prepared.base_key, "recipe": module.recipe, "code": module.code}
+            save_json(unfinished / "training.json", {**known, "trainer": trainer.recipe, "seed": seed})
+
+        load_or_train(weights, folder, train_method, describe, self._ranks)
 
     def _fit_probe(
         self, probe: TrainedModule, folder: Path, trainer: TrainerSpec, seed: int, run_id: str | None
@@ -224,7 +236,13 @@ class ModelStore:
         return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in batches]
 
     def _setup(self, backbone: Backbone) -> Setup:
-        return Setup(backbone, self.lengths, self._prepared.trainer.optimization, teacher=self.base)
+        return Setup(
+            backbone,
+            self.lengths,
+            self._prepared.trainer.optimization,
+            teacher=self.base,
+            decode_dtype=self._prepared.config.decode_dtype,
+        )
 
     @cached_property
     def _meta_setup(self) -> Setup:

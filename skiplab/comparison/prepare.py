@@ -63,7 +63,7 @@ class Prepared:
         with torch.device("meta"):
             backbone = self.new_backbone()
         lengths = lengths or [target for _, target in self.data.selection_pairs.lengths]
-        return Setup(backbone, lengths, self.trainer.optimization)
+        return Setup(backbone, lengths, self.trainer.optimization, decode_dtype=self.config.decode_dtype)
 
 
 def prepare(cfg: DictConfig, *, allow_distributed: bool = False) -> Prepared:

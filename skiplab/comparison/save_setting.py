@@ -6,7 +6,12 @@ from skiplab.comparison.decoders import Decoder
 from skiplab.comparison.session import Session
 from skiplab.export.saved_method import save_method
 from skiplab.methods.spec import MethodSpec
-from skiplab.reporting.record import Record
+from skiplab.reporting.record import Entry, Record
+
+
+def setting_folder(session: Session, entry: Entry) -> Path:
+    """Where a setting of a run is saved."""
+    return session.folder.path / "models" / entry.key
 
 
 def save_setting(session: Session, record: Record, spec: MethodSpec, decoder: Decoder) -> Path:
@@ -24,7 +29,7 @@ def save_setting(session: Session, record: Record, spec: MethodSpec, decoder: De
     """
     assert decoder.module is not None
     entry, config, data = record.entry, session.prepared.config, session.prepared.data
-    folder = session.folder.path / "models" / entry.key
+    folder = setting_folder(session, entry)
     save_method(
         folder,
         decoder.module,

@@ -1,7 +1,7 @@
 """State shared by the parts of a job."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from rich.progress import track
 
 from skiplab.comparison.config import RunConfig
 from skiplab.comparison.config_base import ConfigurationError
+from skiplab.comparison.growth import AXES, conflicts, is_known
 from skiplab.comparison.prepare import Prepared
 from skiplab.reporting.mlflow_tracker import MLflowTracker
 from skiplab.reporting.tracker import NoTracker, Tracker
@@ -22,10 +23,11 @@ from skiplab.utils.files import make_writable
 from skiplab.utils.run_folder import RunFolder
 
 # Parts of the configuration that may change when a run goes on.
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "workers",
     "tracking",
     "cache_dir",
+    "save_models",
     "checkpoint_every",
     *(f"trainer.{name}" for name in PARALLELISM_KEYS),
 )
@@ -73,7 +75,13 @@ class Session:
 
 
 def open_session(
-    prepared: Prepared, run_dir: Path, *, ranks: Ranks = ALONE, free: Sequence[str] = (), shared: bool = False
+    prepared: Prepared,
+    run_dir: Path,
+    *,
+    ranks: Ranks = ALONE,
+    free: Sequence[str] = (),
+    shared: bool = False,
+    grows: bool = False,
 ) -> Session:
     """Bind the run folder to the configuration, and connect to the tracking store.
 
@@ -82,12 +90,14 @@ def open_session(
     Args:
         free: further parts of the configuration that may change, nested keys with dots.
         shared: whether several processes may work in the folder together; else the second waits for the first.
+        grows: whether the configuration may have other rows than the folder, as long as no finished one changes.
 
     Raises:
         ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
     """
     comparable = json.loads(json.dumps(prepared.config.plain))
-    for key in (*_MAY_CHANGE, *free):
+    may_change = (*MAY_CHANGE, *free)
+    for key in may_change:
         *path, last = key.split(".")
         node = comparable
         for name in path:
@@ -97,14 +107,29 @@ def open_session(
         # So that folders from before the section had its name go on.
         comparable.pop("generation", None)
     folder = RunFolder(run_dir, ranks)
+
+    def check() -> None:
+        axes = AXES if grows and is_known(folder, prepared.cases) else ()
+        _check_folder(folder, comparable, prepared, (*may_change, *axes))
+
     try:
-        folder.check(comparable)
+        check()
         ranks.on_first(lambda: make_writable(Path(prepared.config.cache_dir).expanduser()))
         tracker = open_tracker(prepared.config, ranks)
-        folder.bind(comparable, shared=shared)
+        folder.bind(comparable, shared=shared, check=check)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     return Session(prepared, folder, tracker, ranks, Console(quiet=not ranks.is_first))
+
+
+def _check_folder(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, free: Sequence[str]) -> None:
+    folder.check(config, free=free)
+    if changed := conflicts(folder, prepared.cases, prepared.trainer.max_epochs):
+        raise ValueError(
+            f"{folder.path} holds finished rows that this configuration would change: {', '.join(changed)}; say what "
+            "they had before, such as methods.calm.passes=NUMBER, or choose another folder with hydra.run.dir=DIR, for "
+            "which no training is repeated"
+        )
 
 
 def open_tracker(config: RunConfig, ranks: Ranks = ALONE) -> Tracker:

@@ -1,21 +1,23 @@
 """One setting of a comparison: trained, decoded, scored."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, final
 
 from skiplab.comparison.calibrate import Calibrator, track_verdict
 from skiplab.comparison.cases import Case
 from skiplab.comparison.decoders import Decoder, Decoders
+from skiplab.comparison.growth import definition
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.publish import track_outputs
-from skiplab.comparison.save_setting import save_setting
+from skiplab.comparison.save_setting import save_setting, setting_folder
 from skiplab.comparison.session import Session
 from skiplab.data.module import Item
 from skiplab.engine.policy import HindsightPolicy
 from skiplab.evaluation.calibration import Verdict
 from skiplab.evaluation.generate import Generation, generate, generate_hf, perplexity, quality
 from skiplab.evaluation.significance import seed_item_interval
+from skiplab.export.description import FILE
 from skiplab.export.saved_method import SavedMethodError
 from skiplab.methods.base import ExitModule
 from skiplab.methods.spec import MethodSpec
@@ -82,11 +84,11 @@ class Settings:
             },
             outputs=outputs,
             item_scores=item_scores,
+            definition=definition(case, self._prepared.trainer.max_epochs),
         )
         check_row(record.row)
         if self._config.save_models and case is not None and made.decoder is not None and module is not None:
-            spec = case.candidates[made.place or 0]
-            self._ranks.on_first(partial(self._save_model, record, spec, made.decoder))
+            self._save_model(record, case.candidates[made.place or 0], made.decoder)
         track_outputs(self._session.tracker, record, full or outputs, self._items)
         return record
 
@@ -114,12 +116,21 @@ class Settings:
             spec = case.candidates[place]
             figures |= _given("train_batch_part", self._models.batch_part(spec, entry.seed))
             figures |= self._models.training_cost(spec, entry.seed)
-            figures["models_per_speed_range"] = self._models_in(case)
+            figures["models_per_speed_range"] = self.models_in(case)
         if verdict is not None:
             figures |= self._calibration_figures(case, verdict, module, outputs)
         return _Decoded(outputs, place, figures, decoder)
 
-    def _models_in(self, case: Case) -> int:
+    def refreshed(self, record: Record, case: Case | None) -> Record:
+        """A finished record with what depends on the other settings of the comparison as it is now."""
+        if case is not None:
+            models = self.models_in(case) if "models_per_speed_range" in record.figures else None
+            figures = {**record.figures, **_given("models_per_speed_range", models)}
+            record = replace(record, series=case.series, figures=figures)
+        # Of an earlier version's folder the whole configuration is still the same.
+        return replace(record, definition=definition(case, self._prepared.trainer.max_epochs))
+
+    def models_in(self, case: Case) -> int:
         """Trainings behind the settings that make one curve with a case's, at its passes and with its seed."""
         specs = [
             spec
@@ -151,7 +162,17 @@ class Settings:
             **_given("test_loss_ci95", interval and list(interval)),
         }
 
+    def save_finished(self, record: Record, case: Case | None) -> None:
+        """Save a finished setting as a model, if that is asked for and was not done."""
+        if not self._config.save_models or case is None or record.chosen is None:
+            return
+        if not self._ranks.on_first((setting_folder(self._session, record.entry) / FILE).exists):
+            self._save_model(record, case.candidates[record.chosen], self._decoders.make(case, record.chosen))
+
     def _save_model(self, record: Record, spec: MethodSpec, decoder: Decoder) -> None:
+        self._ranks.on_first(partial(self._save_by_one, record, spec, decoder))
+
+    def _save_by_one(self, record: Record, spec: MethodSpec, decoder: Decoder) -> None:
         try:
             save_setting(self._session, record, spec, decoder)
         except SavedMethodError as error:

@@ -43,7 +43,7 @@ class Timekeeper:
         if not sizes:
             return {}
         in_turns = any(len(self._timings(entry)) < len(sizes) for entry in cases)
-        layers_at = self._options.layers_at if self._session.folder.load("layers") is None else None
+        layers_at = self._options.layers_at if self._lack_layers(cases) else None
         if not in_turns:
             self._session.console.print("timing: finished before")
         errors: Errors = {}
@@ -59,6 +59,10 @@ class Timekeeper:
             if layers_at:
                 self._by_layer(swappable, timed, self._workload(lengths, layers_at), errors)
         return {entry: f"timing: {type(error).__name__}: {error}" for entry, error in errors.items()}
+
+    def _lack_layers(self, cases: Mapping[Entry, Case | None]) -> bool:
+        known = self._session.folder.load("layers") or {}
+        return any(case is not None and entry.label not in known for entry, case in cases.items())
 
     def _timings(self, entry: Entry) -> Sequence[object]:
         record = self._records.get(entry)

@@ -24,5 +24,5 @@ def compare(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
             f"trainer.devices and trainer.num_nodes ask for {prepared.trainer.processes} processes, and "
             f"{ranks.processes} run; start it by python -m skiplab.run"
         )
-    session = open_session(prepared, run_dir, ranks=ranks)
+    session = open_session(prepared, run_dir, ranks=ranks, grows=True)
     return Comparison(session, helpers=partial(helped_by, workers=prepared.config.workers)).run()

@@ -88,6 +88,6 @@ def _check_weights(session: Session, models: ModelStore, case: Case, place: int)
     if missing:
         record = session.folder.path / "settings" / f"{case.entry.key}.json"
         raise ConfigurationError(
-            f"the weights of {_named(case)} are gone: {missing[0]} holds none. To train them again remove {record} "
-            "and give that run's command again with save_models=true"
+            f"the weights of {_named(case)} are gone: {missing[0]} holds none; give the run's cache as cache_dir=DIR. "
+            f"To train them again remove {record} and give that run's command again with save_models=true"
         )

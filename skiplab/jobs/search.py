@@ -11,7 +11,7 @@ from skiplab.search.search import Search, checked_spec, studies_of
 from skiplab.utils.distributed import ALONE, Ranks
 
 # What may change when a search goes on.
-_FREE = (
+MAY_CHANGE = (
     "workers", "search.trials", "search.storage", "search.artifacts", "search.select", "search.profile_items",
 )  # fmt: skip
 
@@ -25,5 +25,5 @@ def search(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     prepared = prepare(cfg)
     check_greedy(prepared.config.generation, "plans are searched")
     spec = checked_spec(prepared)
-    session = open_session(prepared, run_dir, ranks=ranks, free=_FREE, shared=True)
+    session = open_session(prepared, run_dir, ranks=ranks, free=MAY_CHANGE, shared=True)
     return Search(session, spec, studies_of(prepared, spec)).run()

@@ -15,9 +15,8 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch, Part
 from skiplab.engine.out_of_memory import free, loss_in_parts, out_of_memory
 from skiplab.engine.policy import ExitPolicy
-
-# The methods that define a training: a class that overrides one of them trains differently.
-_TRAINING_METHODS = ("loss", "training_step", "optimizer_step", "configure_optimizers")
+from skiplab.methods.recipes import qualified_name, statement_counts, training_code
+from skiplab.utils.files import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +57,15 @@ class Setup:
         backbone: what the method trains, and decodes with.
         lengths: generated tokens per output of the full model, end-of-sequence included.
         teacher: the full model, for methods that learn from its outputs; it is not trained.
+        decode_dtype: number format of models that run in a training and are not trained, where it is not that of the
+            weights: the teacher, and a model under its probes.
     """
 
     backbone: Backbone
     lengths: Sequence[int]
     optimization: Optimization
     teacher: Backbone | None = None
+    decode_dtype: str | None = None
 
 
 class TrainedModule(L.LightningModule, ABC):
@@ -101,14 +103,29 @@ class TrainedModule(L.LightningModule, ABC):
     def recipe(self) -> dict[str, Any] | None:
         """What the trained weights depend on beside base model, data, trainer and seed, as plain values.
 
-        The class and all its hyperparameters, or what `shared_recipe` states. Modules with equal recipes share one
-        training. None: there is no training.
+        The class, all its hyperparameters and what it was made for, or what `shared_recipe` states. Modules with equal
+        recipes share one training. None: there is no training.
         """
         if not self.trains:
             return None
-        if _statement_counts(type(self)) and (shared := self.shared_recipe()) is not None:
+        if (shared := self._shared_recipe) is not None:
             return dict(shared)
-        return {"class": qualified_name(type(self)), **self.hparams}
+        return {"class": qualified_name(type(self)), **self.hparams, **self._made_for}
+
+    @final
+    @property
+    def code(self) -> dict[str, str]:
+        """Hashes of the code outside skiplab that the weights depend on, by module."""
+        return training_code(type(self), shared=self._shared_recipe is not None)
+
+    @property
+    def _shared_recipe(self) -> Mapping[str, Any] | None:
+        return self.shared_recipe() if statement_counts(type(self)) else None
+
+    @property
+    def _made_for(self) -> dict[str, Any]:
+        """What a training that states nothing may depend on beside its hyperparameters."""
+        return {}
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
@@ -223,6 +240,7 @@ class ExitModule(TrainedModule, ABC):
         self.save_hyperparameters(ignore=["setup", "probes"])
         self.backbone = setup.backbone
         self.lengths = setup.lengths
+        self._decode_dtype = setup.decode_dtype
         # In tuples, so that their weights are not this module's.
         self.probes = tuple(probes)
         self._teacher = (setup.teacher,)
@@ -230,6 +248,11 @@ class ExitModule(TrainedModule, ABC):
     @property
     def backbones(self) -> Sequence[Backbone]:
         return [self.backbone, *([] if self.teacher is None else [self.teacher])]
+
+    @property
+    def _made_for(self) -> dict[str, Any]:
+        frozen = {} if self._decode_dtype is None else {"decode_dtype": self._decode_dtype}
+        return {"output_lengths": fingerprint(lengths=list(self.lengths)), **frozen}
 
     @property
     def teacher(self) -> Backbone | None:
@@ -263,19 +286,3 @@ class PlannedModule(ExitModule, ABC):
     @final
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
         return self.policy
-
-
-def qualified_name(cls: type) -> str:
-    """Dotted path of a class."""
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _statement_counts(cls: type[TrainedModule]) -> bool:
-    """Whether `shared_recipe` is stated by the class that defines the training, or by one below it."""
-    stated = _owner(cls, "shared_recipe")
-    return all(issubclass(stated, _owner(cls, name)) for name in _TRAINING_METHODS)
-
-
-def _owner(cls: type, name: str) -> type:
-    """The class in the MRO that defines an attribute of `cls`."""
-    return next(base for base in cls.__mro__ if name in vars(base))

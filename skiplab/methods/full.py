@@ -1,6 +1,7 @@
 """The full model: every layer at every step. Its training makes the base that all methods start from."""
 
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
 from torch import Tensor
 
@@ -32,6 +33,10 @@ class Full(PlannedModule):
     @property
     def target_speedup(self) -> float | None:
         return 1.0
+
+    def shared_recipe(self) -> Mapping[str, Any]:
+        """The training does not depend on the outputs' lengths."""
+        return {"loss": "full"}
 
     def loss(self, batch: Batch) -> Tensor:
         return lm_loss(self.backbone, planned_states(self.backbone, self.policy, batch), batch.target_BG)

@@ -42,7 +42,8 @@ class PlanTrainedModule(PlannedModule, ABC):
     def shared_recipe(self) -> Mapping[str, Any]:
         """Settings with equal plans and training options share one training."""
         rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
-        return {"loss": "planned", **self.plans, **self.distillation.recipe, **rate}
+        taught_in = {"teacher_dtype": self._decode_dtype} if self.distillation.parts and self._decode_dtype else {}
+        return {"loss": "planned", **self.plans, **self.distillation.recipe, **taught_in, **rate}
 
     def loss(self, batch: Batch) -> Tensor:
         return planned_loss(self.backbone, self.policy, batch, teacher=self.teacher, distillation=self.distillation)

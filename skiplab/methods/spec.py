@@ -56,8 +56,11 @@ class MethodSpec:
             setting=module.setting,
             target_speedup=module.target_speedup,
             plan=plan,
-            training=None if module.recipe is None else fingerprint(recipe=module.recipe),
-            probes=tuple(fingerprint(of=module.recipe, probe=probe.recipe) for probe in module.probes),
+            training=None if module.recipe is None else fingerprint(recipe=module.recipe, code=module.code),
+            probes=tuple(
+                fingerprint(of=[module.recipe, module.code], probe=[probe.recipe, probe.code])
+                for probe in module.probes
+            ),
             passes=passes,
         )
 

@@ -84,6 +84,7 @@ class Record:
         figures: what was measured of it, by names of the results vocabulary.
         outputs: what it generated of the test split.
         item_scores: scores behind figures that are means, by figure, one per test item.
+        definition: what it was made from, plain values; None for a record of an earlier version.
         timings: one per timed batch size. All settings are timed in one interleaved run and stored together, so they
             are not among the plain values.
     """
@@ -96,6 +97,7 @@ class Record:
     figures: Row
     outputs: Generation
     item_scores: Mapping[str, Sequence[float]]
+    definition: Mapping[str, Any] | None = None
     timings: tuple[Timing, ...] = ()
 
     @property
@@ -122,6 +124,7 @@ class Record:
             "figures": self.figures,
             "outputs": self.outputs.plain(),
             "item_scores": dict(self.item_scores),
+            "definition": self.definition,
         }
 
     @classmethod

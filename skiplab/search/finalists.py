@@ -8,7 +8,7 @@ from optuna.study import Study
 
 from skiplab.comparison.cases import Case, expand
 from skiplab.comparison.prepare import Prepared
-from skiplab.methods.base import qualified_name
+from skiplab.methods.recipes import qualified_name
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.schedules.nested_plan import NestedPlan
 from skiplab.schedules.schedule_file import NamedPlan

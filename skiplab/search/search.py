@@ -7,11 +7,12 @@ from typing import final
 from optuna.study import Study
 
 from skiplab.comparison.cases import Case
-from skiplab.comparison.comparison import Comparison, Supplement
+from skiplab.comparison.comparison import Comparison
 from skiplab.comparison.metrics import figures_of
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.prepare import ConfigurationError, Prepared, configuring
 from skiplab.comparison.session import Session
+from skiplab.comparison.supplement import Supplement
 from skiplab.schedules.schedule_file import NamedPlan
 from skiplab.schedules.schedule_solver import solve_schedule
 from skiplab.search.finalists import Finalist, cases_of, of_study, scored

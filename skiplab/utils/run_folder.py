@@ -1,7 +1,7 @@
 """The folder of one run, which keeps finished work across interruptions."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -20,22 +20,26 @@ class RunFolder:
         self._ranks = ranks
         self._hold: Hold | None = None
 
-    def bind(self, config: Mapping[str, Any], *, shared: bool = False) -> None:
+    def bind(
+        self, config: Mapping[str, Any], *, shared: bool = False, check: Callable[[], object] | None = None
+    ) -> None:
         """Bind the folder to a configuration of plain values, once no other process has it.
 
         The process has it as long as this object lives.
 
         Args:
             shared: with others of the same configuration, which work on it together.
+            check: raises a ValueError for a folder that must not be bound to it; by default `self.check` does.
 
         Raises:
             ValueError: it holds results of another one; nothing was written.
         """
-        self.check(config)
+        check = check or (lambda: self.check(config))
+        check()
         if not shared:
             self._ranks.on_first(self._take)
             # Whoever had it may have bound it meanwhile.
-            self.check(config)
+            check()
         self.save("config", config)
 
     def _take(self) -> None:
@@ -43,8 +47,11 @@ class RunFolder:
         hold.acquire()
         self._hold = hold
 
-    def check(self, config: Mapping[str, Any]) -> None:
+    def check(self, config: Mapping[str, Any], *, free: Sequence[str] = ()) -> None:
         """Refuse a folder that holds results of another configuration.
+
+        Args:
+            free: parts that may differ, nested keys with dots.
 
         Raises:
             ValueError: the message names what differs.
@@ -52,7 +59,8 @@ class RunFolder:
         stored = with_present_names(self.load("config"))
         # JSON turns tuples to lists and keys to strings.
         present = json.loads(json.dumps(config))
-        if stored is not None and (differing := sorted(_differences(stored, present))):
+        differing = [] if stored is None else sorted(_differences(stored, present))
+        if differing := [key for key in differing if not any(f"{key}.".startswith(f"{one}.") for one in free)]:
             raise ValueError(
                 f"{self.path} holds results of another configuration (it differs in {', '.join(differing)}); "
                 "choose another folder with hydra.run.dir=DIR, or remove this one"
@@ -61,6 +69,10 @@ class RunFolder:
     def load(self, name: str) -> Any | None:
         """What `save` stored under a name; None if nothing."""
         return self._ranks.on_first(lambda: load_json(self.path / f"{name}.json"))
+
+    def names(self, part: str) -> list[str]:
+        """Under which names of a subfolder `save` stored something."""
+        return self._ranks.on_first(lambda: sorted(path.stem for path in (self.path / part).glob("*.json")))
 
     def save(self, name: str, content: Any) -> None:
         """Store plain values under a name."""

@@ -9,6 +9,8 @@ from skiplab.evaluation.metric import TextMetric, quality_figure
 from skiplab.jobs.compare import compare
 from tests.comparison.small import small_config
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 # Every output that a first exit changes is a loss, so nothing but full depth is certified.
 NONE_PASSES = (
     "method=calm_calibrated",
@@ -22,9 +24,15 @@ NONE_PASSES = (
 )
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The override that gives the tests one cache, in which each training is done once."""
+    return f"cache_dir={tmp_path_factory.mktemp('cache')}"
+
+
 @pytest.mark.parametrize("reference", ["base", "own"])
-def test_where_nothing_passes_the_answer_is_full_depth(tmp_path: Path, reference: str) -> None:
-    config = small_config(tmp_path, *NONE_PASSES, f"calibration.reference={reference}")
+def test_where_nothing_passes_the_answer_is_full_depth(tmp_path: Path, cache: str, reference: str) -> None:
+    config = small_config(tmp_path, cache, *NONE_PASSES, f"calibration.reference={reference}")
     assert compare(config, tmp_path / "run")
     full, calm = json.loads((tmp_path / "run/results.json").read_text())["rows"]
     assert (full["method"], calm["method"]) == ("full", "calm")
@@ -53,12 +61,12 @@ ONE = TextMetric(quality_figure("always_one", "1 whatever the output"), lambda _
 )
 @pytest.mark.parametrize("method", ["calm_calibrated", "skipdecode_calibrated"])
 def test_a_metric_that_is_the_same_for_all_outputs_certifies_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, name: str, metric: str, reason: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: str, method: str, name: str, metric: str, reason: str
 ) -> None:
     options = [option for option in NONE_PASSES if "consistency" not in option and "p_value" not in option]
     options = options if method == "calm_calibrated" else [f"method={method}", *options[3:]]
     config = small_config(
-        tmp_path, *options, f"metrics=[{__name__}.{name}]", f"calibration.metric={metric}", "limit=16"
+        tmp_path, cache, *options, f"metrics=[{__name__}.{name}]", f"calibration.metric={metric}", "limit=16"
     )
     assert compare(config, tmp_path / "run")
     row = json.loads((tmp_path / "run/results.json").read_text())["rows"][1]

@@ -13,6 +13,8 @@ from skiplab.jobs.compare import compare
 from skiplab.jobs.search import search
 from tests.comparison.small import small_config
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 PAPER = (
     "generation=skipdecode_paper",
     "generation.num_return_sequences=3",

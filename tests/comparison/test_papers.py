@@ -10,7 +10,10 @@ from tests.comparison.small import small_config
 from tests.papers import EXPERIMENTS, SCALED_DOWN, local_copy
 
 # Their small files share prompts.
-pytestmark = pytest.mark.filterwarnings("ignore:.* split are in the .* split too")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* split are in the .* split too"),
+    pytest.mark.usefixtures("no_plots"),
+]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -16,6 +16,8 @@ from skiplab.export.saved_method import load_method
 from skiplab.jobs.compare import compare
 from tests.comparison.small import small_config
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:

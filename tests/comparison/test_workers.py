@@ -26,6 +26,9 @@ SETTINGS = (
 )
 
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+
 def compared(home: Path) -> dict[tuple, dict[str, Any]]:
     """The figures of a run's settings, but for the times that trainings took."""
     rows = json.loads((home / "run" / "results.json").read_text())["rows"]
@@ -36,7 +39,7 @@ def compared(home: Path) -> dict[tuple, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(no_plots_in_module: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("alone")
     assert compare(small_config(home, *SETTINGS), home / "run") is False
     return home

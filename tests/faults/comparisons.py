@@ -14,6 +14,7 @@ from tests.store import ready_store
 
 SMALL = (
     "experiment=compare_calm",
+    "hydra.run.dir=outputs/compare_calm",
     "backbone.num_layers=4",
     "backbone.hidden_size=16",
     "backbone.num_heads=2",

@@ -37,14 +37,18 @@ def leave(disk: Path, room: int) -> None:
 
 
 def test_a_full_disk_stops_a_run_that_then_goes_on(undisturbed: Path, tmp_path: Path, small_disk: Path) -> None:
-    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
-    options = (f"hydra.run.dir={small_disk}/run", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db")
+    shutil.copytree(undisturbed / "cache", small_disk / "cache", ignore=shutil.ignore_patterns("method-*"))
+    options = (
+        f"hydra.run.dir={small_disk}/run",
+        f"cache_dir={small_disk}/cache",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+    )
     for room in (8_000, 60_000, 200_000, 500_000):
         leave(small_disk, room)
         (tmp_path / "output.txt").unlink(missing_ok=True)
         code, told = command(tmp_path, *options), output(tmp_path)
         assert code == 1, f"with {room} bytes: {told}"
-        assert f"no room left to write {small_disk}/run" in told.replace("\n", ""), told
+        assert f"no room left to write {small_disk}/" in told.replace("\n", ""), told
         assert "the same command goes on" in told
         assert "Traceback" not in told
         check_whole(small_disk)

@@ -38,8 +38,11 @@ USED = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
+
 @pytest.fixture(scope="module", params=["opt_tiny", "llama_tiny"])
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(no_plots_in_module: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds the folder of a finished run."""
     home = tmp_path_factory.mktemp(request.param)
     assert compare(small_config(home, *SETTINGS, f"backbone={request.param}"), home / "run")
@@ -130,14 +133,17 @@ def test_what_is_not_there_is_said(
 
 
 def test_weights_and_records_that_are_gone_are_not_made_again(home: Path) -> None:
-    weights, moved = home / "run" / "weights", home / "moved"
-    weights.rename(moved)
+    trained, moved = list((home / "cache").glob("method-*/")), home / "moved"
+    moved.mkdir()
+    for folder in trained:
+        folder.rename(moved / folder.name)
     with pytest.raises(ConfigurationError, match=r"the weights of skipdecode 2x .* are gone"):
         exported(home, "method=skipdecode", "setting=2x")
-    moved.rename(weights)
+    for folder in trained:
+        (moved / folder.name).rename(folder)
     key, _ = record(home, "skipdecode", "2x")
     kept = home / "run" / "settings" / f"{key}.json"
-    kept.rename(moved)
+    kept.rename(moved / kept.name)
     with pytest.raises(ConfigurationError, match=r"skipdecode 2x \(seed 0\) is not finished in"):
         exported(home, "method=skipdecode", "setting=2x")
-    moved.rename(kept)
+    (moved / kept.name).rename(kept)

@@ -17,7 +17,16 @@ from tests.store import ready_store
 
 def arguments(home: Path, *overrides: str) -> tuple[str, ...]:
     stores = (f"search.storage={home}/journal.log", f"search.artifacts={home}/artifacts", "benchmark.batch_sizes=[]")
-    return ("experiment=search_schedule", *SIZE, *SMALL_TASK, *SPACE, *SHORT, *stores, *overrides)
+    return (
+        "experiment=search_schedule",
+        "hydra.run.dir=outputs/search_schedule",
+        *SIZE,
+        *SMALL_TASK,
+        *SPACE,
+        *SHORT,
+        *stores,
+        *overrides,
+    )
 
 
 def test_killing_a_worker_and_the_parent_loses_no_finished_trial(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from skiplab.jobs.compare import compare
 from skiplab.jobs.report import report
 from tests.comparison.small import small_config
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 def report_config(folder: Path | None) -> DictConfig:
     with initialize_config_module("experiments", version_base="1.3"):

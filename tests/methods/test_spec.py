@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from skiplab.methods.once_for_all import OnceForAll
 from skiplab.methods.scheduled import PlanTrainedModule, ScheduleTrainedModule
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.methods.spec import MethodSpec
+from skiplab.utils.own_code import own_code
 from tests.tiny import tiny_backbone
 
 
@@ -49,6 +52,31 @@ class OtherOptimizer(ScheduleTrainedModule):
 class SharesWithOtherLoss(OtherLoss):
     def shared_recipe(self) -> Mapping[str, Any]:
         return {"loss": "doubled", **self.plans}
+
+
+OF_ONES_OWN = """
+from skiplab.methods.scheduled import ScheduleTrainedModule
+
+class Mine(ScheduleTrainedModule):
+    def __init__(self, setup, **options):
+        super().__init__(setup, "skip", **options)
+
+    def loss(self, batch):
+        return FACTOR * super().loss(batch)
+"""
+
+
+def test_code_of_ones_own_that_changed_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def training(factor: int) -> str | None:
+        (tmp_path / "my_method.py").write_text(OF_ONES_OWN.replace("FACTOR", str(factor)))
+        own_code.cache_clear()
+        return spec(import_module("my_method").Mine, speedup=2.0).training
+
+    first = training(2)
+    assert first is not None
+    assert training(3) != first == training(2)
 
 
 @pytest.mark.parametrize("method", [OtherLoss, OtherOptimizer])

@@ -51,7 +51,7 @@ def test_a_job_that_asks_for_several_processes_is_not_run_by_one(tmp_path: Path)
 
 def test_two_processes_leave_what_one_leaves_though_one_was_killed(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
-    command = ["experiment=compare_calm", *SIZE, *SMALL_TASK, *JOB, "trainer=ddp"]
+    command = ["experiment=compare_calm", "hydra.run.dir=outputs/compare_calm", *SIZE, *SMALL_TASK, *JOB, "trainer=ddp"]
     ready_store(tmp_path)
     # It starts ranks that are processes of their own.
     process = start(tmp_path, *command)
