@@ -118,11 +118,8 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    found: Any
-    if given.address:
-        found = ask_all(given.address, given.clients, given.requests, given.max_tokens)
-    else:
-        found = measure(given)
+    asked = (given.clients, given.requests, given.max_tokens)
+    found: Any = ask_all(given.address, *asked) if given.address else measure(given)
     print(json.dumps(found))
 
 
