@@ -45,8 +45,11 @@ class Exits:
         return range(self.first - 1, num_layers - 1, self.interval)
 
 
-def _exceeds(confidence: Confidence, threshold: float, h_BD: Tensor, below_BD: Tensor, head: Head) -> Tensor:
-    """Rows whose confidence exceeds a threshold; at threshold 0, all rows."""
+def _exceeds(confidence: Confidence, threshold: float | Tensor, h_BD: Tensor, below_BD: Tensor, head: Head) -> Tensor:
+    """Rows whose confidence exceeds a threshold, one for all or one per row; at threshold 0, all rows."""
+    if isinstance(threshold, Tensor):
+        threshold = threshold.to(h_BD.device)
+        return (confidence(h_BD, below_BD, head) > threshold) | (threshold <= 0)
     if threshold <= 0:
         return torch.ones(len(h_BD), dtype=torch.bool, device=h_BD.device)
     return confidence(h_BD, below_BD, head) > threshold
@@ -84,8 +87,8 @@ class ConfidenceExit(AdaptivePolicy):
     def plan(self, step: int) -> LayerPlan:
         return self._plan
 
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
-        return _exceeds(self._confidence, self._threshold.at(step), h_BD, below_BD, head)
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step_B: Tensor, head: Head) -> Tensor:
+        return _exceeds(self._confidence, self._threshold.by_row(step_B), h_BD, below_BD, head)
 
 
 @final
@@ -105,8 +108,8 @@ class ExactExit(HindsightPolicy):
     def plan(self, step: int) -> LayerPlan:
         return self._plan
 
-    def exit_depths(self, states: Sequence[Tensor], *, step: int, head: Head) -> Tensor:
-        threshold = self._threshold.at(step)
+    def exit_depths(self, states: Sequence[Tensor], *, step_B: Tensor, head: Head) -> Tensor:
+        threshold = self._threshold.by_row(step_B)
         depth_B = torch.full((len(states[0]),), len(self._plan), device=states[0].device)
         for layer in reversed(self._exit_layers):
             exits_B = _exceeds(self._confidence, threshold, states[layer + 1], states[layer], head)
@@ -133,7 +136,7 @@ class IdealExit(HindsightPolicy):
     def plan(self, step: int) -> LayerPlan:
         return self._plan
 
-    def exit_depths(self, states: Sequence[Tensor], *, step: int, head: Head) -> Tensor:
+    def exit_depths(self, states: Sequence[Tensor], *, step_B: Tensor, head: Head) -> Tensor:
         top_B = head(states[-1]).argmax(-1)
         depth_B = torch.full_like(top_B, len(self._plan))
         for layer in reversed(self._exit_layers):

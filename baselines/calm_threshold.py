@@ -74,6 +74,13 @@ class Threshold:
         factor = self.value if self.decay.formula == "code" else 1.0
         return min(1.0, 0.9 * self.value + 0.1 * factor * math.exp(-self.decay.temperature * step / self.longest))
 
+    def by_row(self, step_B: Tensor) -> float | Tensor:
+        """The thresholds in force at each row's step: one number where they are the same, else of shape (B,)."""
+        by_step = {step: self.at(step) for step in set(step_B.tolist())}
+        if len(set(by_step.values())) == 1:
+            return next(iter(by_step.values()))
+        return torch.tensor([by_step[step] for step in step_B.tolist()])
+
 
 def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch]) -> float:
     """Layers per token after the first when the batches' prompts are decoded to their targets' lengths.

@@ -48,8 +48,9 @@ class DrawnDepths(AdaptivePolicy):
     def plan(self, step: int) -> LayerPlan:
         return self._plan
 
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step_B: Tensor, head: Head) -> Tensor:
         self._confidence(h_BD, below_BD, head)
+        step = int(step_B.max())
         if step != self._step or self._layers_run >= min(self._deepest, len(self._plan) - 1):
             self._draw(len(h_BD), step)
         self._layers_run += 1

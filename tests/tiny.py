@@ -61,5 +61,5 @@ class CoordinateExit(AdaptivePolicy):
     def plan(self, step: int) -> LayerPlan:
         return self._planned.plan(step)
 
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step_B: Tensor, head: Head) -> Tensor:
         return h_BD[:, 0] > self._bound

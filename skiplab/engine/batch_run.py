@@ -4,15 +4,16 @@ Shapes: B rows, P prompt columns, T generated tokens, S key positions, V vocabul
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from skiplab.engine.backbone import Backbone, Context
+from skiplab.engine.backbone import Backbone
 from skiplab.engine.kv_cache import KVCache
+from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.step_runners import step_runner
 from skiplab.engine.token_choice import TokenChoice
@@ -109,69 +110,50 @@ class EagerRun(BatchRun):
     """Any policy, any batch. Rows that end leave, and the last ones take their places."""
 
     def __init__(self, backbone: Backbone, policy: ExitPolicy, cache: KVCache, prefilled: Prefilled) -> None:
-        rows, columns = prefilled.mask_BP.shape
-        steps = prefilled.longest - 1
-        self._backbone = backbone
-        self._cache = cache
+        rows, prompt_columns = prefilled.mask_BP.shape
+        columns = prompt_columns + prefilled.longest - 1
+        runner = step_runner(backbone, policy, cache, rows=rows, columns=columns)
+        self._live = LiveRows(backbone, cache, runner, columns=columns)
         self._prefilled = prefilled
-        self._runner = step_runner(backbone, policy, cache, rows=rows, columns=columns, steps=steps)
-        self._limit_B = prefilled.limit_B
-        self._position_B = prefilled.mask_BP.sum(1) - 1
-        padded = not bool(prefilled.mask_BP.all())
-        self._mask_B11S = prefilled.padding_mask(columns + steps, backbone.dtype) if padded else None
-        self._tokens_BT = prefilled.mask_BP.new_full((rows, steps + 1), prefilled.pad_id, dtype=torch.int64)
-        self._depth_BT = torch.zeros_like(self._tokens_BT, dtype=torch.int32)
+        self._limits = prefilled.limit_B.tolist()
         self._cancelled: set[int] = set()
-        self.index_B = torch.arange(rows, device=self._tokens_BT.device)
-        self._take(prefilled.logits_BV, len(policy.plan(0)), 0)
+        padding = (~prefilled.mask_BP).sum(1).tolist()
+        self._all = [LiveRow(index, policy, pad, prompt_columns) for index, pad in enumerate(padding)]
+        self._live.rows = list(self._all)
+        self._take(prefilled.logits_BV, [len(policy.plan(0))] * rows, 0)
 
     def advance(self, step: int) -> None:
-        columns = self._prefilled.mask_BP.shape[1] + step
-        position_B1 = self._position_B[:, None]
-        h_BTD = self._backbone.embed(self.token_B[:, None], position_B1)
-        self._cache.seek(columns - 1)
-        mask = None if self._mask_B11S is None else self._mask_B11S[..., :columns]
-        context = Context(mask, self._cache, self._backbone.rotary(position_B1))
-        h_BTD, depth_B = self._runner.run(h_BTD, context, step)
-        self._take(self._backbone.head(h_BTD[:, -1]), depth_B, step)
+        logits_BV, depths = self._live.advance()
+        self._take(logits_BV, depths, step)
 
     def ended(self, step: int) -> bool:
-        ended_B = self._prefilled.ended(self.token_B, self._limit_B, step + 1)
-        if (stopped_B := self._prefilled.choice.stopped(self.index_B, step)) is not None:
-            ended_B |= stopped_B
-        ended = ended_B.tolist()
-        if self._cancelled:
-            ended = [end or row in self._cancelled for end, row in zip(ended, self.index_B.tolist(), strict=True)]
-        source = _survivors(ended)
-        if source and len(source) < len(ended):
-            self._keep(source)
-        return not source
+        stopped_B = self._prefilled.choice.stopped(self.index_B, step)
+        stopped = [False] * len(self.index_B) if stopped_B is None else stopped_B.tolist()
+        rows = zip(self._live.rows, stopped, strict=True)
+        self._live.end([row for row, stop in rows if stop or self._ends(row)])
+        return not self._live.rows
 
     def cancel(self, rows: Collection[int]) -> None:
         self._cancelled.update(rows)
 
     def result(self) -> DecodeResult:
-        return DecodeResult(self._tokens_BT, (self._depth_BT > 0).sum(1), self._depth_BT, self._cache.nbytes)
+        length_B = torch.tensor([len(row.tokens) for row in self._all])
+        tokens_BT = torch.full((len(self._all), self._prefilled.longest), self._prefilled.pad_id)
+        depth_BT = torch.zeros_like(tokens_BT, dtype=torch.int32)
+        for row, (tokens_T, depth_T) in zip(self._all, zip(tokens_BT, depth_BT, strict=True), strict=True):
+            tokens_T[: len(row.tokens)] = torch.tensor(row.tokens)
+            depth_T[: len(row.depths)] = torch.tensor(row.depths)
+        device = self.logits_BV.device
+        return DecodeResult(tokens_BT.to(device), length_B.to(device), depth_BT.to(device), self._live.nbytes)
 
-    def _take(self, logits_BV: Tensor, depth_B: Tensor | int, step: int) -> None:
+    def _take(self, logits_BV: Tensor, depths: Sequence[int], step: int) -> None:
+        rows = self._live.rows
+        if step == 0 or len(rows) != len(self.index_B):
+            self.index_B = torch.tensor([row.index for row in rows], device=logits_BV.device)
         self.logits_BV = logits_BV
         self.token_B = self._prefilled.choice.choose(logits_BV, self.index_B, step)
-        self._position_B = self._position_B + 1
-        self._tokens_BT[self.index_B, step] = self.token_B
-        self._depth_BT[self.index_B, step] = depth_B
+        self._live.take(rows, self.token_B.tolist(), depths)
 
-    def _keep(self, source: list[int]) -> None:
-        self.index_B, self.token_B = self.index_B[source], self.token_B[source]
-        self._position_B, self._limit_B = self._position_B[source], self._limit_B[source]
-        if self._mask_B11S is not None:
-            self._mask_B11S = self._mask_B11S[source]
-        self._cache.keep(source)
-        self._runner.keep(source)
-
-
-def _survivors(ended: list[bool]) -> list[int]:
-    """Rows to keep: each stays where it is, and those past the new end fill the gaps."""
-    alive = [row for row, end in enumerate(ended) if not end]
-    count = len(alive)
-    movers = [row for row in alive if row >= count]
-    return [movers.pop() if ended[row] else row for row in range(count)]
+    def _ends(self, row: LiveRow) -> bool:
+        known = len(row.tokens) == self._limits[row.index] or row.index in self._cancelled
+        return known or row.tokens[-1] in self._prefilled.eos_ids

@@ -1,15 +1,17 @@
 """Lazy projection of keys and values.
 
-Shapes: L layers, B rows, S decode steps, N deferred positions, D hidden size, K head size.
+Shapes: L layers, B rows, S columns, N deferred positions, D hidden size.
 """
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from skiplab.engine.backbone import Backbone, Rotary
-from skiplab.engine.kv_cache import KVCache
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.kv_cache import KVCache, exchange
 
 
 @final
@@ -20,55 +22,63 @@ class Deferred:
     3.2). A layer does so when a later step runs it on the row, for all the deferred steps of the row.
 
     Args:
-        rows: rows of the batch.
-        columns: columns before the first decode step.
-        steps: decode steps at most.
+        rows, columns: of the cache.
     """
 
-    def __init__(self, backbone: Backbone, cache: KVCache, *, rows: int, columns: int, steps: int) -> None:
+    def __init__(self, backbone: Backbone, cache: KVCache, *, rows: int, columns: int) -> None:
         self._backbone = backbone
         self._cache = cache
         self._columns = columns
-        self._steps = steps
         self._layer_L = torch.arange(backbone.num_layers)
         # On the host, where the exits are known.
-        self._deferred_LBS = torch.zeros(backbone.num_layers, rows, steps, dtype=torch.bool)
+        self._deferred_LBS = torch.zeros(backbone.num_layers, rows, columns, dtype=torch.bool)
         self._states_BSD: Tensor | None = None
-        self._rotary_BSK: Rotary | None = None
+        self._position_BS = torch.zeros(rows, columns, dtype=torch.int64)
 
-    def defer(self, h_B1D: Tensor, above_B: Tensor, step: int, rotary: Rotary | None) -> None:
-        """Keep a step's last states for the layers from `above_B` on, each row's first that it did not run.
+    def defer(self, h_B1D: Tensor, above_B: Tensor, columns: Sequence[int], positions: Sequence[int]) -> None:
+        """Keep the last states of a step's rows for the layers from `above_B` on, each row's first that it did not run.
 
         Args:
-            rotary: of the step's positions.
+            columns, positions: where the states' keys and values belong, and the positions that they stand for.
         """
         if self._states_BSD is None:
-            self._states_BSD = h_B1D.new_empty(len(h_B1D), self._steps, h_B1D.shape[-1])
-            self._rotary_BSK = rotary and rotary.map(
-                lambda part: part.new_empty(len(part), self._steps, part.shape[-1])
-            )
-        self._states_BSD[:, step - 1] = h_B1D[:, 0]
-        if rotary is not None and self._rotary_BSK is not None:
-            for kept, part in zip(self._rotary_BSK, rotary, strict=True):
-                kept[:, step - 1] = part[:, 0]
-        self._deferred_LBS[:, :, step - 1] = self._layer_L[:, None] >= above_B
+            self._states_BSD = h_B1D.new_empty(self._deferred_LBS.shape[1], self._columns, h_B1D.shape[-1])
+        row_B, column_B = torch.arange(len(h_B1D)), torch.tensor(columns)
+        self._states_BSD[row_B, column_B] = h_B1D[:, 0]
+        self._position_BS[row_B, column_B] = torch.tensor(positions)
+        self._deferred_LBS[:, row_B, column_B] = self._layer_L[:, None] >= above_B
 
     def flush(self, layer: int, rows: Tensor | None = None) -> None:
         """Project a layer's deferred keys and values for rows it is about to run on; None means all rows."""
         deferred_BS = self._deferred_LBS[layer] if rows is None else self._deferred_LBS[layer, rows]
         if self._states_BSD is None or not deferred_BS.any():
             return
-        row_N, step_N = deferred_BS.nonzero(as_tuple=True)
+        row_N, column_N = deferred_BS.nonzero(as_tuple=True)
         row_N = row_N if rows is None else rows[row_N]
-        self._deferred_LBS[layer, row_N, step_N] = False
-        rotary_N1 = self._rotary_BSK and self._rotary_BSK.map(lambda part: part[row_N, step_N][:, None])
-        key_N1, value_N1 = self._backbone.project_kv(layer, self._states_BSD[row_N, step_N][:, None], rotary_N1)
-        self._cache.put(layer, row_N, self._columns + step_N, key_N1[:, :, 0], value_N1[:, :, 0])
+        self._deferred_LBS[layer, row_N, column_N] = False
+        position_N1 = self._position_BS[row_N, column_N][:, None].to(self._backbone.device)
+        states_N1D = self._states_BSD[row_N, column_N][:, None]
+        key_N1, value_N1 = self._backbone.project_kv(layer, states_N1D, self._backbone.rotary(position_N1))
+        self._cache.put(layer, row_N, column_N, key_N1[:, :, 0], value_N1[:, :, 0])
 
-    def keep(self, source: list[int]) -> None:
-        """Keep rows as `KVCache.keep` does."""
-        self._deferred_LBS = self._deferred_LBS[:, source]
+    def grow(self, columns: int) -> None:
+        """Make room for more columns."""
+        more = columns - self._columns
+        self._deferred_LBS = F.pad(self._deferred_LBS, (0, more))
+        self._position_BS = F.pad(self._position_BS, (0, more))
         if self._states_BSD is not None:
-            self._states_BSD = self._states_BSD[source]
-        if self._rotary_BSK is not None:
-            self._rotary_BSK = self._rotary_BSK.map(lambda part: part[source])
+            self._states_BSD = F.pad(self._states_BSD, (0, 0, 0, more))
+        self._columns = columns
+
+    def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:
+        """Let two rows trade places, as `KVCache.exchange` does."""
+        for per_row in (*self._deferred_LBS, self._position_BS):
+            exchange(per_row, rows, filled, dim=0)
+        for row, length in zip(rows, reversed(filled), strict=True):
+            self._deferred_LBS[:, row, length:] = False
+        if self._states_BSD is not None:
+            exchange(self._states_BSD, rows, filled, dim=0)
+
+    def drop(self, rows: int) -> None:
+        """Forget all but the first rows."""
+        self._deferred_LBS[:, rows:] = False

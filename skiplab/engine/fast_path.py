@@ -51,15 +51,19 @@ class FastPath:
         backbone, graphs = self._for(request)
         return decode_steps(backbone, self._policy, request, graphs=graphs)
 
+    def backbone(self, rows: int) -> Backbone:
+        """The backbone with weights packed for so many rows."""
+        if self._format is None:
+            return self._backbone
+        if (single := rows == 1) not in self._packed:
+            self._packed[single] = self._format.fast_path(self._backbone, rows)
+        return self._packed[single]
+
     def _for(self, request: Request) -> tuple[Backbone, StepGraphs | None]:
         # Before anything is packed for a request that cannot be decoded.
         request.check(self._backbone.max_positions)
-        rows = len(request.prompts)
-        if self._format is None:
-            return self._backbone, None
-        if (single := rows == 1) not in self._packed:
-            self._packed[single] = self._format.fast_path(self._backbone, rows)
-        return self._packed[single], self._recorded(request, self._packed[single])
+        backbone = self.backbone(len(request.prompts))
+        return backbone, self._recorded(request, backbone)
 
     def _recorded(self, request: Request, backbone: Backbone) -> StepGraphs | None:
         if not self._records or (request.choosing is not None and not_recordable(request.choosing)):

@@ -5,6 +5,7 @@ Shapes: B rows, H key/value heads, T positions, N single positions, K head size.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -40,7 +41,7 @@ class KVStore(ABC):
         return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
 
     @abstractmethod
-    def seek(self, start: int) -> None:
+    def seek(self, place: int) -> None:
         """Set the column at which each layer's next `update` writes."""
 
     @abstractmethod
@@ -49,52 +50,95 @@ class KVStore(ABC):
 
 
 @final
+@dataclass(frozen=True)
+class Place:
+    """Where the next keys and values of each layer go, and what they attend to.
+
+    Attributes:
+        rows: the rows that bring them: a run of neighbours, or any rows by index.
+        column: the first new column, of all rows alike (an integer) or of each row (R,).
+        end: columns to attend to, behind the new ones; None is all up to the new ones.
+    """
+
+    rows: slice | Tensor
+    column: int | Tensor
+    end: int | None = None
+
+    def pick(self, index_N: Tensor) -> "Place":
+        """The place of some of these rows."""
+        rows_R = torch.arange(self.rows.start, self.rows.stop) if isinstance(self.rows, slice) else self.rows
+        column = self.column if isinstance(self.column, int) else self.column[index_N]
+        return Place(rows_R[index_N], column, self.end)
+
+
+@final
 class KVCache(KVStore):
-    """Written in place at a moving column; rows can leave. Arguments as for `KVStore`."""
+    """Written in place at moving columns, of all rows alike or of each row; rows can trade places.
+
+    Arguments as for `KVStore`.
+    """
 
     def __init__(self, slots_L: Sequence[int], *, rows: int, **options: Any) -> None:
         super().__init__(slots_L, rows=rows, **options)
-        self._rows = rows
-        self._selected: Tensor | None = None
-        self._start = 0
-        self._end = 0
+        self._place = Place(slice(0, rows), 0)
 
-    def seek(self, start: int) -> None:
-        self._start = start
-
-    def select(self, rows: Tensor | None) -> None:
-        """Set the rows that the next `update` calls bring, by index; None is all rows, in order."""
-        self._selected = rows
+    def seek(self, place: int | Place) -> None:
+        """Set where each layer's next `update` writes; a number is a column of all rows."""
+        self._place = Place(slice(0, len(self._keys[0])), place) if isinstance(place, int) else place
 
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """As `KVStore.update`: a layer's filled prefix, a view, or a copy where rows are selected."""
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        """As `KVStore.update`: a layer's filled prefix, a view, or a copy where rows are given by index."""
+        keys, values, place = self._keys[layer_idx], self._values[layer_idx], self._place
         if keys.shape[2] == 0:
             return key_BHTK, value_BHTK
-        end = self._end = self._start + key_BHTK.shape[2]
+        if isinstance(place.column, int):
+            end = place.column + key_BHTK.shape[2]
+            new = (place.rows, slice(None), slice(place.column, end))
+            end = place.end or end
+        else:
+            assert place.end is not None
+            end, row = place.end, place.rows
+            row_R = torch.arange(row.start, row.stop, device=keys.device) if isinstance(row, slice) else row
+            new = (row_R, slice(None), place.column)
+            key_BHTK, value_BHTK = key_BHTK[:, :, 0], value_BHTK[:, :, 0]
         if end > keys.shape[2]:
             raise IndexError(f"layer {layer_idx} holds {keys.shape[2]} positions, asked to write up to {end}")
-        if self._selected is not None:
-            keys[self._selected, :, self._start : end] = key_BHTK
-            values[self._selected, :, self._start : end] = value_BHTK
-            return keys[self._selected, :, :end], values[self._selected, :, :end]
-        keys[: self._rows, :, self._start : end] = key_BHTK
-        values[: self._rows, :, self._start : end] = value_BHTK
-        return keys[: self._rows, :, :end], values[: self._rows, :, :end]
+        keys[new], values[new] = key_BHTK, value_BHTK
+        return keys[place.rows, :, :end], values[place.rows, :, :end]
+
+    def grow(self, slots_L: Sequence[int]) -> None:
+        """Make room for more positions per layer, all of them finite numbers, since a mask hides no others; what is
+        stored stays."""
+        for layer, slots in enumerate(slots_L):
+            for buffers in (self._keys, self._values):
+                before = buffers[layer]
+                rows, heads, filled, size = before.shape
+                buffers[layer] = before.new_zeros(rows, heads, slots, size)
+                buffers[layer][:, :, :filled] = before
 
     def put(self, layer: int, row_N: Tensor, column_N: Tensor, key_NHK: Tensor, value_NHK: Tensor) -> None:
         """Store single positions of a layer, each at its row and column."""
         self._keys[layer][row_N, :, column_N] = key_NHK
         self._values[layer][row_N, :, column_N] = value_NHK
 
-    def keep(self, source: Sequence[int]) -> None:
-        """Keep `len(source)` rows: row `i` becomes the present row `source[i]`, where `source[i] >= i`."""
-        self._rows = len(source)
-        moves = [(to, row) for to, row in enumerate(source) if to != row]
-        for buffer in (*self._keys, *self._values):
-            filled = buffer[:, :, : self._end]
-            for to, row in moves:
-                filled[to] = filled[row]
+    def exchange(self, layer: int, rows: tuple[int, int], filled: tuple[int, int]) -> None:
+        """Let two rows trade places in a layer.
+
+        Args:
+            filled: how many leading columns of each are to be kept; 0 of a row whose content nobody reads again.
+        """
+        for buffer in (self._keys[layer], self._values[layer]):
+            exchange(buffer, rows, filled, dim=1)
+
+
+def exchange(buffer: Tensor, rows: tuple[int, int], filled: tuple[int, int], *, dim: int) -> None:
+    """Let two rows of a tensor trade places, as far as they are filled along a dimension of a row."""
+    one, other = (
+        buffer[row].narrow(dim, 0, min(length, buffer.shape[dim + 1])) for row, length in zip(rows, filled, strict=True)
+    )
+    kept = one.clone() if one.numel() else one
+    buffer[rows[0]].narrow(dim, 0, other.shape[dim]).copy_(other)
+    buffer[rows[1]].narrow(dim, 0, kept.shape[dim]).copy_(kept)
 
 
 @final
@@ -116,8 +160,8 @@ class StaticKVCache(KVStore):
         self.bucket = 0
         self._kernels = has_kernels(device)
 
-    def seek(self, start: int) -> None:
-        self.column_1.fill_(start)
+    def seek(self, place: int) -> None:
+        self.column_1.fill_(place)
 
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As `KVStore.update`. Without a bucket the columns are a prompt's: they begin at the first."""

@@ -53,12 +53,13 @@ class AdaptivePolicy(RowwisePolicy, ABC):
         self.propagation: Propagation = propagation
 
     @abstractmethod
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step: int, head: Head) -> Tensor:
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step_B: Tensor, head: Head) -> Tensor:
         """Rows that need no further layer, as a boolean tensor of shape (B,).
 
         Args:
             h_BD: the state that a layer of `exit_layers` has just put out.
             below_BD: the input state of that layer.
+            step_B: each row's generation step, on the host.
             head: final norm and language-model head, (B, D) to logits (B, V).
         """
 
@@ -74,11 +75,12 @@ class HindsightPolicy(RowwisePolicy, ABC):
         self.exact_kv = exact_kv
 
     @abstractmethod
-    def exit_depths(self, states: Sequence[Tensor], *, step: int, head: Head) -> Tensor:
+    def exit_depths(self, states: Sequence[Tensor], *, step_B: Tensor, head: Head) -> Tensor:
         """Number of the plan's layers that each row's token takes, integers of shape (B,).
 
         Args:
             states: the state (B, D) below the first layer of the plan, then after each.
+            step_B: each row's generation step, on the host.
         """
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from skiplab.engine.batch import left_pad
 from skiplab.engine.generation import GenerationOptions
-from skiplab.engine.logits_processing import processors
+from skiplab.engine.logits_processing import processors, warpers
+from skiplab.engine.row_choice import RowChoice
 from skiplab.engine.stop_strings import stop_criterion
 from skiplab.engine.token_choice import Choosing, Greedy, Processed, TokenChoice, row_key, uniforms
 
@@ -85,6 +86,29 @@ class Request:
 
 @final
 @dataclass(frozen=True)
+class RowRequest:
+    """One output to be generated.
+
+    Attributes:
+        prompt: token ids, at least one.
+        limit: tokens that it may have.
+        eos_ids: tokens that end it.
+        choice: how its tokens are chosen; None is greedily.
+    """
+
+    prompt: Sequence[int]
+    limit: int
+    eos_ids: tuple[int, ...] = ()
+    choice: RowChoice | None = None
+
+    @property
+    def columns(self) -> int:
+        """Positions whose keys and values it needs."""
+        return len(self.prompt) + self.limit - 1
+
+
+@final
+@dataclass(frozen=True)
 class Decoding:
     """Generation options with what they leave to the model at hand: makes requests.
 
@@ -122,20 +146,34 @@ class Decoding:
         *,
         numbers: Sequence[int] | None = None,
         limits: Sequence[int] | None = None,
-        seeds: Sequence[int | None] | None = None,
     ) -> Request:
         """One batch.
 
         Args:
             numbers: of each row's output among those of its prompt; None is the first of all.
             limits: tokens that each row may generate; None is `limit` for all.
-            seeds: of each row; None is the options' for all.
         """
         keys: list[int] = []
         if self.options.do_sample:
-            rows = zip(prompts, numbers or repeat(0), seeds or repeat(self.options.seed), strict=False)
-            keys = [_key(prompt, number, seed) for prompt, number, seed in rows]
+            rows = zip(prompts, numbers or repeat(0), strict=False)
+            keys = [_key(prompt, number, self.options.seed) for prompt, number in rows]
         return self._request(prompts, limits or [self.limit] * len(prompts), keys)
+
+    def row(self, prompt: Sequence[int], *, number: int = 0, limit: int | None = None) -> RowRequest:
+        """One row on its own, to be decoded beside others of any options.
+
+        Args:
+            number, limit: as in `request`.
+        """
+        request = self.request([prompt], numbers=[number], limits=[limit or self.limit])
+        choosing = request.choosing
+        if choosing is None:
+            return RowRequest(prompt, request.longest, self.eos_ids)
+        shaping = len(warpers(self.options, torch.device(self.device)))
+        kept = choosing.processors[: len(choosing.processors) - shaping]
+        uniform_T = None if choosing.uniform_BT is None else choosing.uniform_BT[0]
+        choice = RowChoice(self.options, LogitsProcessorList(kept), choosing.criteria, uniform_T)
+        return RowRequest(prompt, request.longest, self.eos_ids, choice)
 
     def requests(self, prompts: Sequence[Sequence[int]], *, batch_size: int) -> Iterator[Request]:
         """Batches of at most so many rows, `num_return_sequences` rows in a row per prompt."""

@@ -4,75 +4,157 @@ Shapes: B rows, R rows still in the computation, D hidden size.
 """
 
 from abc import ABC, abstractmethod
-from typing import final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar, final
 
 import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone, Context
 from skiplab.engine.deferred_kv import Deferred
-from skiplab.engine.kv_cache import KVCache
-from skiplab.engine.policy import AdaptivePolicy, ExitPolicy, HindsightPolicy
+from skiplab.engine.kv_cache import KVCache, Place
+from skiplab.engine.policy import AdaptivePolicy, ExitPolicy, HindsightPolicy, RowwisePolicy
+from skiplab.schedules.exit_schedule import LayerPlan
+
+_Policy = TypeVar("_Policy", bound=RowwisePolicy)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring layers of a step and the rows that run them."""
+
+    layers: LayerPlan
+    place: Place
+    context: Context
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """What a decode step of rows with columns, steps and plans of their own runs.
+
+    Attributes:
+        spans: in the layers' order.
+        depths: layers of each row's plan.
+        steps, columns, positions: of each row's token.
+    """
+
+    spans: Sequence[Span]
+    depths: list[int]
+    steps: list[int]
+    columns: list[int]
+    positions: list[int]
 
 
 class StepRunner(ABC):
-    """Takes a batch's newest tokens through the layers of their step."""
+    """Takes the newest tokens through the layers of their step."""
 
     @abstractmethod
-    def run(self, h_B1D: Tensor, context: Context, step: int) -> tuple[Tensor, Tensor | int]:
-        """From the embedded tokens: the states that the head takes, and the layers run, per row or for all.
-
-        `context.cache` stands at the step's column.
-        """
+    def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:
+        """From the embedded tokens: the states that the head takes, and the layers that each row ran."""
 
     @abstractmethod
-    def keep(self, source: list[int]) -> None:
-        """Keep rows as `KVCache.keep` does."""
+    def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:
+        """Let two rows trade places, as `KVCache.exchange` does."""
+
+    @abstractmethod
+    def drop(self, rows: int) -> None:
+        """Forget all but the first rows."""
+
+    @abstractmethod
+    def grow(self, columns: int) -> None:
+        """Make room for more columns."""
 
 
-def step_runner(
-    backbone: Backbone, policy: ExitPolicy, cache: KVCache, *, rows: int, columns: int, steps: int
-) -> StepRunner:
-    """The runner for a policy; arguments as for `Deferred`."""
+def step_runner(backbone: Backbone, policy: ExitPolicy, cache: KVCache, *, rows: int, columns: int) -> StepRunner:
+    """The runner for a policy.
+
+    Args:
+        rows, columns: of the cache.
+    """
+    if not isinstance(policy, RowwisePolicy):
+        return PlannedSteps(backbone, cache)
+    deferred = Deferred(backbone, cache, rows=rows, columns=columns)
     if isinstance(policy, AdaptivePolicy):
-        deferred = Deferred(backbone, cache, rows=rows, columns=columns, steps=steps)
         runner = CompactSteps if policy.batch_policy == "compact" else FreezingSteps
-        return runner(backbone, policy, deferred)
-    if isinstance(policy, HindsightPolicy):
-        deferred = Deferred(backbone, cache, rows=rows, columns=columns, steps=steps)
-        return HindsightSteps(backbone, policy, deferred)
-    return PlannedSteps(backbone, policy)
+        return runner(backbone, policy, cache, deferred)
+    assert isinstance(policy, HindsightPolicy)
+    return HindsightSteps(backbone, policy, cache, deferred)
 
 
 @final
 class PlannedSteps(StepRunner):
-    """The planned layers, all rows alike."""
+    """The planned layers."""
 
-    def __init__(self, backbone: Backbone, policy: ExitPolicy) -> None:
+    def __init__(self, backbone: Backbone, cache: KVCache) -> None:
         self._backbone = backbone
-        self._policy = policy
+        self._cache = cache
 
-    def run(self, h_B1D: Tensor, context: Context, step: int) -> tuple[Tensor, int]:
-        plan = self._policy.plan(step)
-        for index in plan:
-            h_B1D = self._backbone.layer(index, h_B1D, context)
-        return h_B1D, len(plan)
+    def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:
+        for span in rows.spans:
+            self._cache.seek(span.place)
+            part = span.place.rows
+            run_R1D = h_B1D[part]
+            for layer in span.layers:
+                run_R1D = self._backbone.layer(layer, run_R1D, span.context)
+            if len(run_R1D) == len(h_B1D):
+                h_B1D = run_R1D
+            else:
+                h_B1D[part] = run_R1D
+        return h_B1D, rows.depths
 
-    def keep(self, source: list[int]) -> None:
+    def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:
+        pass
+
+    def drop(self, rows: int) -> None:
+        pass
+
+    def grow(self, columns: int) -> None:
         pass
 
 
-@final
-class FreezingSteps(StepRunner):
-    """All rows go through the layers until all have exited; the state of those that have stays (`freeze`, `min`)."""
+class RowwiseSteps(StepRunner, ABC, Generic[_Policy]):
+    """Rows leave a plan that all of them share."""
 
-    def __init__(self, backbone: Backbone, policy: AdaptivePolicy, deferred: Deferred) -> None:
+    def __init__(self, backbone: Backbone, policy: _Policy, cache: KVCache, deferred: Deferred) -> None:
         self._backbone = backbone
         self._policy = policy
+        self._cache = cache
         self._deferred = deferred
 
-    def run(self, h_B1D: Tensor, context: Context, step: int) -> tuple[Tensor, Tensor]:
-        policy, plan = self._policy, self._policy.plan(step)
+    @final
+    def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:
+        self._deferred.exchange(rows, filled)
+
+    @final
+    def drop(self, rows: int) -> None:
+        self._deferred.drop(rows)
+
+    @final
+    def grow(self, columns: int) -> None:
+        self._deferred.grow(columns)
+
+    @final
+    def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:
+        if len(rows.spans) != 1:
+            raise ValueError("rows that exit on their own decode together only while their plans are the same")
+        (span,) = rows.spans
+        self._cache.seek(span.place)
+        h_B1D, depth_B = self._exit(h_B1D, span, rows)
+        return h_B1D, depth_B.tolist()
+
+    @abstractmethod
+    def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
+        """As `run`."""
+
+
+@final
+class FreezingSteps(RowwiseSteps[AdaptivePolicy]):
+    """All rows go through the layers until all have exited; the state of those that have stays (`freeze`, `min`)."""
+
+    def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
+        policy, plan, context = self._policy, span.layers, span.context
+        step_B = torch.tensor(rows.steps)
         exited_B = torch.zeros(len(h_B1D), dtype=torch.bool, device=h_B1D.device)
         depth_B = torch.zeros(len(h_B1D), dtype=torch.int32, device=h_B1D.device)
         any_exited, index = False, 0
@@ -83,48 +165,41 @@ class FreezingSteps(StepRunner):
             h_B1D = torch.where(exited_B[:, None, None], below_B1D, run_B1D) if any_exited else run_B1D
             depth_B += ~exited_B
             if index in policy.exit_layers and index != plan[-1]:
-                exits_B = policy.exits(h_B1D[:, -1], below_B1D[:, -1], step=step, head=self._backbone.head)
+                exits_B = policy.exits(h_B1D[:, -1], below_B1D[:, -1], step_B=step_B, head=self._backbone.head)
                 exited_B |= exits_B.all() if policy.batch_policy == "min" else exits_B
                 exited = exited_B.tolist()
                 if all(exited):
                     break
                 any_exited = any(exited)
         # A frozen row's keys and values were computed by the layers that it went through.
-        self._deferred.defer(h_B1D, torch.full((len(h_B1D),), index + 1), step, context.rotary)
+        self._deferred.defer(h_B1D, torch.full((len(h_B1D),), index + 1), rows.columns, rows.positions)
         if policy.propagation == "eager":
             for missed in plan[plan.index(index) + 1 :]:
                 self._deferred.flush(missed)
         return h_B1D, depth_B
 
-    def keep(self, source: list[int]) -> None:
-        self._deferred.keep(source)
-
 
 @final
-class CompactSteps(StepRunner):
+class CompactSteps(RowwiseSteps[AdaptivePolicy]):
     """Rows leave the computation as they exit (`compact`): each layer runs on those that still need it."""
 
-    def __init__(self, backbone: Backbone, policy: AdaptivePolicy, deferred: Deferred) -> None:
-        self._backbone = backbone
-        self._policy = policy
-        self._deferred = deferred
-
-    def run(self, h_B1D: Tensor, context: Context, step: int) -> tuple[Tensor, Tensor]:
-        policy, plan, cache = self._policy, self._policy.plan(step), context.cache
-        assert isinstance(cache, KVCache)
+    def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
+        policy, plan, context = self._policy, span.layers, span.context
         last_B1D = torch.empty_like(h_B1D)
         depth_B = torch.full((len(h_B1D),), len(plan), dtype=torch.int32)
-        running_R = torch.arange(len(h_B1D))
+        running_R, step_B = torch.arange(len(h_B1D)), torch.tensor(rows.steps)
         h_R1D, running = h_B1D, context
         for depth, index in enumerate(plan, start=1):
             everyone = len(running_R) == len(h_B1D)
             self._deferred.flush(index, None if everyone else running_R)
-            cache.select(None if everyone else running_R)
+            self._cache.seek(span.place if everyone else span.place.pick(running_R))
             below_R1D = h_R1D
             h_R1D = self._backbone.layer(index, below_R1D, running)
             if index not in policy.exit_layers or index == plan[-1]:
                 continue
-            exits_R = policy.exits(h_R1D[:, -1], below_R1D[:, -1], step=step, head=self._backbone.head).cpu()
+            exits_R = policy.exits(
+                h_R1D[:, -1], below_R1D[:, -1], step_B=step_B[running_R], head=self._backbone.head
+            ).cpu()
             if exits_R.any():
                 stay_R, leave_R = (~exits_R).nonzero()[:, 0], exits_R.nonzero()[:, 0]
                 last_B1D[running_R[leave_R]] = h_R1D[leave_R]
@@ -133,40 +208,30 @@ class CompactSteps(StepRunner):
                 running = running.rows(stay_R)
             if not len(running_R):
                 break
-        cache.select(None)
         last_B1D[running_R] = h_R1D
         above_P = torch.tensor([0, *(index + 1 for index in plan)])
-        self._deferred.defer(last_B1D, above_P[depth_B], step, context.rotary)
+        self._deferred.defer(last_B1D, above_P[depth_B], rows.columns, rows.positions)
         if policy.propagation == "eager":
             for missed in plan:
                 self._deferred.flush(missed)
-        return last_B1D, depth_B.to(h_B1D.device)
-
-    def keep(self, source: list[int]) -> None:
-        self._deferred.keep(source)
+        return last_B1D, depth_B
 
 
 @final
-class HindsightSteps(StepRunner):
+class HindsightSteps(RowwiseSteps[HindsightPolicy]):
     """Every planned layer runs, and then the exits are chosen."""
 
-    def __init__(self, backbone: Backbone, policy: HindsightPolicy, deferred: Deferred) -> None:
-        self._backbone = backbone
-        self._policy = policy
-        self._deferred = deferred
-
-    def run(self, h_B1D: Tensor, context: Context, step: int) -> tuple[Tensor, Tensor]:
-        plan = self._policy.plan(step)
+    def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
+        plan, context = span.layers, span.context
         states = [h_B1D]
         for index in plan:
             self._deferred.flush(index)
             states.append(self._backbone.layer(index, states[-1], context))
-        depth_B = self._policy.exit_depths([h[:, -1] for h in states], step=step, head=self._backbone.head)
+        depth_B = self._policy.exit_depths(
+            [h[:, -1] for h in states], step_B=torch.tensor(rows.steps), head=self._backbone.head
+        )
         last_B1D = torch.stack(states)[depth_B, torch.arange(len(h_B1D), device=h_B1D.device)]
         if not self._policy.exact_kv:
             above_P = torch.tensor([0, *(index + 1 for index in plan)])
-            self._deferred.defer(last_B1D, above_P[depth_B.cpu()], step, context.rotary)
+            self._deferred.defer(last_B1D, above_P[depth_B.cpu()], rows.columns, rows.positions)
         return last_B1D, depth_B.int()
-
-    def keep(self, source: list[int]) -> None:
-        self._deferred.keep(source)

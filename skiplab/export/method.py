@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, final
 from skiplab.data.encoding import Encoding
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch_run import DecodeResult
+from skiplab.engine.continuous import Engine
 from skiplab.engine.decode import Step
 from skiplab.engine.fast_path import FastPath
 from skiplab.engine.generation import GREEDY, GenerationOptions
 from skiplab.engine.number_format import FORMATS, NumberFormat
 from skiplab.engine.policy import ExitPolicy
-from skiplab.engine.request import Decoding, Request
+from skiplab.engine.request import Decoding, Request, RowRequest
 from skiplab.export.text_stream import TextStream, before_stop
 
 if TYPE_CHECKING:
@@ -160,20 +161,17 @@ class SavedMethod:
         prompts: Sequence[Sequence[int]],
         options: GenerationOptions,
         numbers: Sequence[int] | None = None,
-        *,
-        limits: Sequence[int] | None = None,
-        seeds: Sequence[int | None] | None = None,
     ) -> Request:
         """A batch's request, checked.
 
         Args:
             prompts: token ids.
-            numbers, limits, seeds: as in `Decoding.request`.
+            numbers: as in `Decoding.request`.
 
         Raises:
             ValueError: a prompt is too long.
         """
-        request = self._decoding(options).request(prompts, numbers=numbers, limits=limits, seeds=seeds)
+        request = self._decoding(options).request(prompts, numbers=numbers)
         request.check(self.backbone.max_positions)
         return request
 
@@ -184,6 +182,24 @@ class SavedMethod:
     def decode(self, request: Request) -> DecodeResult:
         """All of a request's steps."""
         return self._path.decode(request)
+
+    def engine(
+        self, *, slots: int, max_tokens: int | None = None, chunk: int = 256, max_waiting: int | None = None
+    ) -> Engine:
+        """Continuous batching under this method; arguments as for `Engine`. `row` makes its requests."""
+        backbone = self._path.backbone(slots)
+        return Engine(backbone, self.policy, slots=slots, max_tokens=max_tokens, chunk=chunk, max_waiting=max_waiting)
+
+    def row(
+        self, prompt: Sequence[int], options: GenerationOptions, *, number: int = 0, limit: int | None = None
+    ) -> RowRequest:
+        """One row for an engine.
+
+        Args:
+            prompt: token ids.
+            number, limit: as in `Decoding.row`.
+        """
+        return self._decoding(options).row(prompt, number=number, limit=limit)
 
     def prompt_ids(self, prompts: str | Sequence[str]) -> list[list[int]]:
         """Token ids of prompts in the method's template.

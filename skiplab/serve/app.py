@@ -17,7 +17,7 @@ from skiplab.serve.endpoints import Chats, Completions, Server, answer
 from skiplab.serve.limits import Limits
 from skiplab.serve.metrics import ServerMetrics
 from skiplab.serve.protocol import ApiError, ChatRequest, CompletionRequest
-from skiplab.serve.scheduler import StaticBatches
+from skiplab.serve.scheduler import Scheduler
 
 _MESSAGES = MappingProxyType(
     {
@@ -33,7 +33,7 @@ def make_app(method: SavedMethod, name: str, limits: Limits) -> FastAPI:
     Args:
         name: of the model, which clients ask for.
     """
-    scheduler = StaticBatches(method, max_rows=limits.max_rows, max_waiting=limits.max_waiting)
+    scheduler = Scheduler(method, limits)
     server = Server(method, name, limits, scheduler, ServerMetrics(scheduler))
 
     @asynccontextmanager

@@ -12,13 +12,14 @@ from typing import Any, final
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from skiplab.engine.continuous import QueueFullError
 from skiplab.engine.generation import GenerationOptions
 from skiplab.export.method import SavedMethod
 from skiplab.serve.limits import Limits
 from skiplab.serve.metrics import ServerMetrics
 from skiplab.serve.outputs import Outputs, Piece
 from skiplab.serve.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest, usage
-from skiplab.serve.scheduler import QueueFullError, Scheduler
+from skiplab.serve.scheduler import Scheduler
 
 _POLL_SECONDS = 0.1
 

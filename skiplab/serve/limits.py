@@ -11,6 +11,7 @@ class Limits:
 
     Args:
         max_rows: rows decoded together.
+        prompt_chunk: prompt tokens that are read beside one decode step of the rows under way.
         max_waiting: rows that may wait; further ones get status 429.
         max_prompt_tokens: of a prompt; None is what the model's positions hold.
         max_new_tokens: of an output; None is what the model's positions hold.
@@ -19,6 +20,7 @@ class Limits:
     """
 
     max_rows: int = 16
+    prompt_chunk: int = 256
     max_waiting: int = 256
     max_prompt_tokens: int | None = None
     max_new_tokens: int | None = None

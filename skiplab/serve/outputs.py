@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from skiplab.engine.generation import GenerationOptions
 from skiplab.export.method import SavedMethod
 from skiplab.export.text_stream import TextStream
-from skiplab.serve.scheduler import Row, Scheduler, shared
+from skiplab.serve.scheduler import Row, Scheduler
 
 FinishReason = Literal["stop", "length"]
 
@@ -68,7 +68,7 @@ class Outputs:
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
 
-        return Row(prompt, shared(options), limit, options.seed, number, on_token=put, on_end=put)
+        return Row(prompt, replace(options, stop_strings=()), limit, number, on_token=put, on_end=put)
 
     def submit(self) -> None:
         """Have them decoded.

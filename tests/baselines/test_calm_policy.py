@@ -55,16 +55,28 @@ def test_exits_that_are_none_are_refused(first: int, interval: int) -> None:
         Exits(first=first, interval=interval).layers(6)
 
 
+def at(step: int, rows: int = 4) -> Tensor:
+    """Rows at one generation step."""
+    return torch.full((rows,), step)
+
+
+def test_each_row_has_the_threshold_of_its_own_step() -> None:
+    policy = ConfidenceExit(6, Threshold(value=0.5, decay=Decay(temperature=0.7, formula="code")), first_coordinate)
+    h_BD = torch.tensor([[0.46], [0.46], [0.44], [0.51]])
+    step_B = torch.tensor([0, 9, 9, 0])
+    assert policy.exits(h_BD, h_BD, step_B=step_B, head=lambda h: h).tolist() == [False, True, False, True]
+
+
 def test_a_row_exits_when_its_confidence_exceeds_the_steps_threshold() -> None:
     policy = ConfidenceExit(6, Threshold(value=0.5, decay=Decay(temperature=0.7, formula="code")), first_coordinate)
     h_BD = torch.tensor([[0.44], [0.46], [0.51], [-3.0]])
     # 0.45 + 0.05 exp(-0.7 step): 0.5 at step 0, then 0.4748 and toward 0.45.
-    assert policy.exits(h_BD, h_BD, step=0, head=lambda h: h).tolist() == [False, False, True, False]
-    assert policy.exits(h_BD, h_BD, step=9, head=lambda h: h).tolist() == [False, True, True, False]
+    assert policy.exits(h_BD, h_BD, step_B=at(0), head=lambda h: h).tolist() == [False, False, True, False]
+    assert policy.exits(h_BD, h_BD, step_B=at(9), head=lambda h: h).tolist() == [False, True, True, False]
     edge = ConfidenceExit(6, Threshold(value=0.5), first_coordinate)
-    assert not edge.exits(torch.tensor([[0.5]]), torch.zeros(1, 1), step=3, head=lambda h: h).any()
+    assert not edge.exits(torch.tensor([[0.5]]), torch.zeros(1, 1), step_B=at(3, 1), head=lambda h: h).any()
     everyone = ConfidenceExit(6, Threshold(value=0.0), first_coordinate)
-    assert everyone.exits(h_BD, h_BD, step=3, head=lambda h: h).all()
+    assert everyone.exits(h_BD, h_BD, step_B=at(3), head=lambda h: h).all()
 
 
 def test_rows_exit_at_exit_layers_only(backbone: Backbone) -> None:
@@ -79,9 +91,9 @@ def test_hindsight_takes_the_first_exit_by_hand() -> None:
     above = [[0.9, 0.1, 0.2, 0.5], [0.1, 0.8, 0.3, 0.5], [0.6, 0.1, 0.5, 0.1], [0.9, 0.9, 0.9, 0.9]]
     states = [torch.zeros(4, 1), *(torch.tensor(h)[:, None] for h in above)]
     exact = ExactExit(4, Threshold(value=0.5), first_coordinate, range(3))
-    assert exact.exit_depths(states, step=2, head=lambda h: h).tolist() == [1, 2, 4, 4]
+    assert exact.exit_depths(states, step_B=at(2), head=lambda h: h).tolist() == [1, 2, 4, 4]
     assert ExactExit(4, Threshold(value=0.0), first_coordinate, range(1, 3)).exit_depths(
-        states, step=2, head=lambda h: h
+        states, step_B=at(2), head=lambda h: h
     ).tolist() == [2, 2, 2, 2]
 
 
@@ -90,9 +102,9 @@ def test_the_ideal_exit_is_the_first_agreement_by_hand() -> None:
     predictions = [[2, 0, 1, 2], [1, 0, 0, 2], [2, 1, 0, 0], [2, 0, 0, 2], [2, 0, 1, 2]]
     states = [torch.nn.functional.one_hot(torch.tensor(row), 3).float() for row in predictions]
     every = IdealExit(4, range(3), exact_kv=False)
-    assert every.exit_depths(states, step=1, head=lambda h: h).tolist() == [2, 1, 4, 1]
+    assert every.exit_depths(states, step_B=at(1), head=lambda h: h).tolist() == [2, 1, 4, 1]
     later = IdealExit(4, range(1, 3), exact_kv=False)
-    assert later.exit_depths(states, step=1, head=lambda h: h).tolist() == [2, 3, 4, 3]
+    assert later.exit_depths(states, step_B=at(1), head=lambda h: h).tolist() == [2, 3, 4, 3]
 
 
 def check_full_pass_exits(backbone: Backbone, policy: ExactExit | IdealExit) -> DecodeResult:

@@ -3,7 +3,6 @@
 import pytest
 
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.batch_run import _survivors
 from skiplab.engine.decode import decode
 from skiplab.engine.policy import FullDepth
 from tests.tiny import PAD, prompts, tiny_backbone
@@ -28,12 +27,6 @@ def test_on_step_sees_the_rows_that_still_decode() -> None:
         on_step=lambda step, index_B, logits_BV: seen.append((step, sorted(index_B.tolist()))),
     )  # fmt: skip
     assert seen == [(0, [0, 1, 2]), (1, [1, 2]), (2, [1])]
-
-
-def test_survivors_fill_the_gaps_from_the_end() -> None:
-    assert _survivors([False, False]) == [0, 1]
-    assert _survivors([True, False, True, False, False]) == [4, 1, 3]
-    assert _survivors([True, True]) == []
 
 
 @pytest.mark.parametrize(

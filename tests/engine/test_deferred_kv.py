@@ -27,7 +27,7 @@ class Store:
         self.cache = self.backbone.new_cache(4, [COLUMNS + STEPS] * 6)
         for buffer in (*self.cache._keys, *self.cache._values):
             buffer.zero_()
-        self.deferred = Deferred(self.backbone, self.cache, rows=4, columns=COLUMNS, steps=STEPS)
+        self.deferred = Deferred(self.backbone, self.cache, rows=4, columns=COLUMNS + STEPS)
         self.h_SBD = torch.randn(STEPS, 4, 1, 24)
         # Rows have prompts of different lengths.
         self.position_SB = torch.arange(STEPS)[:, None] + torch.tensor([2, 1, 5, 3])
@@ -35,7 +35,8 @@ class Store:
     def defer(self, step: int, above: list[int], rows: list[int] | None = None) -> None:
         h_B1D = self.h_SBD[step - 1] if rows is None else self.h_SBD[step - 1, rows]
         position_B = self.position_SB[step - 1] if rows is None else self.position_SB[step - 1, rows]
-        self.deferred.defer(h_B1D, torch.tensor(above), step, self.backbone.rotary(position_B[:, None]))
+        columns = [COLUMNS + step - 1] * len(above)
+        self.deferred.defer(h_B1D, torch.tensor(above), columns, position_B.tolist())
 
     def filled(self) -> set[tuple[int, int, int]]:
         """(layer, row, step) of what has been stored, each checked; a row counts by where it began."""
@@ -111,8 +112,9 @@ def test_a_debt_is_paid_once(store: Store) -> None:
 @torch.inference_mode()
 def test_debts_follow_their_rows(store: Store) -> None:
     store.defer(1, [6, 4, 6, 5])
-    store.cache.keep([3, 1])
-    store.deferred.keep([3, 1])
+    # Rows 0 and 2 have ended; row 3 takes the place of row 0.
+    store.deferred.exchange((0, 3), (0, COLUMNS + 1))
+    store.deferred.drop(2)
     store.defer(2, [6, 5], rows=[3, 1])
     store.deferred.flush(5)
     assert store.filled() == {(5, 3, 1), (5, 1, 1), (5, 1, 2)}

@@ -31,7 +31,7 @@ class CoordinateHindsight(HindsightPolicy):
     def plan(self, step: int) -> LayerPlan:
         return tuple(range(6))
 
-    def exit_depths(self, states: Sequence[Tensor], *, step: int, head: Head) -> Tensor:
+    def exit_depths(self, states: Sequence[Tensor], *, step_B: Tensor, head: Head) -> Tensor:
         exits_LB = torch.stack([h[:, 0] > self._bound for h in states[1:6]])
         return torch.where(exits_LB.any(0), exits_LB.int().argmax(0) + 1, 6)
 

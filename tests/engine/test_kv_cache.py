@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skiplab.engine.kv_cache import KVCache
+from skiplab.engine.kv_cache import KVCache, Place
 
 
 def new_cache(slots: list[int], rows: int = 2) -> KVCache:
@@ -40,51 +40,67 @@ def test_writing_past_a_layers_slots_is_an_error() -> None:
         cache.update(torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1, 4), 0)
 
 
-def test_keep_moves_rows_into_the_gaps() -> None:
-    cache = new_cache([4], rows=4)
-    keys = torch.randn(4, 3, 2, 4)
+def test_rows_trade_places_as_far_as_they_are_filled() -> None:
+    cache = new_cache([4, 4], rows=3)
+    keys = torch.randn(3, 3, 3, 4)
+    for layer in range(2):
+        cache.update(keys, -keys, layer)
+    cache.exchange(1, (0, 2), (3, 2))
+    found, values = cache._keys[1], cache._values[1]
+    assert torch.equal(found[0, :, :2], keys[2, :, :2])
+    assert torch.equal(found[2, :, :3], keys[0])
+    assert torch.equal(found[1, :, :3], keys[1])
+    assert torch.equal(values[..., :2, :], -found[..., :2, :])
+    assert torch.equal(cache._keys[0][:, :, :3], keys)
+
+
+def test_a_row_that_nobody_reads_is_overwritten() -> None:
+    cache = new_cache([4], rows=2)
+    keys = torch.randn(2, 3, 3, 4)
     cache.update(keys, keys, 0)
-    cache.keep([0, 3])
-    cache.seek(2)
-    new = torch.randn(2, 3, 1, 4)
-    found, _ = cache.update(new, new, 0)
-    assert torch.equal(found, torch.cat([keys[[0, 3]], new], dim=2))
+    cache.exchange(0, (0, 1), (0, 3))
+    assert torch.equal(cache._keys[0][0, :, :3], keys[1])
 
 
-def test_selected_rows_write_and_read_their_own_places() -> None:
+def test_rows_write_at_their_own_columns() -> None:
+    cache = new_cache([4], rows=4)
+    first, second = torch.randn(4, 3, 3, 4), torch.randn(2, 3, 1, 4)
+    cache.update(first, -first, 0)
+    cache.seek(Place(slice(1, 3), torch.tensor([1, 3]), end=4))
+    keys, values = cache.update(second, -second, 0)
+    assert keys.data_ptr() == cache._keys[0][1].data_ptr()
+    assert keys.shape == (2, 3, 4, 4)
+    for row, column, filled in ((0, 1, 1), (1, 3, 3)):
+        assert torch.equal(keys[row, :, column], second[row, :, 0])
+        assert torch.equal(keys[row, :, :filled], first[row + 1, :, :filled])
+        assert torch.equal(values[row, :, column], -second[row, :, 0])
+    assert torch.equal(cache._keys[0][[0, 3], :, :3], first[[0, 3]])
+
+
+def test_rows_given_by_index_write_and_read_their_own_places() -> None:
     cache = new_cache([3], rows=4)
     first, second = torch.randn(4, 3, 2, 4), torch.randn(2, 3, 1, 4)
     cache.update(first, -first, 0)
-    cache.select(torch.tensor([3, 1]))
-    cache.seek(2)
+    cache.seek(Place(slice(0, 4), 2).pick(torch.tensor([3, 1])))
     keys, values = cache.update(second, -second, 0)
     assert torch.equal(keys, torch.cat([first[[3, 1]], second], dim=2))
     assert torch.equal(values, -keys)
-    cache.select(None)
     rest = torch.randn(4, 3, 1, 4)
     cache.seek(2)
     everyone, _ = cache.update(rest, rest, 0)
     assert torch.equal(everyone, torch.cat([first, rest], dim=2))
 
 
-def test_selected_rows_leave_the_others_alone() -> None:
-    cache = new_cache([2], rows=3)
-    keys = torch.randn(3, 3, 2, 4)
-    cache.update(keys, keys, 0)
-    cache.select(torch.tensor([2]))
-    cache.seek(1)
-    cache.update(torch.zeros(1, 3, 1, 4), torch.zeros(1, 3, 1, 4), 0)
-    cache.select(None)
-    cache.seek(2)
-    found, _ = cache.update(torch.empty(3, 3, 0, 4), torch.empty(3, 3, 0, 4), 0)
-    assert torch.equal(found[:2], keys[:2])
-    assert torch.equal(found[2, :, 0], keys[2, :, 0])
-    assert not found[2, :, 1].any()
+def test_some_of_rows_with_their_own_columns() -> None:
+    place = Place(slice(2, 5), torch.tensor([4, 0, 7]), end=8).pick(torch.tensor([2, 0]))
+    assert torch.equal(torch.as_tensor(place.rows), torch.tensor([4, 2]))
+    assert torch.equal(torch.as_tensor(place.column), torch.tensor([7, 4]))
+    assert place.end == 8
 
 
-def test_a_layer_without_slots_passes_selected_rows_through() -> None:
+def test_a_layer_without_slots_passes_any_rows_through() -> None:
     cache = new_cache([0], rows=4)
-    cache.select(torch.tensor([3, 1]))
+    cache.seek(Place(torch.tensor([3, 1]), 0))
     keys, values = torch.randn(2, 2, 3, 7, 4)
     assert cache.update(keys, values, 0) == (keys, values)
 

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from skiplab.engine.continuous import Engine
 from skiplab.export.saved_method import SavedMethod
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.serve.__main__ import main
@@ -171,7 +172,7 @@ def test_a_batch_that_fails_spares_the_next(method: SavedMethod, monkeypatch: py
     with serving(method) as address:
         body = {"model": NAME, "prompt": "fox"}
         with monkeypatch.context() as broken:
-            broken.setattr(SavedMethod, "steps", lambda *_: 1 / 0)
+            broken.setattr(Engine, "step", lambda *_: 1 / 0)
             failed = httpx.post(f"{address}/v1/completions", json=body)
             streamed = httpx.post(f"{address}/v1/completions", json={**body, "stream": True})
         assert failed.status_code == 500

@@ -1,0 +1,285 @@
+"""Continuous batching: rows arrive, decode at ages of their own, and leave, while others are under way.
+
+Shapes: N rows whose prompts end, V vocabulary.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.depth_order import check_chain
+from skiplab.engine.kv_cache import Place
+from skiplab.engine.live_rows import LiveRow, LiveRows
+from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.read_chunk import read_chunk
+from skiplab.engine.request import RowRequest
+from skiplab.engine.row_choice import Chooser, choose, stopped
+from skiplab.engine.step_runners import step_runner
+from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
+
+# The cache grows by whole multiples of so many columns.
+_COLUMNS = 64
+
+
+@final
+@dataclass(eq=False)
+class Handle:
+    """A request under way.
+
+    Attributes:
+        tokens: generated so far.
+        depths: layers that each of them ran.
+        done: whether it has ended, or was cancelled.
+    """
+
+    request: RowRequest
+    row: LiveRow
+    on_token: Callable[[int], None] | None = None
+    done: bool = False
+    submitted: float = field(default_factory=time.perf_counter)
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.row.tokens
+
+    @property
+    def depths(self) -> list[int]:
+        return self.row.depths
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and output."""
+        return [*self.request.prompt, *self.tokens]
+
+
+class QueueFullError(Exception):
+    """There is no room for another request."""
+
+
+@final
+class Engine:
+    """Decodes requests as they come, each as it would be decoded alone.
+
+    First come, first served: a request is admitted when one of the slots is free, its prompt is read in chunks beside
+    the decode steps of the others, and it leaves as it ends.
+
+    Args:
+        policy: of all requests that bring none of their own.
+        slots: rows at most.
+        max_tokens: positions of a request, prompt and output, at most; None is the backbone's. Memory is taken as
+            requests need it.
+        chunk: prompt tokens that are read per step.
+        max_waiting: requests that may wait for a slot; None is any number.
+
+    Raises:
+        ValueError: there are no slots, or a bound is none.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        policy: ExitPolicy,
+        *,
+        slots: int,
+        max_tokens: int | None = None,
+        chunk: int = 256,
+        max_waiting: int | None = None,
+    ) -> None:
+        most = backbone.max_positions
+        for name, value in (
+            ("slots", slots),
+            ("max_tokens", most if max_tokens is None else max_tokens),
+            ("chunk", chunk),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if max_tokens is not None and max_tokens > most:
+            raise ValueError(f"max_tokens must be at most the backbone's {most} positions, got {max_tokens}")
+        self._backbone = backbone
+        self._policy = policy
+        self._slots = slots
+        self._max_tokens = max_tokens or most
+        self._chunk = chunk
+        self._max_waiting = max_waiting
+        self._waiting: deque[Handle] = deque()
+        self._running: dict[int, Handle] = {}
+        self._submitted = 0
+        self._columns = 0
+        self._plans: dict[ExitPolicy, set[LayerPlan]] = {}
+        self._check_plans(policy)
+        cache = backbone.new_cache(slots, [0] * backbone.num_layers)
+        runner = step_runner(backbone, policy, cache, rows=slots, columns=0)
+        self._cache = cache
+        self._live = LiveRows(backbone, cache, runner, columns=0)
+
+    @property
+    def active(self) -> int:
+        """Requests in the slots."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self._live.nbytes
+
+    def check(self, request: RowRequest) -> None:
+        """Refuse what can never be decoded.
+
+        Raises:
+            ValueError: the prompt is empty, the limit below 1, or both need more positions than there are.
+        """
+        if not request.prompt or request.limit < 1:
+            raise ValueError(
+                f"a request needs a prompt token and a token to generate, got {len(request.prompt)} and {request.limit}"
+            )
+        if request.columns > self._max_tokens:
+            raise ValueError(
+                f"a request of {len(request.prompt)} prompt tokens and at most {request.limit} new ones needs "
+                f"{request.columns} positions, and this engine has {self._max_tokens}; shorten the prompt or lower "
+                "max_new_tokens"
+            )
+
+    def submit(
+        self,
+        request: RowRequest,
+        *,
+        policy: ExitPolicy | None = None,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Handle:
+        """Queue a request.
+
+        Args:
+            policy: another than the engine's. All plans of an engine must be nested in each other; beside rows that
+                exit on their own there is no other policy.
+            on_token: called with each of its tokens.
+
+        Raises:
+            QueueFullError: too many requests wait.
+            ValueError: as `check`, or the policy is not to be mixed with.
+        """
+        self.check(request)
+        if policy is not None and (isinstance(policy, RowwisePolicy) or isinstance(self._policy, RowwisePolicy)):
+            raise ValueError("rows that exit on their own decode under the engine's policy, not beside another one")
+        if policy is not None:
+            self._check_plans(policy)
+        if self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
+            raise QueueFullError(f"{len(self._waiting)} of {self._max_waiting} places in the queue are taken")
+        handle = Handle(request, LiveRow(self._submitted, policy or self._policy), on_token)
+        self._submitted += 1
+        self._waiting.append(handle)
+        return handle
+
+    @torch.inference_mode()
+    def cancel(self, handle: Handle) -> None:
+        """End a request with the tokens that it has; its slot is free for the next step."""
+        if handle.done:
+            return
+        handle.done = True
+        if self._running.pop(handle.row.index, None) is None:
+            self._waiting.remove(handle)
+        else:
+            self._live.end([handle.row])
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Admit, read a chunk of a prompt, and take a decode step; whether anything is left to do."""
+        self._admit()
+        self._read()
+        if self._live.decoding:
+            logits_BV, depths = self._live.advance()
+            self._take(self._live.decoding, logits_BV, depths)
+        return bool(self._running or self._waiting)
+
+    def _check_plans(self, policy: ExitPolicy) -> None:
+        if policy in self._plans:
+            return
+        layer_steps(policy.plan, self._backbone.num_layers, self._max_tokens)
+        plans = {policy.plan(step) for step in range(1, self._max_tokens)}
+        check_chain(plan for known in (plans, *self._plans.values()) for plan in known)
+        self._plans[policy] = plans
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self._slots:
+            handle = self._waiting[0]
+            if handle.request.columns > self._columns:
+                # May be refused for want of memory, with the request still in the queue.
+                self._grow(min(-(-handle.request.columns // _COLUMNS) * _COLUMNS, self._max_tokens))
+            self._waiting.popleft()
+            self._running[handle.row.index] = handle
+            self._live.begin(handle.row)
+
+    def _grow(self, columns: int) -> None:
+        self._cache.grow([columns] * self._backbone.num_layers)
+        self._live.grow(columns)
+        self._columns = columns
+
+    def _read(self) -> None:
+        """A chunk of the first prompt that is not read, or as many whole prompts as a chunk holds."""
+        reading = self._live.reading
+        if not reading:
+            return
+        group = [self._running[row.index] for row in self._grouped(reading)]
+        first = group[0].row
+        rest = [handle.request.prompt[handle.row.column :][: self._chunk] for handle in group]
+        place = Place(slice(found := self._live.rows.index(first), found + len(group)), first.column)
+        h_RTD = read_chunk(self._backbone, self._cache, place, rest, first.policy.plan(0))
+        ends: list[Handle] = []
+        places: list[int] = []
+        for place, (handle, ids) in enumerate(zip(group, rest, strict=True)):
+            handle.row.column += len(ids)
+            if handle.row.column == len(handle.request.prompt):
+                ends.append(handle)
+                places.append(place)
+        if ends:
+            last_ND = h_RTD[places, [len(rest[place]) - 1 for place in places]]
+            depths = [len(handle.row.policy.plan(0)) for handle in ends]
+            self._take([handle.row for handle in ends], self._backbone.head(last_ND), depths)
+
+    def _grouped(self, reading: Sequence[LiveRow]) -> list[LiveRow]:
+        """Rows to read together: neighbours whose prompts begin, end within a chunk and run the same layers."""
+        found = [reading[0]]
+        widest = self._left(reading[0])
+        for row in reading[1:]:
+            widest = max(widest, self._left(row))
+            same = row.policy.plan(0) == found[0].policy.plan(0) and row.column == found[0].column == 0
+            if not same or widest * (len(found) + 1) > self._chunk:
+                break
+            found.append(row)
+        return found
+
+    def _left(self, row: LiveRow) -> int:
+        return len(self._running[row.index].request.prompt) - row.column
+
+    def _take(self, rows: Sequence[LiveRow], logits_BV: Tensor, depths: Sequence[int]) -> None:
+        handles = [self._running[row.index] for row in rows]
+        tokens = choose(logits_BV, [_chooser(handle) for handle in handles])
+        self._live.take(rows, tokens, depths)
+        ended = [handle for handle in handles if _ends(handle)]
+        for handle, token in zip(handles, tokens, strict=True):
+            if handle.on_token is not None:
+                handle.on_token(token)
+        for handle in ended:
+            self.cancel(handle)
+
+
+def _chooser(handle: Handle) -> Chooser:
+    choice = handle.request.choice
+    return Chooser(choice, handle.ids if choice else (), handle.row.step)
+
+
+def _ends(handle: Handle) -> bool:
+    request, tokens = handle.request, handle.tokens
+    if tokens[-1] in request.eos_ids or len(tokens) == request.limit:
+        return True
+    return request.choice is not None and stopped(request.choice, handle.ids)

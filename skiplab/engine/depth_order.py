@@ -1,0 +1,70 @@
+"""The order of rows in a batch whose rows run plans of their own. Pure Python."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from skiplab.schedules.exit_schedule import LayerPlan
+
+
+def exchanges(depths: Sequence[Any]) -> list[tuple[int, int]]:
+    """Pairs of rows that trade places, one after the other, so that depth ascends; rows of one depth are
+    interchangeable.
+
+    Each exchange brings one row at least to where it stays: a row whose depth changes costs at most one exchange per
+    distinct depth that it passes.
+    """
+    current, order = list(depths), sorted(depths)
+    found: list[tuple[int, int]] = []
+    if current == order:
+        return found
+    for here, wanted in enumerate(order):
+        if current[here] == wanted:
+            continue
+        there = min(
+            (place for place in range(here + 1, len(order)) if current[place] == wanted != order[place]),
+            # Both rows find their place where that is possible.
+            key=lambda place: order[place] != current[here],
+        )
+        current[here], current[there] = current[there], current[here]
+        found.append((here, there))
+    return found
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """Neighbouring layers that the same rows run: the last ones, from `first` on."""
+
+    layers: LayerPlan
+    first: int
+
+
+def check_chain(plans: Iterable[LayerPlan]) -> None:
+    """Refuse plans of which one is not part of the next deeper one: rows of a layer would be no neighbours.
+
+    Raises:
+        ValueError: the message names two such plans.
+    """
+    for shallow, deep in pairwise(sorted(set(plans), key=len)):
+        if not set(shallow) <= set(deep):
+            raise ValueError(
+                f"rows decode together if the layers of a shallower plan are among those of each deeper one, got "
+                f"{list(shallow)} and {list(deep)}"
+            )
+
+
+def layer_runs(plans: Sequence[LayerPlan]) -> list[LayerRun]:
+    """The layers of a step, in order, with the rows that run them.
+
+    Args:
+        plans: by row, in ascending order of depth, each part of the next.
+    """
+    found: list[LayerRun] = []
+    for layer in plans[-1]:
+        first = next(row for row, plan in enumerate(plans) if layer in plan)
+        if found and found[-1].first == first:
+            found[-1] = LayerRun((*found[-1].layers, layer), first)
+        else:
+            found.append(LayerRun((layer,), first))
+    return found

@@ -1,0 +1,207 @@
+"""The ragged step: one decode step of rows that have lengths, ages and plans of their own.
+
+Shapes: B rows that decode, S key positions, V vocabulary.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.backbone import Backbone, Context, Rotary
+from skiplab.engine.depth_order import LayerRun, exchanges, layer_runs
+from skiplab.engine.kv_cache import KVCache, Place
+from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.step_runners import Span, StepRows, StepRunner
+from skiplab.schedules.exit_schedule import LayerPlan
+
+
+@final
+@dataclass(eq=False)
+class LiveRow:
+    """A row of a batch.
+
+    Attributes:
+        index: the caller's number for it.
+        policy: its plan by generation step.
+        pad: columns of left padding.
+        column: where its next key and value go.
+        tokens: generated so far; none while its prompt is read.
+        depths: layers that each of these ran.
+        plan: of the next step.
+    """
+
+    index: int
+    policy: ExitPolicy
+    pad: int = 0
+    column: int = 0
+    tokens: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    plan: LayerPlan = ()
+    ended: bool = False
+
+    @property
+    def step(self) -> int:
+        """The next generation step."""
+        return len(self.tokens)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Rows that decode come first, by depth; then those whose prompts are read, then those that have ended."""
+        if self.ended:
+            return 2, 0
+        return (0, len(self.plan)) if self.tokens else (1, 0)
+
+
+@final
+class LiveRows:
+    """Rows under way, in ascending order of the depth of their next step.
+
+    The invariant: plans are nested from row to row, so the rows that run layer `l` are the last ones, from some
+    `first_l` on, and each layer works on one contiguous slice `h[first_l:]`, keys and values included: nothing is
+    gathered or copied. Plans are nested from step to step too, so a row that runs a layer has all its positions
+    there, and one length per row masks every layer. A row that comes to a smaller depth, ends or arrives costs at most
+    one exchange of two rows' keys and values per distinct depth that it passes.
+
+    Rows whose prompts are read lie behind those that decode.
+
+    Args:
+        columns: of the cache's longest layer.
+
+    Attributes:
+        rows: all rows, in order.
+    """
+
+    def __init__(self, backbone: Backbone, cache: KVCache, runner: StepRunner, *, columns: int) -> None:
+        self._backbone = backbone
+        self._cache = cache
+        self._runner = runner
+        self._columns = columns
+        self._mask_BS: Tensor | None = None
+        self._plans: dict[tuple[ExitPolicy, int], LayerPlan] = {}
+        self.rows: list[LiveRow] = []
+
+    @property
+    def decoding(self) -> list[LiveRow]:
+        """The rows that have a token."""
+        return [row for row in self.rows if row.tokens]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache."""
+        return self._cache.nbytes
+
+    @property
+    def reading(self) -> list[LiveRow]:
+        """The rows whose prompts are read, neighbours in the cache from their places in `rows` on."""
+        self._arrange()
+        return [row for row in self.rows if not row.tokens]
+
+    def begin(self, row: LiveRow) -> None:
+        """Take a row on, whose prompt is to be read."""
+        self.rows.append(row)
+
+    def grow(self, columns: int) -> None:
+        """Make room for more columns, after the cache has."""
+        self._runner.grow(columns)
+        self._columns, self._mask_BS = columns, None
+
+    def take(self, rows: Sequence[LiveRow], tokens: Sequence[int], depths: Sequence[int]) -> None:
+        """Rows' next tokens, and the layers that their steps ran."""
+        for row, token, depth in zip(rows, tokens, depths, strict=True):
+            row.tokens.append(token)
+            row.depths.append(depth)
+            row.plan = self._plan(row)
+
+    def advance(self) -> tuple[Tensor, list[int]]:
+        """One decode step of all rows that decode: logits (B, V), and the layers that each ran."""
+        self._arrange()
+        rows, device = self.decoding, self._backbone.device
+        position_B1 = torch.tensor([[row.column - row.pad] for row in rows], device=device)
+        step = self._step(rows, self._backbone.rotary(position_B1))
+        token_B1 = torch.tensor([row.tokens[-1:] for row in rows], device=device)
+        h_B1D, depths = self._runner.run(self._backbone.embed(token_B1, position_B1), step)
+        for row in rows:
+            row.column += 1
+        return self._backbone.head(h_B1D[:, -1]), depths
+
+    def end(self, rows: Collection[LiveRow]) -> None:
+        """Rows leave; the others may move."""
+        for row in rows:
+            row.ended = True
+        self._arrange()
+
+    def _plan(self, row: LiveRow) -> LayerPlan:
+        key = row.policy, row.step
+        if key not in self._plans:
+            self._plans[key] = row.policy.plan(row.step)
+        return self._plans[key]
+
+    def _step(self, rows: Sequence[LiveRow], rotary: Rotary | None) -> StepRows:
+        columns = [row.column for row in rows]
+        level = max(columns) == min(columns)
+        column_B = None if level else torch.tensor(columns, device=self._backbone.device)
+        mask_BS = self._mask(rows, columns, level=level)
+
+        def span(run: LayerRun) -> Span:
+            first = run.first
+            end = (max(columns[first:]) if first else max(columns)) + 1
+            place = Place(slice(first, len(rows)), columns[0] if column_B is None else column_B[first:], end)
+            mask = None if mask_BS is None else mask_BS[first:, None, None, :end]
+            turned = rotary and (rotary.map(lambda part: part[first:]) if first else rotary)
+            return Span(run.layers, place, Context(mask, self._cache, turned))
+
+        return StepRows(
+            spans=[span(run) for run in _runs([row.plan for row in rows])],
+            depths=[len(row.plan) for row in rows],
+            steps=[row.step for row in rows],
+            columns=columns,
+            positions=[row.column - row.pad for row in rows],
+        )
+
+    def _mask(self, rows: Sequence[LiveRow], columns: Sequence[int], *, level: bool) -> Tensor | None:
+        """Additive mask (B, S) that hides padding and what is behind each row's new column; None hides nothing."""
+        if level and not any(row.pad for row in rows):
+            self._mask_BS = None
+        elif self._mask_BS is None or len(self._mask_BS) != len(rows):
+            column_S, column_B1 = torch.arange(self._columns), torch.tensor(columns)[:, None]
+            hidden_BS = (column_S < torch.tensor([row.pad for row in rows])[:, None]) | (column_S > column_B1)
+            mask_BS = torch.zeros(hidden_BS.shape, dtype=self._backbone.dtype).masked_fill_(hidden_BS, -torch.inf)
+            self._mask_BS = mask_BS.to(self._backbone.device)
+        elif level:
+            self._mask_BS[:, columns[0]] = 0
+        else:
+            self._mask_BS[torch.arange(len(rows)), torch.tensor(columns)] = 0
+        return self._mask_BS
+
+    def _arrange(self) -> None:
+        """Restore the order, and drop the rows that have ended."""
+        swaps = exchanges([row.rank for row in self.rows])
+        for one, other in swaps:
+            self._exchange(one, other)
+        before, self.rows = self.rows, [row for row in self.rows if not row.ended]
+        if swaps or len(self.rows) < len(before):
+            self._mask_BS = None
+            self._runner.drop(len(self.rows))
+
+    def _exchange(self, one: int, other: int) -> None:
+        rows = self.rows[one], self.rows[other]
+        for layer in range(self._backbone.num_layers):
+            filled = (self._filled(rows[0], layer), self._filled(rows[1], layer))
+            if any(filled):
+                self._cache.exchange(layer, (one, other), filled)
+        self._runner.exchange((one, other), (rows[0].column, rows[1].column))
+        self.rows[one], self.rows[other] = rows[1], rows[0]
+
+    def _filled(self, row: LiveRow, layer: int) -> int:
+        """Leading columns of a layer that later steps of a row read."""
+        plan = row.plan if row.tokens else row.policy.plan(0)
+        return row.column if layer in plan and not row.ended else 0
+
+
+def _runs(plans: Sequence[LayerPlan]) -> list[LayerRun]:
+    if all(plan is plans[0] for plan in plans):
+        return [LayerRun(plans[0], 0)]
+    return layer_runs(plans)

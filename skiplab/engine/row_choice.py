@@ -1,0 +1,90 @@
+"""Which token follows in rows that have options, prompts and steps of their own.
+
+Shapes: B rows, N rows of one kind, T generated tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, StoppingCriteriaList
+
+from skiplab.engine.generation import GenerationOptions
+from skiplab.engine.sampling import sample
+from skiplab.engine.token_choice import greedy
+
+
+@final
+@dataclass(frozen=True)
+class RowChoice:
+    """How one row's tokens are chosen and where it stops, unless greedily and by its end token or limit.
+
+    Attributes:
+        options: of the row.
+        processors: of its scores, but for those that shape the distribution; called with the row alone.
+        criteria: called with the row alone.
+        uniform_T: what sampling draws by; None takes the likeliest token.
+    """
+
+    options: GenerationOptions
+    processors: LogitsProcessorList
+    criteria: StoppingCriteriaList
+    uniform_T: Tensor | None
+
+    @property
+    def kind(self) -> GenerationOptions:
+        """Rows of one kind are drawn together."""
+        return replace(self.options, seed=None, max_new_tokens=None, num_return_sequences=1, stop_strings=())
+
+
+@final
+@dataclass(frozen=True)
+class Chooser:
+    """A row that waits for a token.
+
+    Attributes:
+        choice: None is greedy.
+        ids: its prompt and output so far.
+        step: generation step of the token.
+    """
+
+    choice: RowChoice | None
+    ids: Sequence[int]
+    step: int
+
+
+def choose(logits_BV: Tensor, rows: Sequence[Chooser]) -> list[int]:
+    """The next token of each row."""
+    tokens = greedy(logits_BV).tolist()
+    kinds: dict[GenerationOptions, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.choice is not None:
+            kinds.setdefault(row.choice.kind, []).append(place)
+    for kind, places in kinds.items():
+        for place, token in zip(
+            places, _chosen(logits_BV[places], kind, [rows[place] for place in places]), strict=True
+        ):
+            tokens[place] = token
+    return tokens
+
+
+def stopped(choice: RowChoice, ids: Sequence[int]) -> bool:
+    """Whether a row's criteria end it with its last token."""
+    if not choice.criteria:
+        return False
+    return bool(choice.criteria(torch.tensor([ids]), None)[0])  # type: ignore[arg-type, index]
+
+
+def _chosen(logits_NV: Tensor, kind: GenerationOptions, rows: Sequence[Chooser]) -> list[int]:
+    scores_NV = logits_NV.float()
+    for place, row in enumerate(rows):
+        assert row.choice is not None
+        if row.choice.processors:
+            ids_1T = torch.tensor([row.ids], device=logits_NV.device)
+            scores_NV[place] = row.choice.processors(ids_1T, scores_NV[place : place + 1].clone())[0]  # type: ignore[arg-type]
+    if not kind.do_sample:
+        return greedy(scores_NV).tolist()
+    uniforms = [row.choice.uniform_T[row.step] for row in rows if row.choice and row.choice.uniform_T is not None]
+    return sample(scores_NV, kind, torch.stack(uniforms)[:, None].to(logits_NV.device)).tolist()
