@@ -1,5 +1,5 @@
 """What the server adds to decoding: for each of many requests at some concurrency, its latency less the time in which
-the decoding thread decoded meanwhile, for it or for requests before it.
+the engine's steps ran meanwhile, but for the handing over of their tokens.
 
     python scripts/server_overhead.py FOLDER --clients 8 --requests 400 --max-tokens 16
 
@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,28 +28,39 @@ NAME = "measured"
 
 
 class Timed:
-    """A saved method that keeps when it decoded: each step, from when it is asked for until its tokens are there."""
+    """A saved method that keeps when it decoded and, of that, when tokens were handed to the server."""
 
     def __init__(self, method: SavedMethod) -> None:
         self._method = method
-        self.busy: list[tuple[float, float]] = []
+        self.steps: list[tuple[float, float]] = []
+        self.handed: list[tuple[float, float]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._method, name)
 
-    def steps(self, request: Any) -> Iterator[Any]:
-        """As `SavedMethod.steps`."""
-        steps, gone = self._method.steps(request), None
-        while True:
-            began = time.monotonic()
-            try:
-                step = steps.send(gone)
-                step.token_A.tolist()
-            except StopIteration:
-                return
-            finally:
-                self.busy.append((began, time.monotonic()))
-            gone = yield step
+    def engine(self, **options: Any) -> Any:
+        """As `SavedMethod.engine`."""
+        engine: Any = self._method.engine(**options)
+        submit, step = engine.submit, engine.step
+
+        def submitted(request: Any, *, on_token: Any) -> Any:
+            return submit(request, on_token=kept(on_token, self.handed))
+
+        engine.submit, engine.step = submitted, kept(step, self.steps)
+        return engine
+
+
+def kept(function: Any, times: list[tuple[float, float]]) -> Any:
+    """A function that keeps when it ran."""
+
+    def timed(*arguments: Any) -> Any:
+        began = time.monotonic()
+        try:
+            return function(*arguments)
+        finally:
+            times.append((began, time.monotonic()))
+
+    return timed
 
 
 def overlap(busy: list[tuple[float, float]], began: float, ended: float) -> float:
@@ -98,7 +108,10 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         thread.join()
     # The first round packs weights and opens connections.
     asked = sorted(asked)[2 * given.clients :]
-    over = [1000 * (ended - began - overlap(timed.busy, began, ended)) for began, ended in asked]
+    over = [
+        1000 * (ended - began - overlap(timed.steps, began, ended) + overlap(timed.handed, began, ended))
+        for began, ended in asked
+    ]
     latency = [1000 * (ended - began) for began, ended in asked]
     cuts, whole = statistics.quantiles(over, n=20), statistics.quantiles(latency, n=20)
     return {
