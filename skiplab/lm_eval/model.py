@@ -151,12 +151,17 @@ class SavedMethodLM(HFLM):
         prompts = [row_P[mask_P].tolist() for row_P, mask_P in zip(context, mask_BP, strict=True)]
         prompts = [prompt or [self.prefix_token_id] for prompt in prompts]
         options = self._generation_options(generation_kwargs, max_length - context.shape[1])
-        # Drawn from torch's generator, which the harness seeds, for rows may have one prompt and are to differ.
-        seeds = torch.randint(2**63 - 1, (len(prompts),)).tolist() if options.do_sample else None
-        request = self._decoding(options, stop, max(map(len, prompts))).request(prompts, seeds=seeds)
+        if options.do_sample:
+            # Of torch's generator, which the harness seeds.
+            options = options.updated(seed=int(torch.randint(2**63 - 1, ())))
+        # Rows may have one prompt and are to differ, so each has a number of its own.
+        decoding = self._decoding(options, stop, max(map(len, prompts)))
+        request = decoding.request(prompts, numbers=range(len(prompts)))
         return torch.cat([context, self.method.decode(request).tokens_BT.to(context.device)], dim=1)
 
     def _generation_options(self, given: Mapping[str, Any], limit: int) -> GenerationOptions:
+        if "seed" in given:
+            raise ValueError("seed would repeat draws of one prompt; leave it out, and set the harness's own: --seed")
         options = {name: value for name, value in given.items() if value not in _NOT_OURS.get(name, ())}
         if not options.get("do_sample"):
             options = {name: value for name, value in options.items() if name not in _OF_SAMPLING}

@@ -152,6 +152,8 @@ def test_options_that_do_nothing_here_are_refused(tmp_path: Path) -> None:
     model = SavedMethodLM(str(tmp_path))
     with pytest.raises(ValueError, match="num_beams is not served, got 4"):
         generated(model, ["fox"], num_beams=4, max_gen_toks=5)
+    with pytest.raises(ValueError, match="seed would repeat draws"):
+        generated(model, ["fox"], do_sample=True, temperature=1.0, seed=4, max_gen_toks=5)
     greedy = generated(model, ["fox"], do_sample=False, top_p=0.9, max_gen_toks=5)
     assert greedy == generated(model, ["fox"], max_gen_toks=5)
 
