@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # A package may import only from those before it.
 PACKAGES = (
     "utils", "kernels", "schedules", "engine", "backbones", "data", "methods", "training", "benchmarking", "evaluation",
-    "export", "hf", "serve", "reporting", "comparison", "search", "jobs", "run",
+    "export", "hf", "serve", "lm_eval", "reporting", "comparison", "search", "jobs", "run",
 )  # fmt: skip
 CORE = PACKAGES[: PACKAGES.index("methods") + 1]
 LATE = {"hydra", "omegaconf", "mlflow", "optuna", "matplotlib", "datasets", "sacrebleu", "torchmetrics", "rich"}

@@ -1,5 +1,6 @@
 """Pretrained weights: a hub's or a folder's, as safetensors and without remote code."""
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from skiplab.backbones.adapters import check_type
+from skiplab.backbones.gguf_file import read_header, unpack_gguf
+from skiplab.backbones.peft_adapter import Adapter, is_adapter, merge, read_adapter
+from skiplab.backbones.unpacked import Place, unpacked, version_of
 from skiplab.backbones.whole_weights import CheckpointError, check_number_format, load_whole
 from skiplab.utils.files import fingerprint
 
@@ -29,8 +33,8 @@ class Checkpoint(ABC):
     dtype: DType = "float32"
 
     @abstractmethod
-    def place(self) -> tuple[str, str | None]:
-        """Hub name or folder, and revision.
+    def place(self) -> Place:
+        """Where it is, as what `from_pretrained` reads.
 
         Raises:
             CheckpointError: there is none.
@@ -38,7 +42,9 @@ class Checkpoint(ABC):
 
     def identity(self) -> str:
         """Tells one version of the weights from another: a commit of the hub, or size and time of a folder's files."""
-        name, _ = self.place()
+        name, _, identity = self.place()
+        if identity is not None:
+            return identity
         if not Path(name).is_dir():
             return str(getattr(self.config(), "_commit_hash", None))
         files = sorted(Path(name).glob("*.safetensors"))
@@ -50,7 +56,7 @@ class Checkpoint(ABC):
         Raises:
             CheckpointError: it cannot be had, or no view understands such a model.
         """
-        name, revision = self.place()
+        name, revision, _ = self.place()
         config = _asked(
             name, revision, lambda: AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         )
@@ -64,14 +70,8 @@ class Checkpoint(ABC):
         Raises:
             CheckpointError: it cannot be had, or lacks the end-of-sequence token.
         """
-        name, revision = self.place()
-        tokenizer = _asked(
-            name,
-            revision,
-            lambda: AutoTokenizer.from_pretrained(
-                name, revision=revision, trust_remote_code=False, padding_side="left", use_fast=True
-            ),
-        )
+        name, revision, _ = self.place()
+        tokenizer = _tokenizer(name, revision)
         if tokenizer.eos_token_id is None:
             raise CheckpointError(f"the tokenizer of {name} has no end-of-sequence token; outputs would never end")
         if tokenizer.pad_token_id is None:
@@ -87,7 +87,7 @@ class Checkpoint(ABC):
         Raises:
             CheckpointError: they cannot be had, are no safetensors, or are not all the weights of such a model.
         """
-        name, revision = self.place()
+        name, revision, _ = self.place()
 
         def load() -> PreTrainedModel:
             return load_whole(name, config=config, revision=revision, dtype=getattr(torch, self.dtype)).train()
@@ -98,30 +98,68 @@ class Checkpoint(ABC):
 @final
 @dataclass(frozen=True, kw_only=True)
 class PretrainedCheckpoint(Checkpoint):
-    """A folder that `save_pretrained` made, or a name on the Hugging Face hub.
+    """A folder that `save_pretrained` of a model or of an adapter made, a GGUF file, or a name on the Hugging Face hub.
+
+    An adapter is merged once into its model's weights, and a GGUF file unpacked once; the folders are kept in the
+    cache.
 
     Args:
-        name: the folder or the hub name.
+        name: the folder, the file or the hub name.
         revision: commit, tag or branch on the hub; None is `main`.
     """
 
     name: str
     revision: str | None = None
 
-    def place(self) -> tuple[str, str | None]:
+    def place(self) -> Place:
         folder = Path(self.name)
+        if folder.suffix == ".gguf" and not folder.is_dir():
+            return _unpacked(folder)
         if not folder.is_dir():
             if folder.is_absolute() or self.name.startswith((".", "~")):
-                raise CheckpointError(f"no folder {self.name}: backbone.checkpoint.name is a folder or a hub name")
+                raise CheckpointError(
+                    f"no folder {self.name}: backbone.checkpoint.name is a folder, a GGUF file or a hub name"
+                )
             # transformers asks for the converter bot's safetensors where it is told `main` in so many words.
-            return self.name, self.revision or "main"
+            return Place(self.name, self.revision or "main")
+        if is_adapter(folder):
+            return self._merged(read_adapter(folder))
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"{folder} holds no config.json: expected a folder that save_pretrained made")
         if not any(folder.glob("*.safetensors")):
             raise CheckpointError(
                 f"{folder} holds no *.safetensors, and skiplab reads no pickles. {_conversion(self.name, None)}"
             )
-        return self.name, None
+        return Place(self.name)
+
+    def _merged(self, adapter: Adapter) -> Place:
+        base = PretrainedCheckpoint(name=adapter.base, revision=adapter.revision, dtype=self.dtype)
+        version = version_of(*adapter.files, base=base.identity(), dtype=self.dtype)
+
+        def make(folder: Path) -> None:
+            model = _asked(str(adapter.folder), None, lambda: merge(base.model(base.config()), adapter))
+            tokenizer = _tokenizer(str(adapter.folder), None) if adapter.has_tokenizer else base.tokenizer()
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+        return Place(os.fspath(unpacked(f"merged-{version}", make)), identity=version)
+
+
+def _unpacked(file: Path) -> Place:
+    read_header(file)
+    beside = [found for name in ("tokenizer.json", "tokenizer_config.json") if (found := file.parent / name).is_file()]
+    version = version_of(file, *beside)
+    return Place(os.fspath(unpacked(f"gguf-{version}", lambda folder: unpack_gguf(file, folder))), identity=version)
+
+
+def _tokenizer(name: str, revision: str | None) -> "PreTrainedTokenizerFast":
+    return _asked(
+        name,
+        revision,
+        lambda: AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=False, padding_side="left", use_fast=True
+        ),
+    )
 
 
 def _asked(name: str, revision: str | None, read: Any) -> Any:

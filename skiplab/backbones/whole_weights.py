@@ -64,6 +64,11 @@ def load_whole(
     except SafetensorError as error:
         raise CheckpointError(f"{place} holds a damaged safetensors file: {error}. {_AGAIN}") from error
     check_number_format(place, model.config)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise CheckpointError(
+            f"{place} is an adapter of PEFT, which transformers put beside the weights of another model; download it, "
+            "and give its folder as backbone.checkpoint.name=DIR to have it merged"
+        )
     refuse_report(place, model, report, unused)
     # The description of a saved method is of these weights, not of what is made from them.
     vars(model.config).pop("skiplab", None)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from skiplab.export.saved_method import SavedMethod, load_method
 
@@ -12,9 +13,38 @@ if TYPE_CHECKING:
 
 PROMPT = "prompt"
 """The column of a request."""
-DEFAULT_BATCH_SIZE = 32
+_LONGS = ("max_new_tokens", "min_new_tokens", "top_k", "no_repeat_ngram_size", "seed", "num_return_sequences")
+_DOUBLES = ("temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty")
+_LONG_LISTS = ("eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 # What loading and decoding import; their own requirements follow.
 _PACKAGES = ("mlflow", "torch", "transformers", "lightning", "safetensors", "filelock")
+
+
+class Param(NamedTuple):
+    """A parameter of a request.
+
+    Attributes:
+        type: MLflow's name of it.
+        default: None or an empty list leaves the option as the folder has it.
+        several: whether it is a list.
+    """
+
+    type: str
+    default: Any = None
+    several: bool = False
+
+
+PARAMS: Mapping[str, Param] = MappingProxyType(
+    {
+        "batch_size": Param("long", 32),
+        "do_sample": Param("boolean"),
+        **dict.fromkeys(_LONGS, Param("long")),
+        **dict.fromkeys(_DOUBLES, Param("double")),
+        **dict.fromkeys(_LONG_LISTS, Param("long", [], several=True)),
+        "stop_strings": Param("string", [], several=True),
+    }
+)
+"""What a request may set: rows decoded at once, and generation options but for nested lists, which MLflow has not."""
 
 
 @final
@@ -25,13 +55,16 @@ class ServedMethod:
         self._method = method
 
     def predict(self, model_input: "DataFrame", params: Mapping[str, Any] | None = None) -> list[str]:
-        """Continue the prompts of a table.
+        """Continue the prompts of a table; several outputs of a prompt stand behind each other.
 
         Args:
-            params: `batch_size`, prompts decoded at once.
+            params: of `PARAMS`.
+
+        Raises:
+            ValueError: as `SavedMethod.generate`.
         """
-        batch_size = (params or {}).get("batch_size", DEFAULT_BATCH_SIZE)
-        return self._method.generate(model_input[PROMPT].tolist(), batch_size=batch_size)
+        options = {name: value for name, value in (params or {}).items() if value is not None and value != []}
+        return self._method.generate(model_input[PROMPT].tolist(), **options)
 
 
 def _load_pyfunc(path: str) -> ServedMethod:

@@ -34,6 +34,8 @@ method = load_method("FOLDER")
 print(method.generate(["a prompt"]))
 ```
 
+FOLDER is this folder; on the hub, what `huggingface_hub.snapshot_download` gives for this repository's name.
+
 `from_pretrained` reads the same weights and runs them at full depth, which is not what they were trained for.
 
 | | |

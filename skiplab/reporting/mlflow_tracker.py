@@ -213,7 +213,12 @@ class MLflowTracker(Tracker):
         signature = ModelSignature(
             inputs=Schema([ColSpec(DataType.string, mlflow_model.PROMPT)]),
             outputs=Schema([ColSpec(DataType.string)]),
-            params=ParamSchema([ParamSpec("batch_size", DataType.long, mlflow_model.DEFAULT_BATCH_SIZE)]),
+            params=ParamSchema(
+                [
+                    ParamSpec(name, param.type, param.default, (-1,) if param.several else None)
+                    for name, param in mlflow_model.PARAMS.items()
+                ]
+            ),
         )
         with warnings.catch_warnings():
             # MLflow asks for an example, for which it would load the model once more, and warns of its own type hints.

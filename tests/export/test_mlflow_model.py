@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
+from skiplab.engine.generation import GenerationOptions
+from skiplab.export.mlflow_model import PARAMS
 from skiplab.export.saved_method import load_method
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.reporting.mlflow_tracker import MLflowTracker
@@ -51,6 +54,21 @@ def test_a_registered_method_is_a_model_with_a_signature_and_no_pickle(folder: P
     table = pd.DataFrame({"prompt": PROMPTS})
     assert model.predict(table) == expected
     assert model.predict(table, params={"batch_size": 1}) == expected
+    method = load_method(folder)
+    drawn: dict[str, Any] = {"do_sample": True, "temperature": 1.4, "seed": 3, "top_k": 9}
+    choices: list[dict[str, Any]] = [
+        {"max_new_tokens": 3},
+        {"repetition_penalty": 1.4, "suppress_tokens": [5, 6]},
+        {"stop_strings": [expected[0][3:5]]},
+        drawn,
+        {**drawn, "num_return_sequences": 2},
+    ]
+    for options in choices:
+        assert model.predict(table, params=options) == method.generate(PROMPTS, **options) != expected
+    with pytest.raises(ValueError, match="temperature acts in sampling only: add do_sample=True"):
+        model.predict(table, params={"temperature": 0.5})
+    with pytest.raises(MlflowException, match="max_new_tokens"):
+        model.predict(table, params={"max_new_tokens": "many"})
     with pytest.raises(MlflowException, match="missing inputs \\['prompt'\\]"):
         model.predict(pd.DataFrame({"text": PROMPTS}))
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
@@ -63,6 +81,10 @@ def test_a_registered_method_is_a_model_with_a_signature_and_no_pickle(folder: P
     pins = (artifacts / "requirements.txt").read_text().splitlines()
     assert all("==" in pin and "+" not in pin for pin in pins)
     assert {pin.partition("==")[0] for pin in pins} >= {"torch", "transformers", "mlflow"}
+
+
+def test_every_option_but_nested_lists_is_a_parameter() -> None:
+    assert {field.name for field in fields(GenerationOptions)} - PARAMS.keys() == {"bad_words_ids"}
 
 
 def test_every_seed_is_a_version(folder: Path) -> None:
@@ -108,6 +130,7 @@ def test_mlflow_serves_it_with_its_schedule(folder: Path, store: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    params: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 7, "do_sample": True, "temperature": 1.3, "seed": 5}
     with served(store, port) as process:
         deadline = time.monotonic() + 200
         while True:
@@ -119,5 +142,7 @@ def test_mlflow_serves_it_with_its_schedule(folder: Path, store: str) -> None:
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.3)
         records = [{"prompt": prompt} for prompt in PROMPTS]
-        answer = json.loads(ask(port, "invocations", {"dataframe_records": records, "params": {"batch_size": 2}}))
-    assert answer == {"predictions": load_method(folder).generate(PROMPTS)}
+        plain = json.loads(ask(port, "invocations", {"dataframe_records": records, "params": {"batch_size": 2}}))
+        drawn = json.loads(ask(port, "invocations", {"dataframe_records": records, "params": params}))
+    assert plain == {"predictions": load_method(folder).generate(PROMPTS)}
+    assert drawn == {"predictions": load_method(folder).generate(PROMPTS, **params)}
