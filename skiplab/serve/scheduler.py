@@ -109,17 +109,23 @@ class Scheduler:
             row.on_end(InterruptedError("the server is closing"))
 
     def _step(self) -> None:
-        while self._arrived:
-            row = self._arrived[0]
-            request = self._method.row(row.prompt, row.options, number=row.number, limit=row.limit)
-            self._handles[row] = self._engine.submit(request, on_token=_unless_cancelled(row))
-            self._arrived.popleft()
+        # A row moves from one queue to the other at once, so that none is counted twice.
+        with self._changed:
+            while self._arrived:
+                self._begin(self._arrived.popleft())
         for row in [row for row in self._handles if row.cancelled]:
             self._engine.cancel(self._handles[row])
         self._engine.step()
         for row in [row for row, handle in self._handles.items() if handle.done]:
             del self._handles[row]
             row.on_end(None)
+
+    def _begin(self, row: Row) -> None:
+        try:
+            request = self._method.row(row.prompt, row.options, number=row.number, limit=row.limit)
+            self._handles[row] = self._engine.submit(request, on_token=_unless_cancelled(row))
+        except Exception as error:  # noqa: BLE001 - a row that cannot be decoded must spare the others
+            row.on_end(error.with_traceback(None))
 
 
 def _unless_cancelled(row: Row) -> Callable[[int], None]:
