@@ -36,7 +36,7 @@ from skiplab.export.description import NO_DATA, build_module
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
-# Decoding that is more than choosing a token from each row's scores; the values at which it is off.
+# Options beyond choosing one token per row from its scores, with the values that switch them off.
 _NOT_SERVED: Mapping[str, tuple[Any, ...]] = MappingProxyType({
     "num_beams": (1,), "num_beam_groups": (1,), "penalty_alpha": (0.0,), "dola_layers": (), "guidance_scale": (1.0,),
     "prompt_lookup_num_tokens": (), "assistant_early_exit": (), "use_mtp": (False,), "output_attentions": (False,),
@@ -55,16 +55,16 @@ def generate(
     streamer: "BaseStreamer | None" = None,
     **model_kwargs: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
-    """The decoding loop under the schedule of a saved method, to be given to `generate` as `custom_generate`.
+    """The decoding loop of a saved method; pass it to `generate` as `custom_generate`.
 
     Processors, criteria, sampling, streamers and returned scores are those of plain `generate`; random numbers come
-    from torch's generator, so `torch.manual_seed` repeats them. Of rows that have ended, scores and logits are 0.
+    from torch's generator, so `torch.manual_seed` repeats them. Rows that have ended have scores and logits of 0.
 
     Args:
         input_ids: left-padded prompts (B, P).
 
     Raises:
-        ValueError: the model is no saved method, or more is asked for than choosing one token after another.
+        ValueError: the model is not a saved method, or an option is not served, such as beam search.
     """
     _check(generation_config, model_kwargs)
     streamer = streamer or _streamer_of_the_caller(model)
@@ -98,7 +98,7 @@ def generate(
 
 
 def run(model: PreTrainedModel, inputs: Tensor | None = None, **arguments: Any) -> Any:
-    """`generate` of a saved method, with the arguments of `model.generate`: what its `custom_generate/` calls.
+    """`generate` of a saved method, with the arguments of `model.generate`; its `custom_generate/` calls this.
 
     Raises:
         ValueError: as `generate`.
@@ -122,7 +122,7 @@ def run(model: PreTrainedModel, inputs: Tensor | None = None, **arguments: Any) 
 
 @final
 class _Scores(LogitsProcessor):
-    """Stands behind the processors, and keeps what they made."""
+    """Runs after the processors and keeps their scores."""
 
     def __init__(self) -> None:
         self.kept = False
@@ -161,9 +161,7 @@ def _request(
             raise ValueError("prompts must be padded on the left; set padding_side='left' on the tokenizer")
         ids = [row[columns - int(length) :] for row, length in zip(ids, mask_BP.sum(1).tolist(), strict=True)]
     if max(map(len, ids)) < columns:
-        raise ValueError(
-            "every column of the prompts is padding somewhere; take out those that are padding in all rows"
-        )
+        raise ValueError("the prompts have columns of padding only; remove the columns that are padding in all rows")
     limit = (config.max_length or 0) - columns
     keys = torch.randint(2**63 - 1, (rows,)).tolist()
     # End of sequence is among the criteria.
@@ -178,7 +176,7 @@ def _method_of(model: PreTrainedModel) -> tuple[Backbone, ExitPolicy]:
         description = getattr(model.config, "skiplab", None)
         if description is None:
             raise ValueError(
-                "this model is no saved method: its config.json has no entry 'skiplab'. Load a folder that was made "
+                "this model is not a saved method: its config.json has no entry 'skiplab'. Load a folder that was made "
                 "with save_models=true or experiment=export"
             )
         backbone = adapt(model)
@@ -196,8 +194,8 @@ def _file(model: PreTrainedModel, name: str) -> Path:
 
 
 def _streamer_of_the_caller(model: PreTrainedModel) -> "BaseStreamer | None":
-    """The streamer that was given to `generate`, which (5.24) hands it the prompt, and does not hand it on to a
-    callable: without its tokens and its end it would wait for ever."""
+    """The streamer that the caller passed to `generate`. transformers 5.24 gives it the prompt but does not pass it on
+    to a callable, so without this it would wait forever for tokens and end."""
     frame = sys._getframe(2)
     found = frame.f_locals.get("streamer")
     return found if frame.f_code.co_name == "generate" and frame.f_locals.get("self") is model else None

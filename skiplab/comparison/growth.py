@@ -1,4 +1,4 @@
-"""A run folder grows: further speedups, methods and seeds add rows, and no finished row changes."""
+"""Run folders that grow: more speedups, methods or seeds add rows, and no finished row changes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from skiplab.methods.recipes import qualified_name
 from skiplab.reporting.record import Entry
 from skiplab.utils.run_folder import RunFolder
 
-# Parts of the configuration that say which rows there are; `conflicts` checks that they leave finished rows alone.
+# Configuration keys that only add or remove rows; `conflicts` checks that no finished row changes.
 AXES = ("speedups", "seeds", "passes", "methods", "method", "calibration.delta")
 _SETTINGS = "settings"
 
 
 def definition(case: Case | None, passes: int) -> dict[str, Any]:
-    """What tells a setting's row from another of the same name, beside what all rows of a folder share.
+    """What a setting's row was made from, beyond the configuration that all rows of a folder share.
 
     Args:
         case: None is Hugging Face's `generate`.
@@ -30,12 +30,12 @@ def definition(case: Case | None, passes: int) -> dict[str, Any]:
 
 
 def is_known(folder: RunFolder, cases: Sequence[Case]) -> bool:
-    """Whether the finished ones of these cases say what they were made from; those of earlier versions do not."""
+    """Whether all finished cases recorded what they were made from; earlier versions did not."""
     return all(known is not None for _, known in _finished(folder, cases))
 
 
 def conflicts(folder: RunFolder, cases: Sequence[Case], passes: int) -> list[str]:
-    """The finished ones of these cases that were another thing under their name, each with what differs."""
+    """Finished cases that this configuration defines differently, each with the difference."""
     return [
         f"{case.entry.label} ({'; '.join(changed)})"
         for case, known in _finished(folder, cases)
@@ -44,7 +44,7 @@ def conflicts(folder: RunFolder, cases: Sequence[Case], passes: int) -> list[str
 
 
 def not_asked_for(folder: RunFolder, entries: Sequence[Entry]) -> list[str]:
-    """The names of a folder's finished rows that are none of these."""
+    """Names of finished rows in the folder that are not among these."""
     asked = {entry.key for entry in entries}
     return [name for name in folder.names(_SETTINGS) if name not in asked]
 

@@ -1,23 +1,23 @@
-"""The name of a run's default folder: its experiment, and what the command line overrides. It imports no torch."""
+"""The default name of a run folder: the experiment and the command line's overrides. Imports no torch."""
 
 import hashlib
 import re
 from collections.abc import Sequence
 
-# What a run folder may go on with after a change, so that its name need not tell; keys below these included.
+# Keys that may change when a run continues, so they are not part of the name; keys below them neither.
 UNNAMED = (
     "experiment", "run", "tracking", "workers", "cache_dir", "save_models", "checkpoint_every", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.accumulate", "search.trials", "search.storage",
     "search.artifacts", "search.select", "search.profile_items",
 )  # fmt: skip
-# In bytes; file systems take 255.
+# Bytes; file systems allow 255.
 _LONGEST = 150
 
 
 def run_name(experiment: str, overrides: Sequence[str]) -> str:
-    """A folder's name in characters that a shell and Hydra's own command line take without quotes.
+    """A folder name that needs no quotes in a shell or on Hydra's command line.
 
-    Where they leave something out, or the name would be too long, a hash of the overrides makes it unique.
+    If characters were dropped or the name is cut, a hash of the overrides keeps it unique.
 
     Args:
         overrides: of the configuration, as the command line has them; their order does not matter.
@@ -43,5 +43,5 @@ def _plain(part: str) -> str:
 
 
 def _says_all(part: str) -> bool:
-    """Whether the plain form stands for no other override: a plain value, or a list of such without hyphens."""
+    """Whether the plain form is unambiguous: a plain value, or a list of plain values without hyphens."""
     return re.fullmatch(r"[\w.@-]+(=([\w.-]+|\[[\w.]+(,[\w.]+)*\]))?", part, re.ASCII) is not None

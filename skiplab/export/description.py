@@ -1,4 +1,4 @@
-"""What a saved method's folder says of it: a class, hyperparameters, and how text becomes tokens."""
+"""The description in a saved method's folder: class, hyperparameters, and how text becomes tokens."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,15 +31,15 @@ def probe_file(index: int) -> str:
 def build_module(
     description: Mapping[str, Any], backbone: Backbone, probe: Callable[[str], Path], trust: Sequence[str] = ()
 ) -> ExitModule:
-    """The module that a description is of, ready to decode.
+    """Build the described module, ready to decode.
 
     Args:
         backbone: with the method's weights.
-        probe: where a file of a probe's weights is.
+        probe: path of a probe's weights, by file name.
         trust: as for `load_method`.
 
     Raises:
-        SavedMethodError: the class is not trusted, or is no method.
+        SavedMethodError: the class is not trusted, or is not a method.
     """
     cls = method_class(description["class"], trust)
     setup = Setup(backbone, description["lengths"], Optimization(learning_rate=1.0))
@@ -52,10 +52,10 @@ def build_module(
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What a folder says of its method.
+    """Read a folder's description.
 
     Raises:
-        SavedMethodError: it is no folder of a saved method, or of another version of skiplab.
+        SavedMethodError: the folder holds no saved method, or one of another version of skiplab.
     """
     path = folder / FILE
     if not path.is_file():
@@ -63,7 +63,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise SavedMethodError(f"{path} is no JSON: {error}. Save the method again") from error
+        raise SavedMethodError(f"{path} is not valid JSON: {error}. Save the method again") from error
     found = description.get("format") if isinstance(description, dict) else None
     if found != FORMAT:
         raise SavedMethodError(
@@ -74,7 +74,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _what_it_is(folder: Path) -> str:
-    """Of a place that is no saved method."""
+    """Describe a path that holds no saved method."""
     if not folder.exists():
         return "does not exist"
     if not folder.is_dir():
@@ -94,19 +94,19 @@ def method_class(path: str, trust: Sequence[str]) -> type[ExitModule]:
     """The class that a description names.
 
     Raises:
-        SavedMethodError: it is none, or in a package that is not trusted.
+        SavedMethodError: there is no such method class, or its package is not trusted.
     """
     module, _, name = present_name(path).rpartition(".")
     trusted = (*_PACKAGES, *(f"{package.rstrip('.')}." for package in trust))
     if not f"{module}.".startswith(trusted):
         raise SavedMethodError(
-            f"{path} is no class of {' or '.join(trusted)}, and a folder runs no other code; for a package of your own "
-            f"give load_method(..., trust=[{path.partition('.')[0]!r}])"
+            f"{path} is not a class of {' or '.join(trusted)}, and loading a folder runs no other code; if you trust "
+            f"the package, pass load_method(..., trust=[{path.partition('.')[0]!r}])"
         )
     try:
         found = getattr(import_module(module), name, None)
     except ModuleNotFoundError as error:
         raise SavedMethodError(f"this skiplab has no {path}: {error}. Was it saved by a later version?") from error
     if not (isinstance(found, type) and issubclass(found, ExitModule)):
-        raise SavedMethodError(f"{path} is no method of skiplab")
+        raise SavedMethodError(f"{path} is not a method of skiplab")
     return found

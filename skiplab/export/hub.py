@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from skiplab.backbones.whole_weights import check_files
 from skiplab.export.description import SavedMethodError, read_description
 
-# What `save_method` writes; whatever else stands in the folder stays here.
+# Files that `save_method` writes; others in the folder are not uploaded.
 _FILES = ("README.md", "*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "custom_generate/*")
 
 
@@ -26,16 +26,16 @@ def push_to_hub(
     Args:
         folder: what `save_models=true` or `experiment=export` wrote.
         repo_id: `USER/NAME` or `ORGANISATION/NAME`.
-        private: of a new repository; None is what the owner's settings say.
-        token: None is the one that `hf auth login` keeps, or `HF_TOKEN`.
-        revision: an existing branch; None is `main`.
+        private: whether a new repository is private; None follows the owner's settings.
+        token: None takes `HF_TOKEN`, or the token that `hf auth login` stored.
+        revision: an existing branch; None takes `main`.
         message: of the commit.
 
     Returns:
         The address of the commit.
 
     Raises:
-        CheckpointError: the folder is no saved method or its weights are damaged, or the hub refuses.
+        CheckpointError: the folder holds no saved method, its weights are damaged, or the hub refuses.
     """
     folder = Path(folder)
     description = read_description(folder)
@@ -54,7 +54,7 @@ def push_to_hub(
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise SavedMethodError(
-            f"cannot push {folder} to {repo_id}: {error}. It takes a token with the right to write: `hf auth login`, "
-            "or token="
+            f"cannot push {folder} to {repo_id}: {error}. Pushing needs a token with write access: run "
+            "`hf auth login`, or pass token="
         ) from error
     return str(commit.commit_url)

@@ -16,7 +16,7 @@ PROMPT = "prompt"
 _LONGS = ("max_new_tokens", "min_new_tokens", "top_k", "no_repeat_ngram_size", "seed", "num_return_sequences")
 _DOUBLES = ("temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty")
 _LONG_LISTS = ("eos_token_id", "suppress_tokens", "begin_suppress_tokens")
-# What loading and decoding import; their own requirements follow.
+# Imported by loading and decoding; pip resolves their own requirements.
 _PACKAGES = ("mlflow", "torch", "transformers", "lightning", "safetensors", "filelock")
 
 
@@ -24,8 +24,8 @@ class Param(NamedTuple):
     """A parameter of a request.
 
     Attributes:
-        type: MLflow's name of it.
-        default: None or an empty list leaves the option as the folder has it.
+        type: MLflow's name of its type.
+        default: None or an empty list keeps the folder's option.
         several: whether it is a list.
     """
 
@@ -44,7 +44,7 @@ PARAMS: Mapping[str, Param] = MappingProxyType(
         "stop_strings": Param("string", [], several=True),
     }
 )
-"""What a request may set: rows decoded at once, and generation options but for nested lists, which MLflow has not."""
+"""What a request may set: rows decoded at once, and generation options except nested lists, which MLflow lacks."""
 
 
 @final

@@ -69,7 +69,8 @@ def save_method(
         policy: what the module decodes with; a threshold found on validation data is kept as found.
         params: the hyperparameters that the module was built with.
         facts: plain values for the model card, such as task and measured figures.
-        options: what it decodes with; of plain greedy decoding the checkpoint's own `generation_config.json` stays.
+        options: generation options to save; with plain greedy decoding the checkpoint's own `generation_config.json`
+            is kept.
 
     Raises:
         SavedMethodError: its policy needs validation data.
@@ -114,7 +115,7 @@ def _write(folder: Path, module: ExitModule, encoding: Encoding, options: Genera
 
 
 def _complete_for_transformers(folder: Path, description: Mapping[str, Any]) -> None:
-    """What makes the folder's `generate` run the method: `config.json` says how, `custom_generate/` calls skiplab."""
+    """Let transformers run the method from its folder: `config.json` describes it, `custom_generate/` calls skiplab."""
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     config["skiplab"] = {"note": _NOTE.format(setting=description["setting"]), **description}
     write_text(folder / CONFIG_NAME, json.dumps(config, indent=2))
@@ -132,16 +133,16 @@ def load_method(
     fast: bool = True,
     trust: Sequence[str] = (),
 ) -> SavedMethod:
-    """What `save_method` wrote. The options in the folder's `generation_config.json` hold where a call gives none.
+    """Load what `save_method` wrote. The folder's `generation_config.json` gives the defaults of each call.
 
     Args:
-        device: None is a GPU if torch can use one, else the CPU.
-        dtype: a number format, `float32`, `bfloat16`, `float16` or `int8`; None is the folder's.
-        fast: whether weights are packed on a CPU, and steps recorded on a GPU; takes memory for another copy.
+        device: None takes a GPU if torch can use one, else the CPU.
+        dtype: a number format, `float32`, `bfloat16`, `float16` or `int8`; None takes the folder's.
+        fast: whether to pack weights on a CPU and record steps on a GPU, which takes memory for a second copy.
         trust: packages beside skiplab and baselines whose classes the folder may name, such as `myproject`.
 
     Raises:
-        CheckpointError: it is no such folder, its weights are not whole, or it names a class that is not trusted.
+        CheckpointError: the folder holds no saved method, its weights are incomplete, or its class is not trusted.
         ValueError: there is no such device or number format.
     """
     if isinstance(trust, str):
@@ -157,7 +158,7 @@ def load_method(
         return _loaded(folder, description, trust, _Placement(device, number_format, fast))
     except (CheckpointError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # what a damaged folder makes libraries raise is of no one kind
+    except Exception as error:  # libraries raise many kinds of errors on a damaged folder
         raise SavedMethodError(
             f"{folder} cannot be loaded: {type(error).__name__}: {error}. It is damaged, or was saved by another "
             "version of skiplab: load it with that version, or save the method again"
@@ -194,7 +195,7 @@ def _loaded(folder: Path, description: Mapping[str, Any], trust: Sequence[str], 
 
 
 def _warn_of_full_depth(model: PreTrainedModel, setting: str) -> None:
-    """Makes the model's plain `generate` say once what it runs."""
+    """Warn at the first plain `generate` call that it runs at full depth."""
     plain: Callable[..., Any] = model.generate  # type: ignore[assignment]
     told: list[bool] = []
 
@@ -208,7 +209,7 @@ def _warn_of_full_depth(model: PreTrainedModel, setting: str) -> None:
 
 
 def _defaults(folder: Path, eos_id: int) -> GenerationOptions:
-    """The options in a folder's `generation_config.json`; outputs end with the tokenizer's token too."""
+    """The options in a folder's `generation_config.json`; the tokenizer's end token ends outputs too."""
     if not (folder / GENERATION_CONFIG_NAME).is_file():
         return GREEDY
     try:

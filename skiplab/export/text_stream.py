@@ -1,4 +1,4 @@
-"""Text from tokens that come one by one."""
+"""Text from tokens that arrive one by one."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, final
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What a decoder puts where bytes are no whole character yet.
+# What a tokenizer decodes an incomplete character to.
 _UNFINISHED = "\ufffd"
 
 
@@ -18,9 +18,10 @@ def before_stop(text: str, stop_strings: Sequence[str]) -> str:
 
 @final
 class TextStream:
-    """Turns tokens into text whose pieces, joined, are the output's text: what may still change is held back. This is
-    a character of which bytes are missing, what may become a stop string, space at the end, and, for a tokenizer that
-    cleans up spaces, the last word.
+    """Turns tokens into pieces of text that, joined, are the output's text.
+
+    Text that may still change is held back: an incomplete character, the beginning of a stop string, trailing space,
+    and, if the tokenizer cleans up spaces, the last word.
 
     Args:
         stop_strings: the text ends before the first of them.
@@ -37,7 +38,7 @@ class TextStream:
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """The text that a token makes certain; often the empty string."""
+        """The text that is final once a token has come; often the empty string."""
         self._ids.append(token)
         text = self._text()
         self.stopped = any(stop in text for stop in self._stop_strings)
@@ -46,13 +47,13 @@ class TextStream:
         return self._new(text)
 
     def end(self) -> str:
-        """What was held back."""
+        """The text that was held back."""
         return self._new(self._text())
 
     def _new(self, text: str) -> str:
         text = before_stop(text, self._stop_strings).strip()
         if not text.startswith(self._given):
-            # Of a tokenizer that changes what it has given; the rest follows when it does no longer.
+            # The tokenizer has changed text that was given out; the rest follows once it agrees again.
             return ""
         new = text[len(self._given) :]
         self._given = text

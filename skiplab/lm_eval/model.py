@@ -1,4 +1,4 @@
-"""The harness's model `skiplab`: its own `hf` model, whose scores and outputs come of a saved method's plan.
+"""The harness's model `skiplab`: its own `hf` model with scores and outputs under a saved method's plan.
 
 Shapes: B rows, P prompt columns, T columns, G tokens of a continuation, V vocabulary.
 """
@@ -24,18 +24,18 @@ from skiplab.engine.stop_strings import DecodedStopStrings
 from skiplab.export.saved_method import load_method
 from skiplab.lm_eval.scoring import continuation_logits, planned_logits
 
-# Typed by its decorator as no more than the base class.
+# Its decorator hides all but the base class from type checkers.
 HFLM: Any = huggingface.HFLM
 
 _LOGGER = logging.getLogger(__name__)
-# Options of the harness's `hf` that are its own affair; the others say how it would load a model.
+# Options of the harness's `hf` that are passed on; the others say how it would load a model.
 _OPTIONS = (
     "max_length", "truncation", "logits_cache", "softmax_dtype", "add_bos_token", "prefix_token_id", "think_end_token",
     "enable_thinking", "chat_template_args", "batch_size", "max_batch_size",
 )  # fmt: skip
-# Of sampling; in greedy decoding tasks may state them all the same.
+# Sampling options, which tasks may also state for greedy decoding.
 _OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-# Rows for which integer weights are packed to score.
+# Batch size that integer weights are packed for when scoring.
 _ROWS = 64
 _NOT_OURS: Mapping[str, tuple[Any, ...]] = MappingProxyType({"use_cache": (True,)})
 
@@ -75,8 +75,8 @@ class SavedMethodLM(HFLM):
     ) -> None:
         if unknown := [name for name in options if name not in _OPTIONS]:
             raise ValueError(
-                f"{unknown[0]} is no option of the model skiplab; choose from pretrained, device, dtype, fast, trust, "
-                f"{', '.join(_OPTIONS)}"
+                f"{unknown[0]} is not an option of the model skiplab; choose from pretrained, device, dtype, fast, "
+                f"trust, {', '.join(_OPTIONS)}"
             )
         trusted = [trust] if isinstance(trust, str) else trust
         dtype = None if dtype == "auto" else dtype
@@ -85,7 +85,7 @@ class SavedMethodLM(HFLM):
         self._folder = pretrained
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes beside the scores; the hub is not asked."""
+        """What the harness writes beside the scores; nothing is looked up on the hub."""
         backbone = self.method.backbone
         keys = ("class", "setting", "params")
         return {
@@ -95,14 +95,14 @@ class SavedMethodLM(HFLM):
         }
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        # Asked when the harness looks for the largest batch.
+        # Called when the harness searches for the largest batch size.
         return planned_logits(self._scoring, self.method.policy, inps, [inps.shape[1]] * len(inps))
 
     def _loglikelihood_tokens(
         self, requests: list[Scored], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether it is what greedy decoding gives."""
-        # Continuations that differ in their last token alone share a row, if their contexts are of one length.
+        # Continuations that differ only in their last token share a row, if their contexts have one length.
         order = Collator(
             requests,
             sort_fn=lambda request: (-len(request[1] + request[2]), tuple(request[1] + request[2])),

@@ -21,13 +21,13 @@ def passes(program: str, *, seconds: float = 3.0, memory_bytes: int = 4 * 2**30)
     """Whether a program runs through without an exception.
 
     Args:
-        seconds: of the program, by the clock; it has as many of the processor, rounded up.
+        seconds: wall-clock limit of the program; its processor time has the same limit, rounded up.
         memory_bytes: of its address space.
 
     Raises:
         RuntimeError: this system cannot cut a process off from the network, or the process could not be started.
     """
-    # Told to the child alone, before the program runs: what a program prints is no verdict.
+    # Known only to the child, before the program runs, so that a program cannot print its own verdict.
     passed = secrets.token_hex()
     with tempfile.TemporaryDirectory() as folder:
         child = subprocess.Popen(
@@ -51,7 +51,7 @@ def passes(program: str, *, seconds: float = 3.0, memory_bytes: int = 4 * 2**30)
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
-    """End a process with all that it started."""
+    """Kill a process and all that it started."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.communicate()

@@ -19,13 +19,13 @@ from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import layer_steps
 
 Pair = tuple[Sequence[int], Sequence[int]]
-"""Token ids of a context and of its continuation, one of each at least."""
+"""Token ids of a context and of its continuation, at least one each."""
 
 
 @torch.inference_mode()
 def continuation_logits(backbone: Backbone, policy: ExitPolicy, pairs: Sequence[Pair]) -> list[Tensor]:
     """Logits (G, V) of each row's continuation. Contexts run as prompts do, and continuations as outputs: the first
-    token is step 0, which comes of the prompt pass.
+    token is step 0, which the prompt pass yields.
 
     Plans known beforehand take one parallel pass over right-padded rows; others take the decode steps.
     """
@@ -82,7 +82,7 @@ def _stepwise(backbone: Backbone, policy: ExitPolicy, pairs: Sequence[Pair]) -> 
 
 @final
 class _Forced(LogitsProcessor):
-    """Leaves each step one token.
+    """Allows only the given token at each step.
 
     Args:
         columns: width of the prompts.

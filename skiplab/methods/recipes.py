@@ -1,4 +1,4 @@
-"""Which classes define a module's training, and with which code."""
+"""The classes and the code that define a module's training."""
 
 from skiplab.utils.own_code import own_code
 
@@ -12,17 +12,17 @@ def qualified_name(cls: type) -> str:
 
 
 def statement_counts(cls: type) -> bool:
-    """Whether `shared_recipe` is stated by the class that defines the training, or by one below it."""
+    """Whether `shared_recipe` comes from the class that defines the training, or from a subclass of it."""
     stated = _owner(cls, "shared_recipe")
     return all(issubclass(stated, _owner(cls, name)) for name in _TRAINING_METHODS)
 
 
 def training_code(cls: type, *, shared: bool) -> dict[str, str]:
-    """Hashes of the code outside skiplab that a class is trained by, by module.
+    """Hashes of the user code that trains a class, by module.
 
     Args:
-        shared: whether other classes may share the training. Then only the code of the classes that define it counts;
-            else that of the class with all its parents.
+        shared: whether other classes may share the training. If so, only the classes that define it count; otherwise
+            the class and all its parents.
     """
     owners = {_owner(cls, name) for name in (*_TRAINING_METHODS, "shared_recipe")} if shared else set(cls.__mro__)
     modules = sorted({owner.__module__ for owner in owners})

@@ -1,4 +1,4 @@
-"""What a server takes on."""
+"""Limits of a server."""
 
 from dataclasses import dataclass, fields
 from typing import final
@@ -7,14 +7,14 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on requests; beyond each a client gets an error of its own.
+    """Bounds on requests, each with an error of its own.
 
     Args:
         max_rows: rows decoded together.
         prompt_chunk: prompt tokens that are read beside one decode step of the rows under way.
         max_waiting: rows that may wait; further ones get status 429.
-        max_prompt_tokens: of a prompt; None is what the model's positions hold.
-        max_new_tokens: of an output; None is what the model's positions hold.
+        max_prompt_tokens: of a prompt; None is bounded by the model's positions.
+        max_new_tokens: of an output; None is bounded by the model's positions.
         max_outputs: prompts times outputs of one request.
         max_body_bytes: of a request; larger ones get status 413.
     """

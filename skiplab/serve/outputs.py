@@ -1,4 +1,4 @@
-"""A request's outputs as they come from the scheduler's thread to the server's event loop."""
+"""A request's outputs on their way from the scheduler's thread to the server's event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -30,7 +30,7 @@ class Piece:
 
 @final
 class Outputs:
-    """All outputs of one request: to be submitted, and freed however they end.
+    """All outputs of one request; free them however the request ends.
 
     Args:
         prompts: token ids.
@@ -64,14 +64,14 @@ class Outputs:
 
     def _row(self, index: int, prompt: Sequence[int], number: int, options: GenerationOptions, limit: int) -> Row:
         def put(event: int | BaseException | None) -> None:
-            # A loop that is closing has nobody to tell.
+            # Nobody listens on a loop that is closing.
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
 
         return Row(prompt, replace(options, stop_strings=()), limit, number, on_token=put, on_end=put)
 
     def submit(self) -> None:
-        """Have them decoded.
+        """Queue all outputs.
 
         Raises:
             QueueFullError: there is no room for them.
@@ -79,7 +79,7 @@ class Outputs:
         self._scheduler.submit(self._rows)
 
     def free(self) -> None:
-        """Have rows that are still decoded leave."""
+        """Cancel rows that still decode."""
         for row in self._rows:
             row.cancel()
 

@@ -1,4 +1,4 @@
-"""OpenAI's requests and answers, as far as they are served."""
+"""The parts of OpenAI's requests and answers that are served."""
 
 from typing import Annotated, Any, Literal
 
@@ -32,7 +32,7 @@ class _StreamOptions(BaseModel):
 
 
 class GenerationRequest(BaseModel):
-    """What completions and chats have in common. Behind `user`: options that OpenAI's interface does not have."""
+    """Fields of completions and chats. Those after `user` are not in OpenAI's interface."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str
@@ -51,19 +51,19 @@ class GenerationRequest(BaseModel):
     repetition_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
     min_tokens: int | None = None
-    # Served at these values alone.
+    # Only these values are served.
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
     @property
     def limit(self) -> int | None:
-        """Tokens of an output at most; None where the request does not say."""
+        """Most tokens of an output; None if the request does not say."""
         return self.max_tokens
 
     def options(self, defaults: GenerationOptions) -> GenerationOptions:
-        """Generation options. A temperature above 0, or another option of sampling, samples; 0 is greedy; without any
-        of them the method's defaults hold.
+        """Generation options. A temperature above 0, or another sampling option, samples; temperature 0 is greedy;
+        without any of them the method's defaults apply.
 
         Raises:
             ValueError: they do not fit together.
@@ -115,7 +115,7 @@ class ChatRequest(GenerationRequest):
         """The messages with their texts.
 
         Raises:
-            ValueError: a message holds something else than text.
+            ValueError: a message holds anything but text.
         """
         return [{"role": message.role, "content": _text(message)} for message in self.messages]
 
@@ -125,7 +125,7 @@ def _text(message: _Message) -> str:
         return message.content
     parts = message.content or []
     if not parts or not all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts):
-        raise ValueError("messages must hold text alone")
+        raise ValueError("messages may hold only text")
     return "".join(part["text"] for part in parts)
 
 

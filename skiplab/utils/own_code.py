@@ -1,4 +1,4 @@
-"""Hashes of source code that is neither skiplab's nor an installed package's, and changes without a version."""
+"""Hashes of the user's own source code, which changes without a version number."""
 
 import ast
 import hashlib
@@ -17,10 +17,10 @@ _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib
 
 @cache
 def own_code(module: str, package: str) -> Mapping[str, str]:
-    """Hashes of a module and of all modules of one's own that it imports, by name; comments and docstrings left out.
+    """Hashes of a user's module and of all user modules that it imports, by name; comments and docstrings do not count.
 
-    One's own are those of `package`, and others that are not installed, but not skiplab's. For a module that is not
-    one's own, or has no source file, the mapping is empty.
+    A user module belongs to `package`, or is neither installed nor skiplab's. For any other module, or one without a
+    source file, the mapping is empty.
     """
     found: dict[str, str] = {}
     waiting = [module]
@@ -34,7 +34,7 @@ def own_code(module: str, package: str) -> Mapping[str, str]:
 
 
 def _source(name: str, package: str) -> Path | None:
-    """The source file of a module of one's own; None for all other names. Nothing is imported."""
+    """The source file of a user module; None for any other name. Nothing is imported."""
     top, *inner = name.split(".")
     if top in ("", "skiplab", "__main__") or top in sys.stdlib_module_names:
         return None
@@ -42,7 +42,7 @@ def _source(name: str, package: str) -> Path | None:
     if spec is None or (top != package and _is_installed(spec)):
         return None
     for place in range(1, len(inner) + 1):
-        # None is a module or what it defines, not a package.
+        # A module, or a name in it: not a package.
         if spec is None or spec.submodule_search_locations is None:
             return None
         spec = PathFinder.find_spec(".".join([top, *inner[:place]]), spec.submodule_search_locations)

@@ -125,8 +125,8 @@ def test_folders_that_are_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "skiplab.json"
     description = json.loads(path.read_text())
     for change, message in (
-        ({"class": "os.system"}, "os.system is no class of skiplab. or baselines."),
-        ({"class": "skiplab.utils.files.load_json"}, "skiplab.utils.files.load_json is no method of skiplab"),
+        ({"class": "os.system"}, "os.system is not a class of skiplab. or baselines."),
+        ({"class": "skiplab.utils.files.load_json"}, "skiplab.utils.files.load_json is not a method of skiplab"),
         ({"format": 9}, "has format 9, this skiplab reads 1"),
     ):
         path.write_text(json.dumps(description | change))
@@ -155,7 +155,7 @@ def test_damaged_methods_are_refused(tmp_path: Path) -> None:
     saved(tmp_path, SkipDecode(setup(), speedup=2.0), speedup=2.0)
     description = json.loads((tmp_path / "skiplab.json").read_text())
     for content, message in (
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "has format None"),
         (json.dumps(description | {"class": "skiplab.later.Method"}), "has no skiplab.later.Method"),
         (json.dumps(description | {"params": {"later": 1}}), "saved by another version of skiplab"),

@@ -147,7 +147,7 @@ def test_sampling_repeats_with_torchs_seed_and_differs_between_repeats(tmp_path:
 
 def test_options_that_do_nothing_here_are_refused(tmp_path: Path) -> None:
     save(tmp_path, "llama", SkipDecode, speedup=2.0)
-    with pytest.raises(ValueError, match="parallelize is no option of the model skiplab; choose from pretrained"):
+    with pytest.raises(ValueError, match="parallelize is not an option of the model skiplab; choose from pretrained"):
         SavedMethodLM(str(tmp_path), parallelize=True)
     model = SavedMethodLM(str(tmp_path))
     with pytest.raises(ValueError, match="num_beams is not served, got 4"):
