@@ -194,7 +194,7 @@ def test_prompts_padded_on_the_right_and_other_models_are_refused(model: Any) ->
     with pytest.raises(ValueError, match="padded on the left"):
         model.generate(**given, max_new_tokens=5, custom_generate=skiplab.hf.generate)
     plain: Any = setup().backbone.model
-    with pytest.raises(ValueError, match="no saved method"):
+    with pytest.raises(ValueError, match="not a saved method"):
         plain.generate(**inputs(), max_new_tokens=5, custom_generate=skiplab.hf.generate)
 
 
