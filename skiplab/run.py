@@ -10,12 +10,12 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType, FunctionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from skiplab.comparison.run_name import run_name
@@ -36,7 +36,9 @@ def experiments() -> dict[str, str]:
 
 def _run_name(experiment: str | None, overrides: Sequence[str]) -> str:
     # Without an experiment, which the experiments' list answers, there is nothing to name.
-    return "none" if experiment is None else run_name(experiment, overrides)
+    # As they were typed: an interpolation in one of them is the job's to resolve, or to refuse.
+    typed: Any = OmegaConf.to_container(overrides, resolve=False) if isinstance(overrides, ListConfig) else overrides
+    return "none" if experiment is None else run_name(experiment, typed)
 
 
 OmegaConf.register_new_resolver("skiplab.run_name", _run_name, replace=True)

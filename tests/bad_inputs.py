@@ -211,13 +211,29 @@ FOLDERS = [
     bad("/proc/none", "cache_dir=/proc/none"),
     bad("folder", "hydra.run.dir=file/below", arrange=text("file", "x")),
     bad("working directory", arrange=removed),
-    bad("settings", arrange=text("outputs/compare_calm/settings/full-1x-seed-0.json", DEEP)),
-    bad("config.json", arrange=text("outputs/compare_calm/config.json", "{")),
-    bad("config.json", arrange=text("outputs/compare_calm/config.json", DEEP)),
-    bad("config.json", arrange=text("outputs/compare_calm/config.json", b"\xff\xfe")),
-    bad("config.json", arrange=text("outputs/compare_calm/config.json/x", "")),
-    bad("another configuration", arrange=text("outputs/compare_calm/config.json", "[]")),
-    bad("settings", arrange=text("outputs/compare_calm/settings/full-1x-seed-0.json", "[")),
+    bad(
+        "settings",
+        "hydra.run.dir=outputs/compare_calm",
+        arrange=text("outputs/compare_calm/settings/full-1x-seed-0.json", DEEP),
+    ),
+    bad("config.json", "hydra.run.dir=outputs/compare_calm", arrange=text("outputs/compare_calm/config.json", "{")),
+    bad("config.json", "hydra.run.dir=outputs/compare_calm", arrange=text("outputs/compare_calm/config.json", DEEP)),
+    bad(
+        "config.json",
+        "hydra.run.dir=outputs/compare_calm",
+        arrange=text("outputs/compare_calm/config.json", b"\xff\xfe"),
+    ),
+    bad("config.json", "hydra.run.dir=outputs/compare_calm", arrange=text("outputs/compare_calm/config.json/x", "")),
+    bad(
+        "another configuration",
+        "hydra.run.dir=outputs/compare_calm",
+        arrange=text("outputs/compare_calm/config.json", "[]"),
+    ),
+    bad(
+        "settings",
+        "hydra.run.dir=outputs/compare_calm",
+        arrange=text("outputs/compare_calm/settings/full-1x-seed-0.json", "["),
+    ),
 ]
 
 TEXTS = ("data=jsonl", "data.prompt=a", "data.target=b")
