@@ -1,4 +1,4 @@
-"""A finished setting as a folder that `load_method` reads."""
+"""Save a finished setting as a folder that `load_method` loads."""
 
 from pathlib import Path
 
