@@ -37,8 +37,7 @@ class Calibrator:
         return self._prepared.calibration
 
     def choose(self, case: Case, run_id: str | None) -> Verdict:
-        """Find the fastest certified candidate of a calibrated case; the verdict is kept in the run folder.
-        """
+        """Find the fastest certified candidate of a calibrated case; the verdict is kept in the run folder."""
         assert case.delta is not None
         settings = [candidate.setting for candidate in case.candidates]
         if reason := self._why_uninformative(case, run_id):

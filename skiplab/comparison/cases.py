@@ -41,8 +41,7 @@ class Case:
 
     @property
     def budget(self) -> tuple[Any, ...]:
-        """Settings of different methods are compared if this is equal: delta, or a spec's budget; and the passes if they
-        are swept."""
+        """Settings of different methods are compared if this is equal: delta or the spec's budget, and swept passes."""
         return (self.delta, self.passes, *(self.candidates[0].budget if self.delta is None else ()))
 
 

@@ -135,7 +135,7 @@ def required(cls: type) -> list[str]:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """Type hints by parameter: of a dataclass's fields, or of the constructors along the MRO while they pass on keywords.
+    """Type hints by parameter: of a dataclass's fields, or of all constructors that keywords are passed on to.
 
     A class whose constructor passes further keywords to a dataclass names that dataclass as `keywords_of`.
     """

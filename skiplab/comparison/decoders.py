@@ -24,7 +24,7 @@ class WeightsAndPolicy:
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """Weights and policy, and the module that they come from; None if full depth was chosen for lack of certification."""
+    """Weights and policy, and the module that they come from; None for full depth, if no setting is certified."""
 
     backbone: Backbone
     policy: ExitPolicy

@@ -32,7 +32,7 @@ from skiplab.utils.files import fingerprint, load_json, save_json
 
 @final
 class ModelStore:
-    """Trains each model once and loads it when it is needed; runs share bases and methods' weights through the cache."""
+    """Trains each model once and loads it when needed; runs share bases and methods' weights through the cache."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
