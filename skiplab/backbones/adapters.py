@@ -24,7 +24,7 @@ _PARTS = (
 
 
 def adapt(model: PreTrainedModel) -> Backbone:
-    """The view over a Hugging Face causal language model.
+    """The `Backbone` for a Hugging Face causal language model.
 
     Raises:
         ValueError: no `Backbone` class supports this model; the message says what is missing.
@@ -34,7 +34,7 @@ def adapt(model: PreTrainedModel) -> Backbone:
 
 
 def check_type(model_type: str, model: nn.Module | None = None) -> None:
-    """Refuse a type of model that no view understands."""
+    """Refuse a model type that no `Backbone` class supports."""
     if model_type in ADAPTERS:
         return
     lacking = [] if model is None else [part for part in _PARTS if not _has(model, part)]
