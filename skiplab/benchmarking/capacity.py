@@ -20,7 +20,7 @@ from skiplab.utils.files import load_json
 @final
 @dataclass(frozen=True)
 class Predictor:
-    """A cost model and the throughput runs that it comes from; see `read`.
+    """A cost model, and the throughput runs to which it was fitted.
 
     Attributes:
         sources: folder and machine of each run.
@@ -36,7 +36,7 @@ class Predictor:
         """The model of one run, or a model fitted to the settings of several runs.
 
         Raises:
-            ValueError: a run has no cost model for the number format, or the runs are of several machines.
+            ValueError: a run has no cost model for the number format, or the runs come from several machines.
         """
         found = [_read(folder, dtype) for folder in folders]
         sources = [source for source, _ in found]
@@ -98,7 +98,7 @@ def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """What is predicted: full depth and SkipDecode at each speedup and batch size.
+    """The decoding to predict: full depth, and SkipDecode at each speedup, at each batch size.
 
     Args:
         prompt_tokens, new_tokens: of every row.

@@ -165,7 +165,7 @@ def _first_word(entry: tuple[tuple[str, ...], str, str]) -> str:
 
 
 def _phrases() -> list[tuple[tuple[str, ...], str, str]]:
-    """All (words, slot, value), longest first, so that a phrase inside a longer one is not read twice."""
+    """All (words, slot, value), longest first, so that a phrase inside a longer one is not matched twice."""
     found = [(f"in the {area}", "area", area) for area in _AREAS]
     for table in (_BEFORE_NOUN, _PREDICATE, _PLACE):
         for slot, values in table.items():

@@ -38,7 +38,7 @@ class Taught(NamedTuple):
 
 
 def lm_loss(backbone: Backbone, h_BGD: Tensor, target_BG: Tensor, taught: Taught | None = None) -> Tensor:
-    """Mean cross entropy of generated tokens under what the head makes of their states, in nats.
+    """Mean cross entropy of generated tokens under the head's logits of their states, in nats.
 
     Args:
         taught: adds the mean divergence from these distributions, times its weight.
@@ -55,8 +55,8 @@ def exits_loss(
 ) -> Tensor:
     """Weighted sum over exits of the mean cross entropy of generated tokens, in nats.
 
-    Logits of real tokens alone are computed. Where they are many, a part of them is in memory at a time, and its
-    share of the gradients is computed with it, so that nothing is computed twice.
+    Logits are computed only for real tokens. If they are many, they are processed in parts, each together with its
+    share of the gradients, so that nothing is computed twice.
 
     Args:
         states: (B, G, D) of each exit.

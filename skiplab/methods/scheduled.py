@@ -1,4 +1,4 @@
-"""What the methods with a fixed plan per step share: training under the plans, and the schedule's solution."""
+"""Base classes of methods with a fixed plan per step: training under the plans, and solving the schedule."""
 
 from abc import ABC
 from collections.abc import Mapping

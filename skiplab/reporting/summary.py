@@ -73,7 +73,7 @@ def _summary(members: Sequence[Record]) -> Row:
 
 
 def _paired(name: str, own: Sequence[Record], other: Sequence[Record]) -> tuple[Scores, Scores]:
-    """Item scores of the seeds that both have; all scores of both if one of them is untrained, because it has no seeds."""
+    """Item scores of the seeds that both have; all scores of both if one is untrained, because it has no seeds."""
     own_by_seed, other_by_seed = (
         {record.entry.seed: record.item_scores[name] for record in side} for side in (own, other)
     )

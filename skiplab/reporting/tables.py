@@ -20,8 +20,8 @@ _NOTES = (
     "For speeds, small figures are quartiles over rounds. Speeds are those of the first seed, medians over interleaved "
     "rounds of one run. The base is `full 1x`; methods are trained further from it, as the training table shows, and "
     "`full 1x fine-tuned` shows the effect of further training at full depth. A batch's late steps, with few rows "
-    "left, count as much as its early ones, so a schedule can save more time than its layers per token suggest: compare "
-    "with the layer speedup of the timed steps."
+    "left, count as much as its early ones, so a schedule can save more time than its layers per token suggest: "
+    "compare with the layer speedup of the timed steps."
 )
 
 _SIGNATURES = MappingProxyType(

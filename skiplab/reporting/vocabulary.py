@@ -44,7 +44,7 @@ _CALIBRATION = (
     ),
     Figure(
         name="epsilon",
-        meaning="probability over draws of the calibration items that a certified setting's expected loss exceeds delta",
+        meaning="probability, over draws of the calibration items, that a certified setting's loss exceeds delta",
     ),
     Figure(
         name="not_certified",
