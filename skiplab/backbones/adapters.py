@@ -38,7 +38,7 @@ def check_type(model_type: str, model: nn.Module | None = None) -> None:
     if model_type in ADAPTERS:
         return
     lacking = [] if model is None else [part for part in _PARTS if not _has(model, part)]
-    detail = f"; beside the Llama family's it lacks {', '.join(lacking)}" if lacking else ""
+    detail = f"; compared with the Llama family it lacks {', '.join(lacking)}" if lacking else ""
     raise ValueError(
         f"skiplab cannot run the layers of a {model_type!r} model; supported: {', '.join(ADAPTERS)}{detail}. Another "
         "needs a subclass of skiplab.engine.backbone.Backbone, listed in skiplab/backbones/adapters.py"

@@ -52,7 +52,7 @@ class Predictor:
                 return cls(sources, CostModel(**first["constants"]), errors)
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
-                    f"{folders[0]}/cost_model.json is no cost model of this version of skiplab; run "
+                    f"{folders[0]}/cost_model.json is not a cost model of this version of skiplab; run "
                     "experiment=throughput again"
                 ) from error
         for folder, (_, model) in zip(folders, found, strict=True):
@@ -86,7 +86,7 @@ def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
         if found is not None and not isinstance(found, dict):
             raise ValueError(f"{folder}/{name}.json is not what experiment=throughput writes; run it again")
     if not models or measured is None or dtype not in models:
-        others = f", but for {', '.join(models)} (capacity.dtype=)" if models and measured else ""
+        others = f", only for {', '.join(models)} (capacity.dtype=)" if models and measured else ""
         raise ValueError(
             f"capacity predicts from a finished throughput run: {folder} holds no cost model for {dtype}{others}; run "
             "experiment=throughput and give its folder as capacity.run=DIR"

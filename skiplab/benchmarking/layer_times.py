@@ -112,7 +112,7 @@ class _Steps:
 
 
 def layer_times(backbone: Backbone, policy: ExitPolicy, workload: Workload) -> list[dict[str, float]]:
-    """For each layer, means per decode step over a workload: `rows`, and milliseconds by kind. The last one is the rest.
+    """For each layer, means per decode step over a workload: `rows`, and milliseconds by kind; then one for the rest.
 
     Its `other_ms` is everything outside layers, deferred keys and values, and head: confidences, selection, cache
     copies, the loop, and the cost of reading the clock.

@@ -56,7 +56,7 @@ def step_profile(
 ) -> dict[str, float]:
     """Milliseconds per decode step by kind of work; `host` is the time outside operators.
 
-    An operator counts towards the innermost module that runs it, or towards the step loop. Operators are timed in one pass
+    An operator counts towards the innermost module that runs it, or the step loop. Operators are timed in one pass
     under the profiler, the step in another without it; on a GPU operators are their kernels.
 
     Args:

@@ -214,7 +214,7 @@ def _parquet(path: Path, encoding: str) -> Iterator[tuple[int, Row]]:
                 number += 1
                 yield number, row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no whole Parquet file: {error}. Download or write it again") from error
+        raise DataError(f"{path} is not a complete Parquet file: {error}. Download or write it again") from error
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[tuple[int, Row]]]] = {

@@ -102,7 +102,7 @@ class BatchRun(ABC):
 
     @abstractmethod
     def result(self) -> DecodeResult:
-        """What was generated so far."""
+        """The tokens generated so far."""
 
 
 @final

@@ -44,7 +44,7 @@ def prepack(backbone: Backbone, *, rows: int) -> Backbone:
 def quantize(backbone: Backbone, *, rows: int) -> Backbone:
     """A copy whose linear layers multiply 8-bit integers, for decoding about `rows` rows at a time on a CPU.
 
-    Weights are rounded symmetrically per output feature, to `integer_levels`, states per row as they come.
+    Weights are rounded symmetrically per output feature, to `integer_levels`; states are rounded per row at run time.
 
     Raises:
         ValueError: as `check_integers`.
@@ -79,7 +79,7 @@ def repack(backbone: Backbone) -> None:
 
 
 class StoredLinear(nn.Module, ABC):
-    """A linear layer for inference that keeps its weight in a layout of its own.
+    """A linear layer for inference that stores its weight in a special layout.
 
     Args:
         linear: the original, whose bias it shares.

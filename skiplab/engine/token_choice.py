@@ -48,7 +48,7 @@ class Choosing:
 
     Attributes:
         processors, criteria: called as `generate` calls them, with all rows of the batch in their order, prompts and
-            padding included; rows that have ended go on as padding, with scores of 0.
+            padding included; rows that have ended stay in it as padding, with scores of 0.
         uniform_BT: the random numbers to sample with; None takes the likeliest token.
         options: the options that describe all processors and criteria; None if the caller added others. Recorded
             steps are made from them.

@@ -209,7 +209,7 @@ def quality(
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Of figures over draws; of lists, place by place; of what is no number, the first."""
+    """The mean of figures over draws: of lists, element by element; of values that are not numbers, the first."""
     if len(values) == 1 or isinstance(values[0], str | bool) or values[0] is None:
         return values[0]
     if isinstance(values[0], list):

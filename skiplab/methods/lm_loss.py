@@ -76,7 +76,7 @@ def exits_loss(
 
 
 def _whole(backbone: Backbone, h_ND: Tensor, target_BG: Tensor, taught: Taught | None) -> Tensor:
-    """The loss of one exit by autograd."""
+    """The loss of one exit, with gradients by autograd."""
     real = target_BG != IGNORE
     logits_NV, target_N = backbone.head(h_ND), target_BG[real]
     loss = F.cross_entropy(logits_NV, target_N)
@@ -88,7 +88,7 @@ def _whole(backbone: Backbone, h_ND: Tensor, target_BG: Tensor, taught: Taught |
 
 
 class _Head(NamedTuple):
-    """What the loss of all states takes beside them and the head's weight.
+    """The inputs of the loss of all states, besides the states and the head's weight.
 
     Attributes:
         share_M: weights of the states' losses, at most 1, so that float16 holds their gradients.

@@ -128,7 +128,7 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
     timed = sorted({row["batch_size"] for row in rows if "batch_size" in row})
     batches = timed if len(timed) <= 2 else [timed[0], timed[-1]]
     figures = _columns("console", summary)
-    # The first alone.
+    # Only the first.
     compared = list(_columns("difference", summary, suffix="_difference"))[:1]
     shown.add_column("method", overflow="fold")
     names = [column.label for column in figures.values()]

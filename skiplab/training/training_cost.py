@@ -24,7 +24,7 @@ _FILE = "training_cost.json"
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """The cost of one training, validation left out.
+    """The cost of one training, without validation.
 
     Attributes:
         passes: over the training split.
