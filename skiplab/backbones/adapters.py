@@ -24,7 +24,7 @@ _PARTS = (
 
 
 def adapt(model: PreTrainedModel) -> Backbone:
-    """The view over a Hugging Face causal language model.
+    """The `Backbone` for a Hugging Face causal language model.
 
     Raises:
         ValueError: no `Backbone` class supports this model; the message says what is missing.
@@ -34,11 +34,11 @@ def adapt(model: PreTrainedModel) -> Backbone:
 
 
 def check_type(model_type: str, model: nn.Module | None = None) -> None:
-    """Refuse a type of model that no view understands."""
+    """Refuse a model type that no `Backbone` class supports."""
     if model_type in ADAPTERS:
         return
     lacking = [] if model is None else [part for part in _PARTS if not _has(model, part)]
-    detail = f"; beside the Llama family's it lacks {', '.join(lacking)}" if lacking else ""
+    detail = f"; compared with the Llama family it lacks {', '.join(lacking)}" if lacking else ""
     raise ValueError(
         f"skiplab cannot run the layers of a {model_type!r} model; supported: {', '.join(ADAPTERS)}{detail}. Another "
         "needs a subclass of skiplab.engine.backbone.Backbone, listed in skiplab/backbones/adapters.py"

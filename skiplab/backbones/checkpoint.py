@@ -1,4 +1,4 @@
-"""Pretrained weights: a hub's or a folder's, as safetensors and without remote code."""
+"""Pretrained weights from the hub or a folder, only as safetensors and without remote code."""
 
 import os
 from abc import ABC, abstractmethod
@@ -34,14 +34,14 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def place(self) -> Place:
-        """Where it is, as what `from_pretrained` reads.
+        """Its location, in a form that `from_pretrained` reads.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: it does not exist.
         """
 
     def identity(self) -> str:
-        """Tells one version of the weights from another: a commit of the hub, or size and time of a folder's files."""
+        """Identifies the version of the weights: a commit of the hub, or sizes and times of a folder's files."""
         name, _, identity = self.place()
         if identity is not None:
             return identity
@@ -54,7 +54,7 @@ class Checkpoint(ABC):
         """Its model configuration.
 
         Raises:
-            CheckpointError: it cannot be had, or no view understands such a model.
+            CheckpointError: it cannot be loaded, or no `Backbone` class supports such a model.
         """
         name, revision, _ = self.place()
         config = _asked(
@@ -68,7 +68,7 @@ class Checkpoint(ABC):
         """Its tokenizer.
 
         Raises:
-            CheckpointError: it cannot be had, or lacks the end-of-sequence token.
+            CheckpointError: it cannot be loaded, or lacks the end-of-sequence token.
         """
         name, revision, _ = self.place()
         tokenizer = _tokenizer(name, revision)
@@ -77,15 +77,15 @@ class Checkpoint(ABC):
         if tokenizer.pad_token_id is None:
             raise CheckpointError(
                 f"the tokenizer of {name} has no pad token; set one in the tokenizer_config.json of a local folder, "
-                f'such as "pad_token": {tokenizer.eos_token!r} (what is padded is masked, so any token will do)'
+                f'such as "pad_token": {tokenizer.eos_token!r} (padding is masked, so any token will do)'
             )
         return tokenizer
 
     def model(self, config: Any) -> PreTrainedModel:
-        """Its weights in a model of this configuration on the CPU, held once, ready to be trained.
+        """A model of this configuration with the checkpoint's weights, on the CPU, ready for training.
 
         Raises:
-            CheckpointError: they cannot be had, are no safetensors, or are not all the weights of such a model.
+            CheckpointError: the weights cannot be loaded, are not safetensors, or are incomplete.
         """
         name, revision, _ = self.place()
 
@@ -98,9 +98,9 @@ class Checkpoint(ABC):
 @final
 @dataclass(frozen=True, kw_only=True)
 class PretrainedCheckpoint(Checkpoint):
-    """A folder that `save_pretrained` of a model or of an adapter made, a GGUF file, or a name on the Hugging Face hub.
+    """A folder written by a model's or an adapter's `save_pretrained`, a GGUF file, or a name on the Hugging Face hub.
 
-    An adapter is merged once into its model's weights, and a GGUF file unpacked once; the folders are kept in the
+    An adapter is merged into its model's weights once, and a GGUF file is unpacked once; the results are kept in the
     cache.
 
     Args:
@@ -120,12 +120,12 @@ class PretrainedCheckpoint(Checkpoint):
                 raise CheckpointError(
                     f"no folder {self.name}: backbone.checkpoint.name is a folder, a GGUF file or a hub name"
                 )
-            # transformers asks for the converter bot's safetensors where it is told `main` in so many words.
+            # transformers asks the converter bot for safetensors only if the revision is given explicitly as `main`.
             return Place(self.name, self.revision or "main")
         if is_adapter(folder):
             return self._merged(read_adapter(folder))
         if not (folder / "config.json").is_file():
-            raise CheckpointError(f"{folder} holds no config.json: expected a folder that save_pretrained made")
+            raise CheckpointError(f"{folder} holds no config.json: expected a folder that save_pretrained wrote")
         if not any(folder.glob("*.safetensors")):
             raise CheckpointError(
                 f"{folder} holds no *.safetensors, and skiplab reads no pickles. {_conversion(self.name, None)}"
@@ -163,12 +163,12 @@ def _tokenizer(name: str, revision: str | None) -> "PreTrainedTokenizerFast":
 
 
 def _asked(name: str, revision: str | None, read: Any) -> Any:
-    """What `read` gives; its failures say what to do."""
+    """Call `read`; its errors are turned into messages that say what to do."""
     try:
         return read()
     except (CheckpointError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # what transformers and tokenizers raise of damaged files is of no one kind
+    except Exception as error:  # transformers and tokenizers raise errors of many types for damaged files
         if "safetensors" in str(error) and not Path(name).is_dir():
             raise CheckpointError(
                 f"{name} has no safetensors at revision {revision}, and skiplab reads no pickles. Many older "
@@ -188,7 +188,7 @@ def _asked(name: str, revision: str | None, read: Any) -> Any:
 
 
 def _conversion(name: str, revision: str | None) -> str:
-    """How to make safetensors of pickles, outside skiplab and by the user's own decision."""
+    """How the user can convert pickles to safetensors, outside skiplab."""
     source = f"{name!r}" if revision is None else f"{name!r}, revision={revision!r}"
     return (
         "Convert it once, if you trust it, and give the folder as backbone.checkpoint.name=DIR: "

@@ -1,6 +1,6 @@
-"""GGUF files, llama.cpp's: read by transformers, refused where that would leave out some of what they say.
+"""GGUF files (llama.cpp): read by transformers, and refused if its reader would ignore some of their contents.
 
-What the file's keys mean: the GGUF specification, ggml/docs/gguf.md in llama.cpp's repository.
+The keys are defined in the GGUF specification, ggml/docs/gguf.md in llama.cpp's repository.
 """
 
 import gc
@@ -17,7 +17,7 @@ from skiplab.backbones.gguf_tokenizer import gguf_tokenizer
 from skiplab.backbones.whole_weights import CheckpointError, refuse_partial, refuse_report
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
-# What transformers takes over of an architecture's keys, and what is so in the model in any case.
+# Keys of an architecture that transformers reads, and keys whose value the model has in any case.
 _UNDERSTOOD = (
     "context_length", "block_count", "feed_forward_length", "embedding_length", "rope.freq_base",
     "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "vocab_size",
@@ -27,7 +27,7 @@ _WITHOUT_EFFECT: Mapping[str, Any] = MappingProxyType({"rope.scaling.type": "non
 
 
 class GGUFHeader(NamedTuple):
-    """What a file says beside its weights.
+    """The metadata of a file.
 
     Attributes:
         fields: values by key.
@@ -42,7 +42,7 @@ def unpack_gguf(file: Path, folder: Path) -> None:
     """Make a folder of float32 weights, configuration and tokenizer from a file of any quantization.
 
     Raises:
-        CheckpointError: something of the file would be left out, or its tokenizer cannot be rebuilt.
+        CheckpointError: some of the file's contents would be ignored, or its tokenizer cannot be rebuilt.
     """
     header = read_header(file)
     _check_keys(file, header)
@@ -51,14 +51,14 @@ def unpack_gguf(file: Path, folder: Path) -> None:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
-    except Exception as error:  # what the readers raise of damaged files is of no one kind
+    except Exception as error:  # the readers raise errors of many types for damaged files
         raise CheckpointError(f"transformers cannot read {file}: {type(error).__name__}: {error}") from error
     model, report = loaded
     del loaded
     refuse_report(file, model, report)
     refuse_partial(file, missing=(), surplus=_dropped(header, model), shapes={})
     _check_head_size(file, header, model.config)
-    # What is unpacked is no longer quantized, which transformers would refuse to save.
+    # The unpacked weights are not quantized; transformers would refuse to save a model marked as quantized.
     model.hf_quantizer = None
     del model.config.quantization_config
     model.save_pretrained(folder)
@@ -71,7 +71,7 @@ def read_header(file: Path) -> GGUFHeader:
     """A file's keys and tensor names.
 
     Raises:
-        CheckpointError: it is no GGUF file, a part of one, or what reads it is not installed.
+        CheckpointError: it is not a GGUF file, or a part of one, or the packages to read it are not installed.
     """
     if missing := [name for name in ("gguf", "accelerate") if find_spec(name) is None]:
         raise CheckpointError(f"GGUF files need {', '.join(missing)}: pip install 'skiplab[gguf]'")
@@ -82,9 +82,9 @@ def read_header(file: Path) -> GGUFHeader:
     try:
         reader = GGUFReader(file)
         fields = {key: field.contents() for key, field in reader.fields.items()}
-    except Exception as error:  # of damaged files it raises what numpy does
+    except Exception as error:  # for damaged files it raises numpy's errors
         raise CheckpointError(
-            f"{file} is no whole GGUF file ({type(error).__name__}: {error}); download it again"
+            f"{file} is not a complete GGUF file ({type(error).__name__}: {error}); download it again"
         ) from error
     if (parts := fields.get("split.count", 1)) > 1:
         raise CheckpointError(
@@ -105,8 +105,8 @@ def _check_keys(file: Path, header: GGUFHeader) -> None:
             continue
         if name not in _WITHOUT_EFFECT or value != _WITHOUT_EFFECT[name]:
             raise CheckpointError(
-                f"{file} states {key}={value!r}, which transformers' reader leaves out, so the model would be another. "
-                "Take the checkpoint that it was made from"
+                f"{file} states {key}={value!r}, which transformers' reader ignores, so the model would differ. "
+                "Take the checkpoint from which it was made"
             )
 
 
@@ -120,7 +120,7 @@ def _check_head_size(file: Path, header: GGUFHeader, config: Any) -> None:
 
 
 def _dropped(header: GGUFHeader, model: Any) -> list[str]:
-    """Tensors that no weight of the model is from; transformers passes over them without a word."""
+    """Tensors that belong to no weight of the model; transformers ignores them silently."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, which states its vocabulary and merges, and the rest by the name of a known kind."""
+"""The tokenizer of a GGUF file, which holds vocabulary and merges, and names a known kind for the rest."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +21,12 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 class _Kind(NamedTuple):
-    """How texts are divided before byte-level merges: by a pattern, GPT-2's own if it is None.
+    """How texts are split before byte-level merges: by a pattern, or by GPT-2's own if it is None.
 
     Attributes:
-        digits: whether digits stand alone before that.
+        digits: whether digits are split off one by one before that.
         composed: whether characters are composed first (NFC).
-        whole_words: whether what the vocabulary has whole is not merged.
+        whole_words: whether words that are in the vocabulary skip the merges.
     """
 
     pattern: str | None = None
@@ -46,10 +46,10 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType({
 
 
 def gguf_tokenizer(file: Path, fields: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
-    """The tokenizer beside the file, if there is a `tokenizer.json`, else the file's own.
+    """The tokenizer of a `tokenizer.json` in the same folder, if there is one, otherwise the file's own.
 
     Raises:
-        CheckpointError: it is of a kind that cannot be rebuilt, or the one beside the file is another model's.
+        CheckpointError: it is of a kind that cannot be rebuilt, or the `tokenizer.json` belongs to another model.
     """
     beside = (file.parent / "tokenizer.json").is_file()
     if not beside:
@@ -59,7 +59,7 @@ def gguf_tokenizer(file: Path, fields: Mapping[str, Any]) -> "PreTrainedTokenize
         tokenizer = AutoTokenizer.from_pretrained(
             file.parent, padding_side="left", use_fast=True, trust_remote_code=False, **options
         )
-    except Exception as error:  # of damaged vocabularies they raise what is of no one kind
+    except Exception as error:  # they raise errors of many types for damaged vocabularies
         raise CheckpointError(f"the tokenizer of {file} cannot be read: {type(error).__name__}: {error}") from error
     if not beside:
         _complete(tokenizer, fields)
@@ -78,7 +78,7 @@ def _check_kind(file: Path, fields: Mapping[str, Any]) -> None:
 
 
 def _complete(tokenizer: "PreTrainedTokenizerFast", fields: Mapping[str, Any]) -> None:
-    """What versions of transformers leave out, or take as another kind's."""
+    """Set the parts that some versions of transformers ignore, or read as another kind's."""
     from tokenizers import Regex, normalizers, pre_tokenizers
 
     if fields["tokenizer.ggml.model"] == "gpt2":
@@ -95,7 +95,7 @@ def _complete(tokenizer: "PreTrainedTokenizerFast", fields: Mapping[str, Any]) -
         if (index := fields.get(f"tokenizer.ggml.{key}_token_id")) is not None:
             setattr(tokenizer, name, tokens[index])
     if tokenizer.pad_token is None:
-        # What is padded is masked, so any token will do.
+        # Padding is masked, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
 
 

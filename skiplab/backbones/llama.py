@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from skiplab.engine.backbone import Backbone, Context, Rotary, cache_keyword
 
-# Whose angles depend on a position alone, and not on how long the sequence is.
+# RoPE types whose angles depend only on the position, not on the sequence length.
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
@@ -21,7 +21,7 @@ class LlamaBackbone(Backbone):
     """The family's layers.
 
     Raises:
-        ValueError: the configuration asks for what this view cannot do.
+        ValueError: the configuration needs a feature that this class lacks.
     """
 
     def __init__(self, model: Any) -> None:

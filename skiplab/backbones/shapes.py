@@ -1,4 +1,4 @@
-"""Shapes of the families: with random weights, or with those of the checkpoint that has this shape."""
+"""Shapes of the model families, with random weights or with those of a checkpoint of the same shape."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Shape(BackboneSpec, ABC):
         hidden_size: D, a multiple of `num_heads`.
         ffn_size: width of the feed-forward layers; None is four times the hidden size.
         init_std: standard deviation of random initial weights.
-        dropout: share dropped in training; which activations are dropped depends on the family.
+        dropout: dropout probability in training; which activations are dropped depends on the family.
         vocab_size: entries of the token embedding; None is as many as the tokenizer has.
         pretrained: True takes the checkpoint's weights and tokenizer, False random weights.
         checkpoint: a checkpoint of exactly this shape.
@@ -88,7 +88,7 @@ class Shape(BackboneSpec, ABC):
         return adapt(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
     def _matching(self, theirs: Any, ours: Any) -> Any:
-        """The checkpoint's configuration, with our dropout.
+        """The checkpoint's configuration, with this shape's dropout.
 
         Raises:
             CheckpointError: it has another shape.
@@ -105,7 +105,7 @@ class Shape(BackboneSpec, ABC):
         if differ:
             raise CheckpointError(
                 f"the checkpoint has another shape than the backbone: its {'; its '.join(differ)}. Take "
-                "backbone=pretrained backbone.checkpoint.name=... for whatever shape a checkpoint has, or "
+                "backbone=pretrained backbone.checkpoint.name=... for a checkpoint of any shape, or "
                 "backbone.pretrained=false for random weights of your shape"
             )
         return with_dropout(theirs, self.dropout)
@@ -121,7 +121,7 @@ def check_vocabulary(embedding: int | None, tokenizer: int) -> None:
 
 
 def with_dropout(config: Any, dropout: float) -> Any:
-    """A configuration with a share of states (OPT) or of attention weights (Llama family) dropped in training."""
+    """A configuration with dropout of states (OPT) or of attention weights (Llama family) in training."""
     name = "dropout" if config.model_type == "opt" else "attention_dropout"
     setattr(config, name, dropout)
     return config
@@ -163,8 +163,8 @@ class LlamaSpec(Shape):
     """The shape of a Llama model.
 
     Args:
-        num_kv_heads: key/value heads, each for a group of heads; None is one for each.
-        rope_theta: base of the rotary positions' wavelengths.
+        num_kv_heads: key/value heads, each shared by a group of query heads; None is one per query head.
+        rope_theta: base of the rotary embeddings' wavelengths.
         norm_eps: of the root-mean-square norms.
         tie_embeddings: one matrix for token embedding and head.
     """

@@ -1,4 +1,4 @@
-"""What a backbone is made from."""
+"""The interface of backbone specifications."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ class BackboneSpec(ABC):
     @property
     @abstractmethod
     def positions(self) -> int:
-        """Most positions of a sequence."""
+        """The most positions of a sequence."""
 
     @property
     @abstractmethod
@@ -25,14 +25,14 @@ class BackboneSpec(ABC):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """Tells one version of the checkpoint's weights from another; empty where weights are random."""
+        """Identifies the version of the checkpoint's weights; empty if weights are random."""
 
     @abstractmethod
     def tokenizer(self) -> "PreTrainedTokenizerFast | None":
-        """The checkpoint's tokenizer; None where weights are random, and any will do.
+        """The checkpoint's tokenizer; None if weights are random, so that any will do.
 
         Raises:
-            CheckpointError: it cannot be had.
+            CheckpointError: it cannot be loaded.
         """
 
     @abstractmethod
@@ -41,5 +41,5 @@ class BackboneSpec(ABC):
 
         Raises:
             ValueError: the vocabulary does not fit the embedding.
-            CheckpointError: the weights cannot be had.
+            CheckpointError: the weights cannot be loaded.
         """

@@ -1,4 +1,4 @@
-"""Checkpoints of other forms, made once into folders that `from_pretrained` reads."""
+"""Checkpoints of other formats, converted once to folders that `from_pretrained` reads."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ class Place(NamedTuple):
     Attributes:
         name: hub name or folder.
         revision: on the hub.
-        identity: tells one version of what the folder was made from from another; None where it was made from nothing.
+        identity: identifies the version of the sources of a converted folder; None if it was not converted.
     """
 
     name: str
@@ -26,13 +26,13 @@ class Place(NamedTuple):
 
 
 def unpacked(name: str, make: Callable[[Path], None]) -> Path:
-    """A folder in `SKIPLAB_CACHE`, or `~/.cache/skiplab`, which the first process to ask fills.
+    """A folder in `SKIPLAB_CACHE`, or `~/.cache/skiplab`, which the first process that needs it fills.
 
     Args:
-        make: fills a folder, which then takes the name.
+        make: fills a temporary folder, which is then renamed.
 
     Raises:
-        DiskFullError: there is no room for it.
+        DiskFullError: the disk is full.
     """
     cache = os.environ.get("SKIPLAB_CACHE") or Path.home() / ".cache" / "skiplab"
     folder = Path(cache).expanduser() / name
@@ -50,6 +50,6 @@ def unpacked(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def version_of(*files: Path, **further: object) -> str:
-    """Of files by their names, sizes and times, and of further plain values."""
+    """A hash of files, by their names, sizes and times, and of further plain values."""
     stats = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     return fingerprint(files=stats, **further)

@@ -1,4 +1,4 @@
-"""Weights from safetensors, whole or not at all: a tensor that is missing, surplus or of another shape is an error."""
+"""Complete weights from safetensors: a tensor that is missing, surplus or of another shape is an error."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -12,9 +12,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 _LFS = b"version https://git-lfs"
-# Tensors named before the rest is a count.
+# How many tensors a message names before it only counts the rest.
 _NAMED = 3
-# What wrappers put before every name, and how to save without it.
+# Prefixes that wrappers add to every name, and how to save without them.
 _PREFIXES = MappingProxyType(
     {
         "_orig_mod.": "torch.compile's; save model._orig_mod instead of the compiled model",
@@ -26,7 +26,7 @@ _AGAIN = "Save or download the whole checkpoint again"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says why and what to do."""
+    """A checkpoint cannot be used; the message says why, and what to do."""
 
 
 def load_whole(
@@ -36,22 +36,22 @@ def load_whole(
     unused: tuple[str, ...] = (),
     **options: Any,
 ) -> PreTrainedModel:
-    """A model with every one of its weights from a checkpoint, on the CPU.
+    """A model on the CPU, with all of its weights from a checkpoint.
 
     Args:
         place: folder or hub name.
         load: the `from_pretrained` of a class of models.
-        unused: beginnings of the names of weights that may be missing, because nothing reads them.
-        options: of `from_pretrained`.
+        unused: name prefixes of weights that may be missing, because nothing reads them.
+        options: for `from_pretrained`.
 
     Raises:
         CheckpointError: weights are missing, surplus, of another shape, truncated, or quantized.
-        OSError, ValueError: what transformers raises of other checkpoints.
+        OSError, ValueError: raised by transformers for other checkpoints.
     """
     check_files(Path(place))
     check_number_format(place, options.get("config"))
     try:
-        # On another default device transformers asks for accelerate. A mismatch is refused below, with its shapes.
+        # With another default device, transformers needs accelerate. Mismatched shapes are refused below.
         with torch.device("cpu"):
             model, report = load(
                 place,
@@ -70,7 +70,7 @@ def load_whole(
             "and give its folder as backbone.checkpoint.name=DIR to have it merged"
         )
     refuse_report(place, model, report, unused)
-    # The description of a saved method is of these weights, not of what is made from them.
+    # The description of a saved method holds for these weights, not for models trained from them.
     vars(model.config).pop("skiplab", None)
     return model
 
@@ -78,14 +78,14 @@ def load_whole(
 def refuse_report(
     place: str | Path, model: PreTrainedModel, report: Mapping[str, Any], unused: tuple[str, ...] = ()
 ) -> None:
-    """Refuse a checkpoint by what transformers reports of its loading.
+    """Refuse a checkpoint by transformers' loading report.
 
     Args:
         report: of `from_pretrained(output_loading_info=True)`.
-        unused: as of `load_whole`.
+        unused: as for `load_whole`.
 
     Raises:
-        CheckpointError: the model has not all of its weights from the checkpoint.
+        CheckpointError: some of the model's weights are not from the checkpoint.
     """
     refuse_partial(
         place,
@@ -99,10 +99,10 @@ def refuse_report(
 
 @torch.no_grad()
 def copy_whole(module: nn.Module, file: Path) -> None:
-    """Give a module the weights of a safetensors file, in place and one at a time; tied weights may be there once.
+    """Copy the weights of a safetensors file into a module, one at a time; tied weights may be stored once.
 
     Raises:
-        CheckpointError: the file is damaged, or lacks some of the weights, has others or other shapes.
+        CheckpointError: the file is damaged, or has missing or surplus tensors or other shapes.
     """
     check_file(file)
     own = module.state_dict(keep_vars=True)
@@ -124,7 +124,7 @@ def copy_whole(module: nn.Module, file: Path) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder with damaged weights; a name of the hub is no folder.
+    """Refuse a folder with damaged weights; hub names are not checked.
 
     Raises:
         CheckpointError: the message names the file.
@@ -137,14 +137,14 @@ def check_files(folder: Path) -> None:
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{index} is no index of shards ({type(error).__name__}: {error}). {_AGAIN}"
+                f"{index} is not an index of shards ({type(error).__name__}: {error}). {_AGAIN}"
             ) from error
         for shard in shards:
             check_file(folder / str(shard))
 
 
 def check_file(file: Path) -> None:
-    """Refuse a safetensors file that is not there, a Git LFS pointer, or truncated.
+    """Refuse a safetensors file that is missing, truncated, or a Git LFS pointer.
 
     Raises:
         CheckpointError: the message names the file.
@@ -154,7 +154,7 @@ def check_file(file: Path) -> None:
     with file.open("rb") as stored:
         if stored.read(len(_LFS)) == _LFS:
             raise CheckpointError(
-                f"{file} is a Git LFS pointer and no weights: run `git lfs pull` in that folder, or download it again"
+                f"{file} is a Git LFS pointer, not weights: run `git lfs pull` in that folder, or download it again"
             )
     try:
         with safe_open(file, framework="pt"):
@@ -189,15 +189,15 @@ def refuse_partial(
     surplus: Iterable[str] = (),
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
 ) -> None:
-    """Refuse a checkpoint that is not its model's, naming the first tensors of each kind.
+    """Refuse a checkpoint whose tensors differ from its model's; the message names the first of each kind.
 
     Args:
         place: file, folder or hub name.
-        missing, surplus: names that the model has alone, or the checkpoint.
+        missing, surplus: names that only the model has, or only the checkpoint.
         shapes: by name, in the checkpoint and in the model.
 
     Raises:
-        CheckpointError: there are any.
+        CheckpointError: there is a difference.
     """
     missing, surplus = sorted(missing), sorted(surplus)
     faults = []
@@ -220,7 +220,7 @@ def _remedy(surplus: list[str]) -> str:
 
 
 def _of_the_model(names: Iterable[str], model: PreTrainedModel) -> list[str]:
-    """Surplus tensors but for those of other heads, such as a value head's, which leave the model what it is."""
+    """Surplus tensors, except those of additional heads such as a value head, which do not change the model."""
     own = {f"{name}." for name, _ in model.named_children()}
     wrapped = tuple(_PREFIXES)
     return [name for name in names if name.startswith((*own, *wrapped, "layers.", "decoder.", "embed_tokens."))]
@@ -232,5 +232,5 @@ def _listed(names: list[str]) -> str:
 
 
 def _storage(weight: torch.Tensor) -> tuple[int, int]:
-    """The same for tied weights; empty ones are told apart by their objects."""
+    """An identifier that tied weights share; weights without storage are identified by their objects."""
     return (weight.data_ptr(), 0) if weight.numel() else (0, id(weight))

@@ -1,4 +1,4 @@
-"""When requests arrive, and what they ask for."""
+"""Request streams: arrival times, and prompt and output lengths."""
 
 import json
 import math
@@ -19,8 +19,8 @@ class Arrival:
     """A request.
 
     Attributes:
-        at: seconds from the beginning of the stream.
-        prompt_tokens, new_tokens: its lengths.
+        at: arrival time in seconds from the beginning of the stream.
+        prompt_tokens, new_tokens: the lengths of prompt and output.
     """
 
     at: float
@@ -32,10 +32,10 @@ def arrivals(lengths: Sequence[tuple[int, int]], *, count: int, pattern: str, ra
     """A stream of requests.
 
     Args:
-        lengths: prompt and new tokens to draw from.
-        pattern: `saturated` is all at once; `poisson` has independent gaps; `bursty` has groups of eight on average
-            at independent times.
-        rate: requests per second in the mean; streams of one seed differ only by this factor on time.
+        lengths: pairs of prompt and new tokens, from which each request's lengths are drawn.
+        pattern: `saturated`: all arrive at once; `poisson`: a Poisson process; `bursty`: bursts of eight on average,
+            whose times are a Poisson process.
+        rate: mean requests per second; with the same seed, it only scales the arrival times.
     """
     draw = np.random.default_rng(seed)
     chosen = [lengths[index] for index in draw.integers(len(lengths), size=count)]
@@ -57,7 +57,7 @@ def read_trace(path: Path) -> list[Arrival]:
         ValueError: the file is missing, empty, or a line is broken; the message names file and line.
     """
     if not path.is_file():
-        raise ValueError(f"streams.trace={path} is no file")
+        raise ValueError(f"streams.trace={path} is not a file")
     lines = path.read_text().splitlines()
     found = [_arrival(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not found:
@@ -75,7 +75,5 @@ def _arrival(line: str, place: str) -> Arrival:
         ) from error
     whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 1 for value in (prompt, new))
     if not whole or isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at) or at < 0:
-        raise ValueError(
-            f"{place}: at must be a number from 0 on, and both token counts at least 1, got {line.strip()}"
-        )
+        raise ValueError(f"{place}: at must be a number >= 0, and both token counts integers >= 1, got {line.strip()}")
     return Arrival(float(at), prompt, new)

@@ -20,7 +20,7 @@ from skiplab.utils.files import load_json
 @final
 @dataclass(frozen=True)
 class Predictor:
-    """A cost model and the throughput runs that it comes from; see `read`.
+    """A cost model, and the throughput runs to which it was fitted.
 
     Attributes:
         sources: folder and machine of each run.
@@ -36,7 +36,7 @@ class Predictor:
         """The model of one run, or a model fitted to the settings of several runs.
 
         Raises:
-            ValueError: a run has no cost model for the number format, or the runs are of several machines.
+            ValueError: a run has no cost model for the number format, or the runs come from several machines.
         """
         found = [_read(folder, dtype) for folder in folders]
         sources = [source for source, _ in found]
@@ -52,7 +52,7 @@ class Predictor:
                 return cls(sources, CostModel(**first["constants"]), errors)
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
-                    f"{folders[0]}/cost_model.json is no cost model of this version of skiplab; run "
+                    f"{folders[0]}/cost_model.json is not a cost model of this version of skiplab; run "
                     "experiment=throughput again"
                 ) from error
         for folder, (_, model) in zip(folders, found, strict=True):
@@ -86,7 +86,7 @@ def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
         if found is not None and not isinstance(found, dict):
             raise ValueError(f"{folder}/{name}.json is not what experiment=throughput writes; run it again")
     if not models or measured is None or dtype not in models:
-        others = f", but for {', '.join(models)} (capacity.dtype=)" if models and measured else ""
+        others = f", only for {', '.join(models)} (capacity.dtype=)" if models and measured else ""
         raise ValueError(
             f"capacity predicts from a finished throughput run: {folder} holds no cost model for {dtype}{others}; run "
             "experiment=throughput and give its folder as capacity.run=DIR"
@@ -98,7 +98,7 @@ def _read(folder: Path, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """What is predicted: full depth and SkipDecode at each speedup and batch size.
+    """The decoding to predict: full depth, and SkipDecode at each speedup, at each batch size.
 
     Args:
         prompt_tokens, new_tokens: of every row.

@@ -1,11 +1,12 @@
 """Predict decode time for shapes, batch sizes and schedules that were not measured.
 
 A step of several rows takes `per_step + depth * per_layer + bytes / bandwidth + operations / flops` seconds: launch
-and loop overhead, and reading and multiplying, which one core does in turns. A GPU does both at once, so that the
-longer of the two counts. With one row, the products are matrix-vector products with another bandwidth:
-`per_step + depth * per_layer + bytes / row_bandwidth`. The constants are fitted to measured settings, none faster than
-the machine's ceilings, or overheads would stand for bytes and say nothing about another shape; settings of two shapes
-tell these apart best. They hold for one machine, number format and engine.
+and loop overhead, then memory reads and arithmetic, which one core does one after the other. A GPU overlaps these two,
+so that the longer one counts. With one row, the products are matrix-vector products with another bandwidth:
+`per_step + depth * per_layer + bytes / row_bandwidth`. The constants are fitted to measured settings; none may be
+faster than the machine's ceilings, because otherwise overheads could absorb the cost of bytes, and the model would not
+transfer to other shapes. Settings of two shapes separate the constants best. They hold for one machine, number format
+and engine.
 """
 
 import math
@@ -51,9 +52,9 @@ class CostModel:
     """The fitted constants, in seconds, bytes per second and operations per second.
 
     Attributes:
-        bandwidth, flops: of steps of several rows.
-        row_bandwidth: of steps of one row.
-        overlapped: whether reading and multiplying go on at once.
+        bandwidth, flops: for steps of several rows.
+        row_bandwidth: for steps of one row.
+        overlapped: whether memory reads and arithmetic overlap.
     """
 
     per_step: float
@@ -77,8 +78,8 @@ class CostModel:
 def fit(observations: Sequence[Observation], ceilings: Ceilings, *, overlapped: bool = False) -> CostModel:
     """The constants with the least squared relative errors.
 
-    Where no setting has one row, or none several, the constants of these are the ceilings'; so are the operations per
-    second of an overlapped model, of which reading hides most.
+    If no setting has one row, or none has several, the corresponding constants are the machine's ceilings. So are the
+    operations per second of an overlapped model, where memory reads hide most arithmetic.
 
     Raises:
         ValueError: fewer observations than constants.
@@ -124,19 +125,19 @@ def fit(observations: Sequence[Observation], ceilings: Ceilings, *, overlapped: 
 
 
 def relative_errors(model: CostModel, observations: Sequence[Observation]) -> list[float]:
-    """Predicted over measured seconds, less one, of each observation."""
+    """Relative error of the predicted time of each observation."""
     return [model.seconds(one.steps, one.size) / one.seconds - 1 for one in observations]
 
 
 def median_error(model: CostModel, observations: Sequence[Observation]) -> float:
-    """Median size of the relative errors."""
+    """Median absolute relative error."""
     return statistics.median(abs(error) for error in relative_errors(model, observations))
 
 
 @final
 @dataclass(frozen=True)
 class Evidence:
-    """A model beside the settings that it was fitted to and those that it was tested on, by name."""
+    """A model with the settings to which it was fitted and those on which it was tested, by name."""
 
     model: CostModel
     ceilings: Ceilings
@@ -158,7 +159,7 @@ class Evidence:
         """A model fitted to the settings of both, of one machine and number format.
 
         Raises:
-            ValueError: both name a setting alike.
+            ValueError: both have a setting of the same name.
         """
         if alike := {*self.fitted, *self.held_out} & {*other.fitted, *other.held_out}:
             raise ValueError(f"two runs to fit together both have a setting called {min(alike)!r}")
@@ -174,7 +175,7 @@ class Evidence:
 
     @property
     def median_error(self) -> float:
-        """On the settings held out."""
+        """Relative errors on the held-out settings."""
         return median_error(self.model, list(self.held_out.values()))
 
     @property

@@ -1,4 +1,4 @@
-"""Hugging Face's continuous batching, as a peer."""
+"""Hugging Face's continuous batching, for comparison."""
 
 import copy
 import time
@@ -18,15 +18,15 @@ _WAIT_SECONDS = 600
 def hf_continuous_rate(
     backbone: Backbone, stream: Sequence[Arrival], prompt: Callable[[int], Sequence[int]], *, slots: int
 ) -> tuple[float, float]:
-    """Requests and tokens per second when all requests are there at once, at full depth.
+    """Requests and tokens per second at full depth when all requests arrive at once.
 
     Args:
-        slots: requests that its cache holds at their longest.
+        slots: how many requests of maximal length its cache holds.
 
     Raises:
         TimeoutError: a request had no result within ten minutes.
     """
-    # The library changes how a model attends.
+    # A copy, because transformers changes the model's attention implementation.
     model: Any = copy.deepcopy(backbone.model)
     longest = max(one.prompt_tokens + one.new_tokens for one in stream)
     pages = slots * -(-longest // _PAGE)
@@ -48,7 +48,7 @@ def hf_continuous_rate(
 
 
 def _serve(manager: Any, stream: Sequence[Arrival], prompt: Callable[[int], Sequence[int]]) -> int:
-    """Tokens generated for a stream's requests."""
+    """Serve a stream's requests; returns the number of generated tokens."""
     names = [manager.add_request(list(prompt(one.prompt_tokens)), max_new_tokens=one.new_tokens) for one in stream]
     tokens = 0
     for _ in names:

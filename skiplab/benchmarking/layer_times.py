@@ -112,10 +112,10 @@ class _Steps:
 
 
 def layer_times(backbone: Backbone, policy: ExitPolicy, workload: Workload) -> list[dict[str, float]]:
-    """For each layer, means per decode step over a workload: `rows` and milliseconds by kind; last, what is left.
+    """For each layer, means per decode step over a workload: `rows`, and milliseconds by kind; then one for the rest.
 
-    The clocks' own cost and everything outside layers, deferred keys and values, and head is the last one's
-    `other_ms`: confidences, selection, cache copies, the loop.
+    Its `other_ms` is everything outside layers, deferred keys and values, and head: confidences, selection, cache
+    copies, the loop, and the cost of reading the clock.
     """
     timed = TimedBackbone(backbone)
     steps = _Steps(timed)

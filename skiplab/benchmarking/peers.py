@@ -1,4 +1,4 @@
-"""Outside engines on the same weights, as systems for the benchmark."""
+"""Other inference engines with the same weights, as systems for the benchmark."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ def ctranslate2_system(backbone: Backbone, folder: Path, compute_type: str, *, t
     """CTranslate2 on a CPU, greedy, with every row generating the longest length of the batch.
 
     Args:
-        folder: the converted model, made there if it is not.
+        folder: the converted model, which is made there if it does not exist.
         compute_type: `float32`, `int8` and so on.
 
     Raises:

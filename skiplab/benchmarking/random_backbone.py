@@ -1,4 +1,4 @@
-"""Backbones of a shape with random weights, for random tokens: all that speed depends on."""
+"""Backbones with random weights, for random tokens: speed depends only on their shape."""
 
 import torch
 
@@ -10,7 +10,7 @@ _OPT_VOCABULARY = 50272
 
 
 def vocabulary(shape: BackboneSpec) -> int:
-    """Entries of its token embedding, OPT's where it leaves them to a tokenizer."""
+    """Size of a shape's token embedding; OPT's if the shape leaves it to the tokenizer."""
     return shape.vocabulary or _OPT_VOCABULARY
 
 

@@ -2,7 +2,7 @@
 
 Pure arithmetic on a backbone's shape. A step of `depth` layers reads the weights of these layers and of
 the head once for the whole batch, and each row's keys and values of these layers. Embedding rows, states
-and norms' outputs are left out: they stay in caches.
+and outputs of norms are ignored, because they stay in the CPU or GPU caches.
 """
 
 from collections.abc import Iterable, Sequence
@@ -75,7 +75,7 @@ class Step:
 
 
 def steps_of(depths: Sequence[float], *, rows: int, prompt: int) -> list[Step]:
-    """The decode steps 1, 2, ... of a batch whose rows all have prompts of so many tokens."""
+    """The decode steps 1, 2, ... of a batch whose rows all have prompts of the same length."""
     return [Step(depth, rows, prompt + step) for step, depth in enumerate(depths, start=1)]
 
 
@@ -91,14 +91,14 @@ def step_flops(step: Step, size: Footprint) -> float:
 
 
 def bytes_speedup(steps: Sequence[Step], size: Footprint) -> float:
-    """Bytes that the full model reads in the same steps, over those read: what a bandwidth-bound decode can gain."""
+    """Bytes that the full model reads in the same steps, divided by those read: the bound of the speedup."""
     full = sum(step_bytes(Step(size.num_layers, step.rows, step.positions), size) for step in steps)
     return full / sum(step_bytes(step, size) for step in steps)
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a machine can do at most.
+    """The peak rates of a machine.
 
     Attributes:
         bandwidth: bytes read per second.
@@ -110,7 +110,7 @@ class Ceilings:
 
 
 def least_seconds(steps: Iterable[Step], size: Footprint, ceilings: Ceilings) -> float:
-    """Time that the steps take at least: each as long as its bytes or its operations do, whichever is longer.
+    """The least time of the steps: each takes as long as its bytes or its operations, whichever is longer.
 
     Source: the roofline model, Williams et al. 2009, doi 10.1145/1498765.1498785.
     """

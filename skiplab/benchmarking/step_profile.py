@@ -54,14 +54,14 @@ def module_ranges() -> Iterator[None]:
 def step_profile(
     system: System, workload: Workload, device: torch.device, *, unrecorded: System | None = None
 ) -> dict[str, float]:
-    """Milliseconds per decode step by kind of work, and under `host` what operators do not account for.
+    """Milliseconds per decode step by kind of work; `host` is the time outside operators.
 
-    An operator counts to the innermost module that runs it, or to the step loop. Operators are timed in one pass
+    An operator counts towards the innermost module that runs it, or the step loop. Operators are timed in one pass
     under the profiler, the step in another without it; on a GPU operators are their kernels.
 
     Args:
-        unrecorded: for a system that replays recorded steps, in which no module is called: one that runs the same
-            kernels without replaying. It is what the profiler sees.
+        unrecorded: for a system that replays recorded steps, in which no module is called: a system that runs the
+            same kernels without replaying, for the profiler.
     """
     (prompts, lengths), *_ = workload.batches()
     watched_system = unrecorded or system

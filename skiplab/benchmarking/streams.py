@@ -1,6 +1,6 @@
-"""Systems under a stream of requests: who is served when.
+"""Serve a stream of requests with a system, and measure when each token comes.
 
-The clock of a stream advances by what the system's steps take, and jumps over the time in which nothing is to do.
+The stream has its own clock: it advances by the time that the system's steps take, and jumps over idle time.
 """
 
 import time
@@ -23,32 +23,32 @@ from skiplab.engine.request import Request, RowRequest
 
 
 class Decoded(Protocol):
-    """Layers of each token so far."""
+    """A request that a system has taken: the number of layers that ran for each of its tokens so far."""
 
     @property
     def depths(self) -> list[int]: ...
 
 
 class StreamSystem(ABC):
-    """Takes requests at any time, and works on them step by step."""
+    """Accepts requests at any time, and decodes them step by step."""
 
     @abstractmethod
     def submit(self, request: RowRequest, on_token: Callable[[int], None]) -> Decoded:
-        """Take a request on."""
+        """Accept a request; `on_token` is called with each of its tokens."""
 
     @abstractmethod
     def step(self) -> bool:
-        """Work; whether anything is left to do."""
+        """Do one step of work; returns whether any is left."""
 
     @property
     @abstractmethod
     def active(self) -> int:
-        """Requests that are decoded, of `slots` at most."""
+        """The number of requests being decoded, at most `slots`."""
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of keys and values, now."""
+        """Bytes currently allocated for keys and values."""
 
 
 @final
@@ -83,7 +83,7 @@ class _Waiting:
 
 @final
 class StaticBatches(StreamSystem):
-    """Requests that wait together are one batch; those that come later wait for its end."""
+    """Waiting requests form a batch, up to `slots`; requests that arrive later wait until it ends."""
 
     def __init__(self, backbone: Backbone, policy: ExitPolicy, *, slots: int, pad_id: int) -> None:
         self._backbone = backbone
@@ -128,12 +128,12 @@ class StaticBatches(StreamSystem):
 
 @dataclass(frozen=True)
 class Served:
-    """One request's part of a stream.
+    """The timing of one served request.
 
     Attributes:
-        at: when it arrived, in seconds of the stream.
+        at: when it arrived, in seconds of the stream's clock.
         tokens_at: when each of its tokens came.
-        depths: layers of each.
+        depths: number of layers that ran for each token.
     """
 
     at: float
@@ -142,23 +142,23 @@ class Served:
 
     @property
     def first_token_s(self) -> float:
-        """From arrival to first token."""
+        """Seconds from arrival to the first token."""
         return self.tokens_at[0] - self.at
 
     @property
     def gaps_s(self) -> list[float]:
-        """Between its tokens."""
+        """Seconds between its tokens."""
         return np.diff(self.tokens_at).tolist()
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What came of a stream.
+    """The measurements of a served stream.
 
     Attributes:
-        occupied_s: request-seconds in the slots.
-        busy_s: seconds of work.
-        nbytes: most bytes of keys and values.
+        occupied_s: seconds that requests were in slots, summed over requests.
+        busy_s: seconds in which the system worked.
+        nbytes: the most bytes that keys and values took.
     """
 
     served: list[Served]
@@ -168,7 +168,7 @@ class Stream:
 
     @property
     def seconds(self) -> float:
-        """From the first arrival to the last token."""
+        """Seconds from the first arrival to the last token."""
         return max(one.tokens_at[-1] for one in self.served) - min(one.at for one in self.served)
 
     @property
@@ -202,8 +202,8 @@ def serve(
     """Serve a stream to its end.
 
     Args:
-        stream: in order of time.
-        prompt: token ids of so many tokens.
+        stream: in order of arrival.
+        prompt: makes the token ids of a prompt of a given length.
     """
     now = occupied = busy = 0.0
     nbytes, more = 0, False

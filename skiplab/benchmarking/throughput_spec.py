@@ -18,14 +18,14 @@ PEERS = ("hf_generate", "hf_generate_static", "ctranslate2")
 @final
 @dataclass(frozen=True, kw_only=True)
 class ThroughputSpec:
-    """What is timed.
+    """Options of a throughput run.
 
     Args:
         batch_sizes: rows per batch.
         prompt_tokens, new_tokens: tokens per row.
         dtypes: number formats.
         peers: other inference engines to time.
-        held_out_batches, held_out_speedups: settings that the cost model is tested on instead of fitted to.
+        held_out_batches, held_out_speedups: settings on which the cost model is tested, and to which it is not fitted.
     """
 
     batch_sizes: list[int]
@@ -70,7 +70,7 @@ class ThroughputSpec:
 
 
 def policy_steps(policy: ExitPolicy, timing: Timing, prompt: int) -> list[Step]:
-    """The decode steps that a timing ran; of a policy whose rows exit, each as deep as the mean step."""
+    """The decode steps of a timing; if rows decide when to exit, each has the mean depth."""
     rows, count = timing.workload.batch_size, timing.workload.lengths[0] - 1
     if isinstance(policy, RowwisePolicy):
         assert timing.layers_per_step is not None

@@ -1,7 +1,7 @@
-"""Interleaved timing of whole decoding runs, prefill apart.
+"""Interleaved timing of whole decoding runs, with prefill timed separately.
 
-The clock stands outside the model: it reads the time when a step's tokens are known. Systems take
-turns (A B C A B C ...), so that drift in the machine's speed affects all of them.
+The clock is outside the model: it is read when a step's tokens are known. Systems take turns (A B C A B C ...), so that
+drift in the machine's speed affects all of them.
 """
 
 import statistics
@@ -27,9 +27,9 @@ from skiplab.utils.progress import Progress
 
 @dataclass(frozen=True)
 class Workload:
-    """Prompts and the number of tokens that each must generate.
+    """Prompts, with the number of tokens that each must generate.
 
-    So every system generates the same number of tokens, with the data's own lengths.
+    Every system then generates the same number of tokens, with the length distribution of the data.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -73,7 +73,7 @@ class Clock:
 
 
 System = Callable[[Sequence[Sequence[int]], Sequence[int], int, Clock], DecodeResult | None]
-"""Decodes a batch (prompts, lengths, pad id) and reads the clock at each step; None if it is not our engine."""
+"""Decodes a batch (prompts, lengths, pad id) and reads the clock at each step; None for other engines."""
 
 
 def engine_system(
@@ -82,7 +82,7 @@ def engine_system(
     """skiplab's decode under a policy.
 
     Args:
-        workload: what is to be decoded on a GPU, for steps recorded to its shape by the first call; None records none.
+        workload: on a GPU, the first call records steps for the shape of this workload; None records none.
         record: as in `StepGraphs`.
     """
 
@@ -156,8 +156,8 @@ class Timing:
     """One system's rounds on one workload.
 
     Attributes:
-        kv_bytes: largest key/value store of a batch; None if unknown.
-        layers_per_step: layers run per decode step of a batch, each step's deepest row counting.
+        kv_bytes: size of a batch's largest KV cache; None if unknown.
+        layers_per_step: layers run per decode step of a batch; the deepest row of a step counts.
         tokens: generated tokens of each prompt; empty if unknown.
         peak_memory_bytes: peak memory of decoding, without the weights; None if unknown.
     """
@@ -220,11 +220,11 @@ def interleave(
 ) -> tuple[dict[str, Timing], dict[str, Exception]]:
     """Time all systems in turns.
 
-    A system that raises is dropped, and the others go on.
+    A system that raises is dropped; the others continue.
 
     Args:
         before: called with a system's name before each of its turns, outside the clock.
-        count_memory: whether the first warm-up round, slower for that, counts memory too.
+        count_memory: whether to measure memory in the first warm-up round, which makes that round slower.
 
     Returns:
         Timings, and errors of the systems that raised, by name.

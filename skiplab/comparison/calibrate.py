@@ -1,4 +1,4 @@
-"""Calibrate a case: decode the validation prompts under one hypothesis after the other until one fails."""
+"""Calibrate a case: decode the calibration prompts under one hypothesis after another until one fails."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,7 +22,7 @@ from skiplab.utils.files import fingerprint
 
 @final
 class Calibrator:
-    """Chooses candidates. A hypothesis is decoded once, for all deltas; what is measured is kept in the run folder."""
+    """Chooses candidates. A hypothesis is decoded once for all deltas; its losses are kept in the run folder."""
 
     def __init__(self, session: Session, models: ModelStore) -> None:
         self._session = session
@@ -37,10 +37,7 @@ class Calibrator:
         return self._prepared.calibration
 
     def choose(self, case: Case, run_id: str | None) -> Verdict:
-        """Which candidate of a calibrated case is the fastest that is certified.
-
-        The verdict is kept in the run folder.
-        """
+        """Find the fastest certified candidate of a calibrated case; the verdict is kept in the run folder."""
         assert case.delta is not None
         settings = [candidate.setting for candidate in case.candidates]
         if reason := self._why_uninformative(case, run_id):
@@ -70,7 +67,7 @@ class Calibrator:
         )
 
     def _why_uninformative(self, case: Case, run_id: str | None) -> str:
-        """Why the metric can certify nothing, given the full model's outputs on the calibration items; or nothing."""
+        """Why the metric cannot certify anything on the full model's calibration outputs; empty if it can."""
         if self.spec.consistency != "risk":
             return ""
         candidate, seed, own = case.candidates[0], case.entry.seed, self.spec.reference == "own"
@@ -103,10 +100,10 @@ class Calibrator:
         return known["losses"], known["layer_speedup"]
 
     def _moved_outputs(self, module: ExitModule, policy: AdaptivePolicy, ladder: tuple[str, int]) -> Generation:
-        """A policy's outputs: those of full depth that it leaves as they are, and the others decoded.
+        """A policy's outputs. Those known to equal full depth's are copied, and only the others are decoded.
 
-        After a hypothesis that leaves none unchanged, faster ones are not checked. Where a batch waits
-        for its least confident row each item is decoded alone, so that items are independent.
+        After a hypothesis that changes every output, faster ones are not checked. Under a batch policy that waits for
+        the least confident row, each item is decoded alone, so that items are independent.
         """
         full = self._full_depth(module.backbone, self._items)
         kept = [False] * len(self._items)
@@ -152,7 +149,7 @@ class Calibrator:
 
 
 def track_verdict(tracker: Tracker, verdict: Verdict) -> None:
-    """The tested hypotheses as a table of the active run."""
+    """Log the tested hypotheses as a table of the active run."""
     columns: dict[str, list[Any]] = {}
     for one in verdict.tested:
         for name, value in vars(one).items():

@@ -10,7 +10,7 @@ from skiplab.methods.base import Setup
 from skiplab.methods.spec import MethodSpec
 from skiplab.reporting.record import Entry, Setting
 
-# What a node holds beside hyperparameters.
+# Keys of a method node that are not hyperparameters.
 _RESERVED = ("name", "_target_", "sweep", "calibrate", "passes")
 
 
@@ -20,11 +20,12 @@ class Case:
     """One method in one setting with one seed.
 
     Attributes:
-        family: the settings that differ in speed and passes alone: the method, and what is swept beside the first axis.
-        candidates: specs to build it from; in a calibrated case, the hypotheses from the most careful to the
-            fastest, else one.
-        delta: the loss that a calibrated case is certified for; None is a case as it stands.
-        passes: of its training, where they are swept.
+        family: shared by settings that differ only in speed and passes: the method, and its swept hyperparameters
+            except the first.
+        candidates: specs to build it from; in a calibrated case, the hypotheses from the slowest to the fastest,
+            otherwise one spec.
+        delta: the loss that a calibrated case is certified for; None if it is not calibrated.
+        passes: of its training, if they are swept.
     """
 
     entry: Entry
@@ -35,29 +36,28 @@ class Case:
 
     @property
     def series(self) -> str:
-        """The settings that make one curve: a family at equal passes."""
+        """Shared by the settings of one curve: the family, at an equal number of passes."""
         return self.family if self.passes is None else f"{self.family} passes={self.passes}"
 
     @property
     def budget(self) -> tuple[Any, ...]:
-        """What settings of different methods must share to be compared: a calibration, or a spec's budget; and the
-        passes where they are swept."""
+        """Settings of different methods are compared if this is equal: delta or the spec's budget, and swept passes."""
         return (self.delta, self.passes, *(self.candidates[0].budget if self.delta is None else ()))
 
 
 def expand(
     methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], probe: Setup, deltas: Sequence[float] = ()
 ) -> list[Case]:
-    """All cases of the method nodes, each candidate's spec made on `probe` so that a bad one is refused here.
+    """All cases of the method nodes; each candidate's spec is made on `probe`, so that invalid ones are refused here.
 
     A node holds `name`, `_target_`, the module's hyperparameters, and `sweep`: lists of values by
-    hyperparameter, of which every combination is a setting. With `calibrate`, one hyperparameter and its
-    values from the most careful to the fastest, every combination is a setting for each of `deltas`; a
-    sweep of that hyperparameter is left aside. So is one of `speedup` where a `schedule` file fixes it. `passes`,
-    which may be swept too, is the number of passes of the training.
+    hyperparameter, of which every combination is a setting. With `calibrate` (one hyperparameter and its values from
+    the slowest to the fastest) every combination is a setting for each of `deltas`, and a sweep of that hyperparameter
+    is ignored. So is a sweep of `speedup` if a `schedule` file fixes it. `passes`, which may be swept too, is the
+    number of passes of the training.
 
     Raises:
-        ValueError: a module refuses its hyperparameters, or two cases have one name.
+        ValueError: a module refuses its hyperparameters, or two cases have the same name.
     """
     cases: list[Case] = []
     for node in methods.values():
@@ -66,7 +66,7 @@ def expand(
         sweep = {key: values for key, values in (node.get("sweep") or {}).items() if key not in fixed}
         for swept in _combinations(sweep):
             candidates = _candidates(node, swept, probe)
-            # Without training of its own a method is the same for every seed.
+            # A method without training is the same for every seed and number of passes.
             trained = any(spec.training is not None for spec in candidates)
             if not trained and swept.pop("passes", None) not in (None, sweep.get("passes", [None])[0]):
                 continue
@@ -80,7 +80,7 @@ def expand(
 
 
 def rivals(cases: Sequence[Case], method: str = "skipdecode") -> dict[Setting, Setting]:
-    """For each setting, the first setting of `method` with the same budget, if another."""
+    """For each setting, the first setting of `method` with the same budget, unless it is the setting itself."""
     found: dict[Setting, Setting] = {}
     for case in cases:
         same = [other for other in cases if other.entry.method == method and other.budget == case.budget]
@@ -135,7 +135,7 @@ def _candidates(node: Mapping[str, Any], swept: Mapping[str, Any], probe: Setup)
             raise ValueError(f"method {node['name']}: {error}") from error
         if calibrate and (spec.target_speedup or slowest) < slowest:
             raise ValueError(
-                f"method {node['name']}: calibrate goes from the most careful value to the fastest, got "
+                f"method {node['name']}: calibrate must list its values from the slowest to the fastest, got "
                 f"{next(iter(calibrate.values()))}"
             )
         slowest = spec.target_speedup or slowest

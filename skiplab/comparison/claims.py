@@ -1,4 +1,4 @@
-"""Which settings a process works on, of several that share a comparison's run folder."""
+"""Claims of settings by the processes that share a comparison's run folder."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,11 +12,11 @@ from skiplab.utils.files import load_json, save_json
 
 @final
 class Claims:
-    """What the processes of one run are at: a lock file per piece of work, which the system frees with its process.
+    """Claims of the processes of one run: a lock file per piece of work, released by the system when a process ends.
 
     Args:
         folder: shared by the processes.
-        run: name of the run; a setting that failed in it is not tried again by its other processes.
+        run: name of the run; a setting that failed in this run is not tried again by its other processes.
     """
 
     def __init__(self, folder: Path, run: str) -> None:
@@ -26,7 +26,7 @@ class Claims:
 
     @contextmanager
     def attempt(self, names: Sequence[str]) -> Iterator[bool]:
-        """Whether this process has all of the pieces of work for the block, since no other one has any of them."""
+        """Claim all pieces of work for the block; yields False if another process holds any of them."""
         with ExitStack() as held:
             try:
                 for name in names:
@@ -38,7 +38,7 @@ class Claims:
                 yield True
 
     def fail(self, name: str, why: str) -> None:
-        """Note that a setting failed."""
+        """Record that a setting failed."""
         save_json(self._folder / f"{name}.failed.json", {"run": self._run, "why": why})
 
     def failed(self, name: str) -> str | None:

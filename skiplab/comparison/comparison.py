@@ -1,4 +1,4 @@
-"""One comparison under way: settings one after the other, interleaved timing, then the results."""
+"""Run one comparison: make the settings one after another, time them interleaved, then write the results."""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,17 +27,17 @@ from skiplab.utils.environment import environment
 from skiplab.utils.files import DiskFullError, writing
 
 Helpers = Callable[[Session, str], AbstractContextManager[Claims | None]]
-# Between two looks at what other processes are at.
+# Between two checks of the claims of other processes.
 _POLL_SECONDS = 0.2
 
 
 @final
 class Comparison:
-    """One comparison under way. Finished work is a file in the run folder, and is not repeated.
+    """Runs one comparison. Finished work is kept in the run folder, and not repeated.
 
     Args:
-        helpers: starts processes that make settings beside this one for as long as the context lasts, given the
-            session and the tracker's run; yields what they claim their settings by.
+        helpers: given the session and the tracker's run, starts worker processes for the length of the context;
+            yields the claims through which they share settings.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Comparison:
         self._supplement = supplement or Supplement()
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in self._prepared.cases}
         if self._config.benchmark.batch_sizes:
-            # It is greedy whatever the settings are.
+            # Hugging Face's `generate` decodes greedily, whatever the settings do.
             setting = "full depth" if self._config.generation.is_default else "full depth greedy"
             self._cases[Entry("hf_generate", setting, self._config.seeds[0])] = None
         self._full_entry = self._prepared.cases[0].entry
@@ -70,9 +70,9 @@ class Comparison:
             for note in self._prepared.notes:
                 self._print(note)
             if others := not_asked_for(self._session.folder, list(self._cases)):
-                self._print(f"kept in the folder, but not shown, since not asked for: {', '.join(others)}")
+                self._print(f"kept in the folder, but not part of this configuration: {', '.join(others)}")
             self._print("base")
-            # By all ranks together, so that none meets them alone later.
+            # On all ranks now, because making them later on one rank would deadlock.
             _ = self._models.base, self._models.lengths
             self._ranks.on_first(self._track_base_again)
             with self._helpers(self._session, run_id) if self._helpers else nullcontext() as self._claims:
@@ -80,16 +80,16 @@ class Comparison:
             return self._ranks.on_first(self._finish)
 
     def work(self, claims: Claims, go_on: Callable[[], bool]) -> None:
-        """Make settings beside other processes, until there is none left or `go_on` says no."""
+        """Make settings alongside other processes, until none are left or `go_on` returns False."""
         self._claims = claims
         self._note_environment()
         self._make_settings(go_on)
 
     def _make_settings(self, go_on: Callable[[], bool] = lambda: True) -> None:
-        """All of them, in order; those that other processes are at come last."""
+        """Make all settings in order; those that other processes have claimed are tried again later."""
         waiting = {entry: f"[{number}/{len(self._cases)}]" for number, entry in enumerate(self._cases, start=1)}
         while waiting and go_on():
-            # All others are compared with the full model's outputs.
+            # The full model comes first: all others are compared with its outputs.
             turn = [self._full_entry] if self._full_entry in waiting else list(waiting)
             made = [entry for entry in turn if go_on() and self._claim_and_attempt(entry, waiting[entry])]
             for entry in made:
@@ -98,7 +98,7 @@ class Comparison:
                 sleep(_POLL_SECONDS)
 
     def _claim_and_attempt(self, entry: Entry, counter: str) -> bool:
-        """Attempt a setting, unless another process is at it or at its training; whether it was attempted."""
+        """Attempt a setting unless another process has claimed it or its training; returns whether it was attempted."""
         if self._claims is None:
             self._attempt(entry, counter)
         else:
@@ -110,7 +110,7 @@ class Comparison:
         return True
 
     def _untrained(self, entry: Entry) -> list[str]:
-        """The name of a setting's training, if its weights are still to be trained."""
+        """The name of a setting's training, if its weights are not trained yet."""
         case = self._cases[entry]
         if case is None or self._records.get(entry) is not None:
             return []
@@ -118,14 +118,14 @@ class Comparison:
         return [] if saved(folder) else [f"training-{folder.name}"]
 
     def report(self) -> None:
-        """Write results and report of what is finished, and make nothing."""
+        """Write results and report of the finished settings, and make no others."""
         with self._session.run("parent", self._config.tracking.experiment, nested=False):
             self._describe()
             self._conclude()
 
     @property
     def records(self) -> list[Record]:
-        """What is finished, in the order of the rows."""
+        """Records of the finished settings, in the order of the rows."""
         return self._records.finished()
 
     def _describe(self) -> None:
@@ -140,12 +140,12 @@ class Comparison:
         self._print(f"{counter} {entry.label}{': finished before' if finished else ''}")
         try:
             if finished is not None:
-                self._go_on_with(finished)
+                self._complete(finished)
                 return
             with writing(self._session.folder.path), self._session.run(entry.key, self._run_name(entry)) as run_id:
                 self._records.add(self._made(entry, run_id))
         except DiskFullError:
-            # Training the other settings would be useless.
+            # Other settings could not be saved either.
             raise
         except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
             self._ranks.barrier()
@@ -158,8 +158,8 @@ class Comparison:
             assert record is not None
             self._print(f"    {one_line(record.row)}")
 
-    def _go_on_with(self, finished: Record) -> None:
-        """What a finished setting lacks in this run: its place among other settings, its model, its tracking."""
+    def _complete(self, finished: Record) -> None:
+        """Update a finished setting for this run: its place among the other settings, its saved model, its tracking."""
         case = self._cases[finished.entry]
         if (present := self._settings.refreshed(finished, case)) != finished:
             self._records.add(present)
@@ -184,7 +184,7 @@ class Comparison:
         return not self._errors
 
     def _conclude(self) -> None:
-        """Results, report and table of what is finished."""
+        """Write results and report of the finished settings, and print the table."""
         summary = summarise(self._records.finished(), rivals(self._prepared.cases))
         rows = self._write(summary)
         complete = self._records.get(self._full_entry) is not None
@@ -209,7 +209,7 @@ class Comparison:
             self._errors |= keeper.run(timed, full)
 
     def _write(self, summary: Sequence[Row] = ()) -> list[Row]:
-        """Rows of all settings tried so far, one per timed batch size, to the results files."""
+        """Write the rows of all settings tried so far, one per timed batch size, to the results files."""
         rows: list[Row] = []
         for entry in self._cases:
             failed = {"error": self._errors[entry]} if entry in self._errors else {}
@@ -228,7 +228,7 @@ class Comparison:
         return rows
 
     def _publish(self, rows: list[Row], summary: list[Row]) -> None:
-        """The report, and everything to MLflow."""
+        """Write the report, and log report and speeds to MLflow."""
         records, session = self._records.finished(), self._session
         tables, figures = self._supplement.make(records)
         page = publish.page(
@@ -246,10 +246,10 @@ class Comparison:
         known, shown = self._session.folder.load("layers") or {}, {record.entry.label for record in records}
         return {label: times for label, times in known.items() if label in shown}
 
-    # What a new store, or one that was lost on the way, lacks.
+    # Fill a new store, or one that was lost during the run.
 
     def _track_again(self, record: Record) -> None:
-        """Write a finished setting to a store that does not have all of it."""
+        """Log a finished setting to a store that lacks some or all of it."""
         entry, tracker = record.entry, self._session.tracker
         if tracker.complete(self._session.run_ids.get(entry.key)):
             return
@@ -280,7 +280,7 @@ class Comparison:
         return record.outputs
 
     def _note_environment(self) -> None:
-        """Keep the present environment, in which work is done, beside earlier ones."""
+        """Record the current environment, in addition to earlier ones."""
         folder = self._session.folder
         known = folder.load("environments") or []
         present = environment(self._config.seeds, processes=self._ranks.processes)
@@ -289,7 +289,7 @@ class Comparison:
 
     @property
     def _environment(self) -> dict[str, Any]:
-        """The environment that the run began in, with those that it went on in where they differ."""
+        """The environment in which the run began, and the different ones in which it was resumed."""
         first, *later = self._session.folder.load("environments") or [{}]
         return {**first, "continued_under": later} if later else first
 

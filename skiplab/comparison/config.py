@@ -1,8 +1,8 @@
 """The whole configuration, typed: read and checked once, before anything is trained or written.
 
-It is checked by pydantic, not by Hydra's structured configs: ranges, literals and nested classes stand in the type
-hints, classes that YAML names by `_target_` are checked by their own hints without being registered, and pydantic comes
-with MLflow anyway. Types are strict: no "2" for 2, no true for 1, no 2.5 where an integer is asked for.
+It is checked by pydantic, not by Hydra's structured configs: ranges, literals and nested classes are in the type hints,
+classes that YAML names by `_target_` are checked against their own hints without being registered, and pydantic comes
+with MLflow anyway. Types are strict: no "2" for 2, no true for 1, no 2.5 for an integer.
 """
 
 import math
@@ -40,19 +40,19 @@ from skiplab.training.trainer import PARALLELISM_KEYS, TrainerSpec
 
 Plain = dict[str, Any]
 # Keys of a method node that are not hyperparameters.
-_OF_NODES = ("name", "_target_", "sweep", "calibrate", "passes")
+_NODE_KEYS = ("name", "_target_", "sweep", "calibrate", "passes")
 Passes = PositiveInt | Literal["per_speedup"] | None
 
 
 class Base(Section):
-    """What the shared base is trained with: its seed, and what differs from the trainer's settings."""
+    """The training of the shared base: its seed, and overrides of the trainer's settings."""
 
     model_config = ConfigDict(extra="allow")
     seed: Seed
 
     @property
     def options(self) -> Plain:
-        """Settings of the trainer that are the base's own."""
+        """Overrides of the trainer's settings for the base."""
         return dict(self.__pydantic_extra__ or {})
 
 
@@ -62,7 +62,7 @@ class Benchmark(Section):
     batch_sizes: list[PositiveInt]
     prompts: PositiveInt
     new_tokens: Annotated[int, Field(ge=2)] | None
-    # Two for a spread.
+    # At least two, for quartiles.
     rounds: Annotated[int, Field(ge=2)]
     warmup: Annotated[int, Field(ge=0)]
     layers_at: PositiveInt | None
@@ -76,7 +76,7 @@ class Tracking(Section):
 
 
 class _Method(Section):
-    """What every method node has beside its hyperparameters."""
+    """The keys of every method node except its hyperparameters."""
 
     model_config = ConfigDict(extra="allow")
     name: Name
@@ -115,7 +115,7 @@ def _throughput(values: Any) -> Any:
 
 
 def _search(node: Any) -> Any:
-    # Its class is in a package above; the job that asks for it says which.
+    # Its class is in a later package, so the search job checks the type.
     return build(node, object, "search")
 
 
@@ -123,15 +123,15 @@ class RunConfig(Launch):
     """The configuration of a run.
 
     Attributes:
-        methods: nodes as plain values, checked, by the name under which the experiment lists them.
-        method: a single one instead, beside the full model.
-        passes: values for methods' sweeps, as `speedups` are.
-        metrics: dotted paths of modules with further metrics.
-        workers: processes that make the settings side by side, or run the trials of a search.
-        search: of `experiment=search_schedule`.
-        throughput: of the jobs that time a shape.
-        streams: of `experiment=streams`.
-        steps_per_round: of `experiment=scaling`; the first two steps of a round are not timed.
+        methods: checked nodes as plain values, by the name under which the experiment lists them.
+        method: a single node that replaces `methods`, compared with the full model.
+        passes: a list that methods' sweeps refer to, as they do to `speedups`.
+        metrics: dotted paths of further metrics.
+        workers: processes that share the settings of a comparison, or the trials of a search.
+        search: the section of `experiment=search_schedule`.
+        throughput: the section of jobs that time a model shape.
+        streams: the section of `experiment=streams`.
+        steps_per_round: for `experiment=scaling`; the first two steps of a round are not timed.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -176,7 +176,7 @@ class RunConfig(Launch):
 
     @property
     def method_nodes(self) -> dict[str, Plain]:
-        """The method nodes, the full model first; `method=NAME` leaves that one beside it. Passes are numbers."""
+        """The method nodes, the full model first; with `method=NAME` only these two. Passes are resolved to numbers."""
         methods = dict(self.methods)
         if self.method:
             methods = {"full": methods.get("full"), self.method["name"]: self.method}
@@ -195,10 +195,10 @@ class RunConfig(Launch):
         return make(type(self.trainer), {**vars(self.trainer), **self.base.options}, "base")
 
     def section(self, name: str) -> Any:
-        """A section that the job needs and not every experiment has.
+        """A section that the job needs, but that not every experiment has.
 
         Raises:
-            ConfigurationError: this one has it not.
+            ConfigurationError: the section is missing.
         """
         if (found := getattr(self, name)) is None:
             raise ConfigurationError(f"{name} is missing or null, and {self.job} needs it; take an experiment with it")
@@ -219,11 +219,12 @@ class RunConfig(Launch):
             )
         if self.workers > 1 and self.trainer.processes > 1:
             raise ConfigurationError(
-                f"workers={self.workers} makes settings side by side, and trainer.devices times trainer.num_nodes="
-                f"{self.trainer.processes} shares each training; a job takes one of the two, make the other 1"
+                f"workers={self.workers} makes several settings at once, and trainer.devices times trainer.num_nodes="
+                f"{self.trainer.processes} distributes each training; a job can do only one of the two, set the other "
+                "to 1"
             )
         if spread := sorted(self.base.options.keys() & set(PARALLELISM_KEYS)):
-            raise ConfigurationError(f"base.{spread[0]} is given as trainer.{spread[0]}, for all training alike")
+            raise ConfigurationError(f"base.{spread[0]} must be set as trainer.{spread[0]}, for all trainings")
         _ = self.base_trainer
         for name, node in self.methods.items():
             _check_method(node, f"methods.{name}")
@@ -253,15 +254,15 @@ def load(cfg: DictConfig) -> RunConfig:
 
 
 def _check_method(node: Plain, key: str) -> None:
-    """Check a method node's hyperparameters, those of its sweep and calibration too, by its class's type hints."""
+    """Check the hyperparameters of a method node, its sweep and its calibration against its class's type hints."""
     if not {"name", "_target_"} <= node.keys():
-        raise ConfigurationError(f"{key} must be a node with name and _target_, got {shown(node)}; ~{key} takes it out")
+        raise ConfigurationError(f"{key} must be a node with name and _target_, got {shown(node)}; ~{key} removes it")
     checked = validate(_Method, node, key)
     cls = target(checked.target, f"{key}._target_")
     if not issubclass(cls, ExitModule):
         raise ConfigurationError(f"{key}._target_ must name an ExitModule, got {checked.target}")
     for name, value in node.items():
-        if name not in _OF_NODES:
+        if name not in _NODE_KEYS:
             check_value(cls, name, value, f"{key}.{name}")
     for part in ("sweep", "calibrate"):
         for name, values in (getattr(checked, part) or {}).items():

@@ -1,4 +1,4 @@
-"""What all parts of the configuration share: strict models, and errors that name the key. It imports no torch."""
+"""Shared by all parts of the configuration: strict models, and errors that name the key. It imports no torch."""
 
 import difflib
 import re
@@ -16,13 +16,13 @@ STRICT = ConfigDict(
     strict=True, extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True,
     protected_namespaces=(),
 )  # fmt: skip
-# Hydra's groups of which a configuration needs one each.
+# Hydra groups from each of which a configuration needs one choice.
 GROUPS = ("trainer", "data", "backbone", "generation", "tracking")
 _LONGEST_SHOWN = 80
 
 Model = TypeVar("Model", bound=BaseModel)
 PositiveInt = Annotated[int, Field(ge=1)]
-# What random number generators take.
+# The range that all random number generators accept.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 
@@ -54,7 +54,7 @@ class _Processes(Section):
 
 
 class Launch(Section):
-    """What must be known before torch is imported."""
+    """The values that are needed before torch is imported."""
 
     model_config = ConfigDict(extra="ignore")
     job: Name
@@ -63,10 +63,10 @@ class Launch(Section):
 
 
 def launch(cfg: DictConfig) -> Launch:
-    """What must be known before torch is imported.
+    """The values that are needed before torch is imported.
 
     Raises:
-        ConfigurationError: it is missing, or of another type or out of its range.
+        ConfigurationError: a value is missing, of another type or out of its range.
     """
     with configuring():
         nodes = {key: cfg[key] for key in Launch.model_fields if key in cfg}
@@ -93,9 +93,9 @@ def explain(error: ValidationError, values: Any, model: type[BaseModel] | None =
     """A validation's errors in one line.
 
     Args:
-        values: what was validated.
-        model: what it was validated by, for suggestions; None is a type.
-        key: of `values` in the configuration; empty is the configuration itself.
+        values: the validated values.
+        model: the model that validated them, for suggestions; None for a plain type.
+        key: the place of `values` in the configuration; empty for the whole configuration.
     """
     expected: dict[str, list[str]] = {}
     tails: dict[str, str] = {}
@@ -119,7 +119,7 @@ def explain(error: ValidationError, values: Any, model: type[BaseModel] | None =
 
 
 def what_to_give(key: str) -> str:
-    """How a missing key is given on the command line."""
+    """How to give a missing key on the command line."""
     if key in (*GROUPS, "search"):
         names = sorted(entry.name for entry in (files("experiments") / key).iterdir())
         known = [name.removesuffix(".yaml") for name in names if name.endswith(".yaml")]
@@ -128,14 +128,14 @@ def what_to_give(key: str) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """What may have been meant by an unknown word, to be put behind a message."""
+    """The end of a message about an unknown word: the word that was probably meant, or all known ones."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; choose from {', '.join(known)}" if known else ""
 
 
 def shown(value: Any) -> str:
-    """A value as a person would write it in YAML, cut if it is long."""
+    """A value as it is written in YAML, cut if it is long."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
@@ -144,7 +144,7 @@ def shown(value: Any) -> str:
 @contextmanager
 def configuring() -> Iterator[None]:
     """Turns whatever a bad configuration raises into a `ConfigurationError` of one line."""
-    # Hugging Face's own error of a bad model configuration is no ValueError.
+    # Hugging Face's error for a bad model configuration is not a ValueError.
     from huggingface_hub.errors import StrictDataclassError
 
     try:
@@ -175,14 +175,14 @@ _WORDINGS = MappingProxyType(
 
 
 def _wording(message: str) -> str:
-    """Pydantic's message, to be put behind a key and "must"."""
+    """Pydantic's message, reworded to follow a key and "must"."""
     for pattern, replacement in _WORDINGS.items():
         message = re.sub(pattern, replacement, message)
     return message
 
 
 def _follow(values: Any, places: Iterable[str | int]) -> tuple[list[str | int], Any]:
-    """As much of a path as leads through the values, and what is there. The rest are names of a union's members."""
+    """The leading part of a path that exists in the values, and the value there. The rest names members of a union."""
     path: list[str | int] = []
     for place in places:
         try:
@@ -200,7 +200,7 @@ def _joined(key: str, path: Iterable[str | int]) -> str:
 
 
 def _fields(model: type[BaseModel] | None, path: Iterable[str | int]) -> list[str]:
-    """The keys that a model takes at a path."""
+    """The keys that a model accepts at a path."""
     for place in path:
         field = model.model_fields.get(str(place)) if model else None
         annotation: Any = field.annotation if field else None

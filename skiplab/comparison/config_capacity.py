@@ -16,7 +16,7 @@ def _number_format(value: Any) -> Any:
 
 
 class Capacity(Section):
-    """What `experiment=capacity` predicts, from which throughput runs."""
+    """The predictions of `experiment=capacity`, and the throughput runs on which they are based."""
 
     run: Name | Annotated[list[Name], Field(min_length=1)]
     dtype: Annotated[str, BeforeValidator(_number_format)]

@@ -11,12 +11,14 @@ def options_of(values: Any) -> Any:
     """Options from plain values.
 
     Raises:
-        ConfigurationError: one is unknown, not served or of a bad value.
+        ConfigurationError: an option is unknown or not supported, or a value is invalid.
     """
     if not isinstance(values, Mapping):
         return values
     if values.get("max_new_tokens") is not None:
-        raise ConfigurationError("generation.max_new_tokens is given as max_new_tokens, for training data too")
+        raise ConfigurationError(
+            "generation.max_new_tokens must be set as max_new_tokens, which also limits the training data"
+        )
     try:
         return GenerationOptions.of(**values)
     except ValueError as error:
@@ -27,13 +29,13 @@ def check_greedy(options: GenerationOptions, what: str, otherwise: str = "") -> 
     """Refuse options where only plain greedy decoding is defined.
 
     Args:
-        what: needs it.
-        otherwise: what else can be done, for the message.
+        what: subject and verb of the message, for example "plans are searched".
+        otherwise: an alternative to add to the message.
 
     Raises:
-        ConfigurationError: the options are others.
+        ConfigurationError: the options are not plain greedy decoding.
     """
     if not options.is_default:
         raise ConfigurationError(
-            f"{what} by greedy decoding alone; take generation=greedy without further options{otherwise}"
+            f"{what} only with greedy decoding; take generation=greedy without further options{otherwise}"
         )

@@ -1,4 +1,4 @@
-"""Nodes of the configuration that name a class: their values checked by its type hints, the object made once."""
+"""Nodes of the configuration that name a class: check their values against its type hints, and build the object."""
 
 import inspect
 import re
@@ -28,14 +28,14 @@ class _Check(Protocol):
 
 
 def build(node: Any, kind: type[Kind], key: str) -> Kind:
-    """The object that a node with `_target_` describes, nodes within it first.
+    """The object that a node with `_target_` describes; nested nodes are built first.
 
     Args:
-        kind: what it must be.
-        key: of the node in the configuration.
+        kind: the class of which it must be an instance.
+        key: the node's place in the configuration.
 
     Raises:
-        ConfigurationError: the class is not there or of another kind, or a value does not fit.
+        ConfigurationError: the class cannot be imported or is of another kind, or a value is invalid.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigurationError(
@@ -48,10 +48,10 @@ def build(node: Any, kind: type[Kind], key: str) -> Kind:
 
 
 def make(cls: type[Kind], values: Mapping[str, Any], key: str) -> Kind:
-    """An object of a class from checked values, nodes within them built first.
+    """An object of a class from checked values; nested nodes are built first.
 
     Raises:
-        ConfigurationError: a value does not fit, or the class refuses it.
+        ConfigurationError: a value is invalid, or the class refuses it.
     """
     hints = _hints(cls)
     built = {
@@ -70,10 +70,10 @@ def make(cls: type[Kind], values: Mapping[str, Any], key: str) -> Kind:
 
 
 def target(path: Any, key: str) -> type:
-    """The class of a dotted path.
+    """The class at a dotted path.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is no class at this path.
     """
     module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     try:
@@ -88,10 +88,10 @@ def target(path: Any, key: str) -> type:
 
 
 def check_values(cls: type, values: Mapping[str, Any], key: str, *, also: Collection[str] = ()) -> None:
-    """Check values by the type hints of the parameters that they are for.
+    """Check values against the type hints of the parameters of the same names.
 
     Args:
-        also: keys that are no parameters, and not checked.
+        also: keys that are not parameters, and are not checked.
 
     Raises:
         ConfigurationError: a value is of another type or not finite, or a key is unknown.
@@ -102,10 +102,10 @@ def check_values(cls: type, values: Mapping[str, Any], key: str, *, also: Collec
 
 
 def check_value(cls: type, name: str, value: Any, key: str) -> None:
-    """Check one value by the type hint of the parameter `name`.
+    """Check one value against the type hint of the parameter `name`.
 
     Raises:
-        ConfigurationError: it is of another type or not finite, or there is no such parameter.
+        ConfigurationError: the value is of another type or not finite, or there is no such parameter.
     """
     checks = _checks(cls)
     if name not in checks:
@@ -116,7 +116,7 @@ def check_value(cls: type, name: str, value: Any, key: str) -> None:
     if check is None:
         return
     if get_origin(_hints(cls)[name]) is Mapping and isinstance(value, Mapping):
-        # Overrides merge into mappings, and null takes an entry out.
+        # Overrides merge into mappings, and null removes an entry.
         value = {entry: inner for entry, inner in value.items() if inner is not None}
     try:
         check.validate_python(value)
@@ -135,9 +135,9 @@ def required(cls: type) -> list[str]:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """By parameter, its type hint: of a dataclass's fields, else of the constructors, as far as keywords are handed up.
+    """Type hints by parameter: of a dataclass's fields, or of all constructors that keywords are passed on to.
 
-    A class whose constructor takes further keywords for a dataclass names it as `keywords_of`.
+    A class whose constructor passes further keywords to a dataclass names that dataclass as `keywords_of`.
     """
     if is_dataclass(cls):
         hints = _resolved(cls)
@@ -157,7 +157,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _takes_anything(cls: type) -> bool:
-    """Whether it is not known which keywords a class takes."""
+    """Whether a class accepts keywords that are not known here."""
     if is_dataclass(cls) or hasattr(cls, "keywords_of"):
         return False
     parameters = inspect.signature(cls).parameters.values()
@@ -166,9 +166,9 @@ def _takes_anything(cls: type) -> bool:
 
 @cache
 def _checks(cls: type) -> dict[str, _Check | None]:
-    """By parameter, what checks its values; None where its type hint says nothing to pydantic.
+    """Validators by parameter; None if pydantic cannot check the type hint.
 
-    A seed is one that every random number generator takes, whatever the hint.
+    A parameter `seed: int` is limited to the range that all random number generators accept.
     """
     return {name: _adapter(Seed if name == "seed" and hint is int else hint) for name, hint in _hints(cls).items()}
 
@@ -186,12 +186,12 @@ def _resolved(annotated: Any) -> dict[str, Any]:
     try:
         return get_type_hints(annotated)
     except NameError:
-        # Some are imported for type checkers alone.
+        # Some hints are imported only for type checkers.
         return {}
 
 
 def _keyed(message: str, key: str, names: Collection[str]) -> str:
-    """A class's message, which may begin with `SECTION NAME`, with the whole key instead."""
+    """A class's error message, with the whole key in place of a leading `SECTION NAME`."""
     section, _, rest = message.partition(" ")
     name = re.split("[ ,=]", rest, maxsplit=1)[0]
     if section.isidentifier() and name in names:
@@ -200,6 +200,6 @@ def _keyed(message: str, key: str, names: Collection[str]) -> str:
 
 
 def _kind(hint: Any) -> type:
-    """The class that a node for a parameter must be of."""
+    """The class of which a parameter's node must be an instance."""
     options = [hint, *getattr(hint, "__args__", ())]
     return next((one for one in options if isinstance(one, type) and is_dataclass(one)), object)

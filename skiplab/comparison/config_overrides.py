@@ -1,4 +1,4 @@
-"""What Hydra refuses on the command line, in one line. It imports no torch."""
+"""One-line messages for overrides that Hydra refuses. It imports no torch."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from skiplab.comparison.config_base import GROUPS, suggestion, what_to_give
 
 
 def refused_overrides(error: Exception, arguments: Sequence[str]) -> str:
-    """What is wrong with a command line that does not compose, and what may have been meant.
+    """What is wrong with a command line that Hydra cannot compose, with a suggestion.
 
     Args:
         error: Hydra's.
@@ -41,14 +41,14 @@ def _meant(key: str, given: str | None, overrides: Sequence[str]) -> str:
     try:
         with initialize_config_module("experiments", version_base="1.3"):
             config = compose("config", overrides=others)
-    except Exception:  # noqa: BLE001 - other overrides may be wrong as well, or of a folder of one's own
+    except Exception:  # noqa: BLE001 - other overrides may be wrong too, or name files of the user's own folder
         return ""
     known = ["experiment", "method", *_keys(config)]
     parent, _, name = key.rpartition(".")
     if close := difflib.get_close_matches(key, known, n=1, cutoff=0.8):
         return f"; did you mean {close[0]}?"
     siblings = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent]
-    tail = f"; a key that it leaves at its default is given as +{given}" if given and parent else ""
+    tail = f"; to set a key that the file leaves at its default, use +{given}" if given and parent else ""
     return f"{suggestion(name, siblings)}{tail}"
 
 

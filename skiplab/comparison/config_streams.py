@@ -14,12 +14,12 @@ class Streams(Section):
 
     Attributes:
         requests: per stream; with a trace, those of the file instead.
-        loads: request rates, as shares of a system's own capacity.
+        loads: request rates, as fractions of a system's own capacity.
         patterns: how requests arrive at these rates.
-        static: names of method nodes that are served in static batches too.
-        vocabulary: of random weights; None is the task's.
-        peers: outside systems, whose capacity is measured.
-        trace: a file of requests that every system serves instead.
+        static: names of method nodes that are also served in static batches.
+        vocabulary: vocabulary size of the random weights; None is the task's.
+        peers: systems other than skiplab, of which only the capacity is measured.
+        trace: a file of requests that every system serves instead of drawn ones.
     """
 
     requests: Annotated[int, Field(ge=8)]

@@ -1,4 +1,4 @@
-"""What decodes a setting: weights and policy."""
+"""Decoders of settings: weights and policy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ class WeightsAndPolicy:
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """Weights and policy, and the module that they come from; None is full depth, if no setting is certified."""
+    """Weights and policy, and the module that they come from; None for full depth, if no setting is certified."""
 
     backbone: Backbone
     policy: ExitPolicy
@@ -33,10 +33,10 @@ class Decoder:
 
 @final
 class Decoders:
-    """Makes the settings' decoders, and caches the policies, which are slow to find and small.
+    """Makes the settings' decoders, and caches the policies, which are small but slow to make.
 
     Args:
-        own: whether full depth is that of a method's own weights, or else the base's.
+        own: whether full depth uses the method's own weights, or the base's.
     """
 
     def __init__(self, models: ModelStore, *, own: bool) -> None:
@@ -45,7 +45,7 @@ class Decoders:
         self._known: dict[Entry, WeightsAndPolicy] = {}
 
     def make(self, case: Case, place: int | None, run_id: str | None = None) -> Decoder:
-        """The decoder of a case's candidate at a place, trained if need be; None is full depth.
+        """The decoder of candidate number `place` of a case, trained if necessary; None is full depth.
 
         Args:
             run_id: MLflow run for the training curves; None keeps none.

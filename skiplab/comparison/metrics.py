@@ -1,4 +1,4 @@
-"""Which metrics a comparison measures: the built-in ones, the task's scores, and those that the configuration names."""
+"""The metrics of a comparison: the built-in ones, the task's scores, and those that the configuration names."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from skiplab.utils.figures import Figure
 @final
 @dataclass(frozen=True)
 class TaskScores(Metric):
-    """What a task scores beyond text overlap, such as slots."""
+    """A task's own scores, such as slot accuracy."""
 
     source: Source
     names: tuple[str, ...]
@@ -38,18 +38,18 @@ def metrics_of(paths: Sequence[str], bertscore: str | None, data: TextData) -> t
 
     Args:
         paths: dotted paths of metrics, the configuration's `metrics`.
-        bertscore: encoder for BERTScore; None leaves it out.
+        bertscore: encoder for BERTScore; None omits it.
 
     Raises:
-        ValueError: a path leads to no metric, or one that does not work; the encoder cannot be had; the task has a
-            score that is no figure.
+        ValueError: a path names no metric or one that fails, the encoder cannot be loaded, or a score of the task is
+            not a registered figure.
     """
     prompt, references = data.splits["test"][0]["prompt"], data.splits["test"][0]["references"]
     task = TaskScores(data.source, tuple(data.source.item_scores(prompt, references[0])))
     for name in task.names:
         if name not in FIGURES:
             raise ValueError(
-                f"the data scores {name!r}, which is no figure; where its source is defined, call "
+                f"the data scores {name!r}, which is not a registered figure; where its source is defined, call "
                 f"skiplab.utils.figures.FIGURES.register(quality_figure({name!r}, ...))"
             )
     example = Outputs([prompt], [references], [references[0]], [[0]], [[0]])
@@ -61,12 +61,12 @@ def metrics_of(paths: Sequence[str], bertscore: str | None, data: TextData) -> t
 
 
 def figures_of(metrics: Iterable[Metric]) -> list[Figure]:
-    """What metrics measure."""
+    """The figures that metrics measure."""
     return [figure for metric in metrics for figure in metric.figures]
 
 
 def calibratable(metrics: Iterable[Metric]) -> list[str]:
-    """The figures that a calibration can bound the loss in."""
+    """The figures whose loss a calibration can bound."""
     return [figure.name for figure in figures_of(metrics) if is_calibratable(figure)]
 
 
@@ -83,7 +83,7 @@ def _named(path: str, example: Outputs) -> Metric:
         ) from error
     if not isinstance(metric, Metric):
         raise ValueError(
-            f"metrics: {path} is no metric but {metric!r}; it must be an instance of skiplab.evaluation.metric.Metric, "
+            f"metrics: {path} is not a metric but {metric!r}; it must be a skiplab.evaluation.metric.Metric instance, "
             "such as a TextMetric"
         )
     names = {FIGURES.register(figure).name for figure in metric.figures}

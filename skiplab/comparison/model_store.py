@@ -1,6 +1,6 @@
-"""The shared base and the methods' trained modules: read from disk if present, otherwise trained.
+"""The shared base and the methods' trained modules: loaded from the cache if present, otherwise trained.
 
-Of these models the base and one other are in memory at a time.
+The base and at most one other model are in memory at a time.
 """
 
 import gc
@@ -32,7 +32,7 @@ from skiplab.utils.files import fingerprint, load_json, save_json
 
 @final
 class ModelStore:
-    """Trains each model once, and reads it as often as need be; runs share bases and methods' weights by the cache."""
+    """Trains each model once and loads it when needed; runs share bases and methods' weights through the cache."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -40,8 +40,8 @@ class ModelStore:
         self._ranks = session.ranks
         self._cache = Path(self._prepared.config.cache_dir).expanduser()
         self._base_dir = self._cache / f"base-{self._prepared.base_key}"
-        self._at_hand: tuple[Path, Backbone] | None = None
-        # Tracker's runs with the folders whose training curves they have.
+        self._in_memory: tuple[Path, Backbone] | None = None
+        # Pairs of tracker run and weights folder whose curves were logged.
         self._tracked: set[tuple[str, Path]] = set()
         self._resolved: dict[MethodSpec, MethodSpec] = {}
 
@@ -67,7 +67,7 @@ class ModelStore:
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens per output of the base on the selection prompts: what schedules are solved for."""
+        """Lengths of the base's outputs on the selection prompts, for which schedules are solved."""
         decoded_in, options = self._prepared.config.decode_dtype, self._prepared.config.generation
         chosen_by = None if options.is_default else fingerprint(generation=vars(options))
         stored = self._base_dir / ("-".join(filter(None, ("selection-lengths", decoded_in, chosen_by))) + ".json")
@@ -91,7 +91,7 @@ class ModelStore:
         return self._batches("test")
 
     def resolved(self, spec: MethodSpec) -> MethodSpec:
-        """The spec for the output lengths of the base, which schedules are solved for."""
+        """The spec with its schedule solved for the base's output lengths."""
         if spec not in self._resolved:
             self._resolved[spec] = spec.resolved(self._meta_setup)
         return self._resolved[spec]
@@ -117,14 +117,14 @@ class ModelStore:
         return module.eval()
 
     def _track_curves(self, spec: MethodSpec, seed: int, run_id: str) -> None:
-        """Write the curves of trainings that ended before, in this run or another, to a run of the tracker."""
+        """Log the curves of trainings that had ended before, in this run or another, to a run of the tracker."""
         for folder in self._trained_folders(spec, seed):
             if (run_id, folder) not in self._tracked:
                 self._tracked.add((run_id, folder))
                 self._session.tracker.log_points(run_id, points(folder))
 
     def folder(self, spec: MethodSpec, seed: int) -> Path:
-        """Where the weights are that a module decodes with; the base's if it has no training."""
+        """The folder of the weights with which a module decodes; the base's if the method has no training."""
         training = self.resolved(spec).training
         return self._base_dir if training is None else self._folder(training, spec, seed)
 
@@ -142,8 +142,8 @@ class ModelStore:
         return self._base_dir
 
     def load(self, folder: Path) -> Backbone:
-        """A folder's weights, on the device and in the number format that settings decode in."""
-        # Lightning's trainer and module hold each other.
+        """A folder's weights, on the device and in the number format for decoding."""
+        # Frees models of earlier trainings: Lightning's trainer and module form a reference cycle.
         gc.collect()
         dtype = self._prepared.config.decode_dtype
         with retrainable(folder):
@@ -151,16 +151,16 @@ class ModelStore:
         return backbone.eval().to(self._prepared.device)
 
     def let_go(self) -> None:
-        """Free the memory of all models; later requests read them again."""
-        self._at_hand = None
+        """Free the memory of all models; they are loaded again when they are needed."""
+        self._in_memory = None
         self.__dict__.pop("base", None)
         gc.collect()
 
     def _trained(self, spec: MethodSpec, seed: int, run_id: str | None) -> Backbone:
         folder = self.folder(spec, seed)
-        if self._at_hand is None or self._at_hand[0] != folder:
-            # Room for the next one; of a training that failed, module and trainer hold each other.
-            self._at_hand = None
+        if self._in_memory is None or self._in_memory[0] != folder:
+            # Make room for the next model; after a failed training, module and trainer form a reference cycle.
+            self._in_memory = None
             gc.collect()
             if not saved(folder, self._ranks):
                 with retrainable(self._base_dir):
@@ -169,33 +169,33 @@ class ModelStore:
                 self._fit(module, backbone.model, folder, trainer, seed, run_id)
                 del module
                 del backbone
-            self._at_hand = folder, self.load(folder)
-        return self._at_hand[1]
+            self._in_memory = folder, self.load(folder)
+        return self._in_memory[1]
 
     def curves(self, spec: MethodSpec, seed: int) -> list[Point]:
         """Training curves of a spec's weights and probes."""
         return [point for folder in self._trained_folders(spec, seed) for point in points(folder)]
 
     def training_cost(self, spec: MethodSpec, seed: int) -> dict[str, Any]:
-        """What the training of a spec's weights and probes cost, by the results vocabulary; empty without one."""
+        """The cost of training a spec's weights and probes, with the keys of results; empty if nothing is trained."""
         costs = [TrainingCost.stored(folder) for folder in self._trained_folders(spec, seed)]
         known = [cost for cost in costs if cost is not None]
         return known[0].row(known[1:]) if known else {}
 
     def _trained_folders(self, spec: MethodSpec, seed: int) -> list[Path]:
-        """Those of a spec's weights and of its probes, which are trained on them."""
+        """The folders of a spec's weights and of its probes, which are trained on these weights."""
         spec = self.resolved(spec)
         keys = [key for key in (spec.training, *spec.probes) if key is not None]
         return [self._folder(key, spec, seed) for key in keys]
 
     def missing(self, spec: MethodSpec, seed: int) -> list[Path]:
-        """The folders that would be trained for a module: the base's alone, or those of its weights and probes."""
+        """The folders that have to be trained for a module; only the base's if that is missing."""
         if not saved(self._base_dir, self._ranks):
             return [self._base_dir]
         return [folder for folder in self._trained_folders(spec, seed) if not saved(folder, self._ranks)]
 
     def batch_part(self, spec: MethodSpec, seed: int) -> float | None:
-        """The share of a batch that went through the model at a time in a spec's training; None is the whole."""
+        """The fraction of a batch that was processed at a time in a spec's training; None is the whole batch."""
         return load_json(self.folder(spec, seed) / BATCH_PART)
 
     @property
@@ -225,7 +225,7 @@ class ModelStore:
     def _fit_probe(
         self, probe: TrainedModule, folder: Path, trainer: TrainerSpec, seed: int, run_id: str | None
     ) -> None:
-        """By the first rank alone: a probe is small, and its loss need not be a mean over tokens."""
+        """Train a probe on the first rank only: it is small, and its loss need not be a mean over tokens."""
         self._ranks.on_first(lambda: self._fit(probe, probe, folder, trainer, seed, run_id))
         if not self._ranks.is_first:
             with retrainable(folder):
@@ -246,7 +246,7 @@ class ModelStore:
 
     @cached_property
     def _meta_setup(self) -> Setup:
-        """What specs are read on: the backbone's shape without weights, the base's output lengths."""
+        """The setup for making specs: the backbone's shape without weights, and the base's output lengths."""
         return self._prepared.probe(self.lengths)
 
     def _train(

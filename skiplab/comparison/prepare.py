@@ -25,15 +25,15 @@ from skiplab.utils.files import fingerprint
 
 @dataclass(frozen=True)
 class Prepared:
-    """A comparison's parts, checked.
+    """The checked parts of a comparison.
 
     Attributes:
-        config: the configuration; `config.plain` is what is written to disk.
-        base_key: hash of all that the shared base depends on.
+        config: the configuration; `config.plain` is written to disk.
+        base_key: hash of everything that the shared base depends on.
         base_trainer: the training that makes the base.
-        calibration: what calibrated settings are certified for.
-        metrics: what outputs are scored by.
-        notes: what the user should know before it starts.
+        calibration: the quality guarantee of calibrated settings.
+        metrics: with which outputs are scored.
+        notes: warnings for the user, shown before the comparison starts.
     """
 
     config: RunConfig
@@ -49,7 +49,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
     def new_backbone(self) -> Backbone:
-        """A backbone to start from."""
+        """A new backbone, with pretrained or random weights."""
         vocabulary = len(self.data.tokenizer)
         ids = {"pad_id": self.data.pad_id, "bos_id": self.data.bos_id, "eos_id": self.data.eos_id}
         return self.spec.build(vocab_size=vocabulary, **ids)
@@ -58,7 +58,7 @@ class Prepared:
         """A setup without weights, to check modules and read their properties.
 
         Args:
-            lengths: of outputs; None takes those of the references.
+            lengths: output lengths; None takes those of the references.
         """
         with torch.device("meta"):
             backbone = self.new_backbone()
@@ -70,7 +70,7 @@ def prepare(cfg: DictConfig, *, allow_distributed: bool = False) -> Prepared:
     """Resolve and check a configuration.
 
     Args:
-        allow_distributed: whether the job can be that of several processes.
+        allow_distributed: whether the job supports several processes.
 
     Raises:
         ConfigurationError: the configuration is invalid; the message says why.
@@ -86,10 +86,10 @@ def prepare(cfg: DictConfig, *, allow_distributed: bool = False) -> Prepared:
 
 
 def device_of(accelerator: str) -> torch.device:
-    """Where a trainer's accelerator decodes.
+    """The device for decoding with a trainer's accelerator.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: the machine does not have it.
     """
     if accelerator not in ("gpu", "cuda"):
         return torch.device("cpu")
@@ -136,7 +136,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
 
 
 def _with_cases(prepared: Prepared) -> Prepared:
-    """The same with its settings; under a limit without calibrated ones that too few items could certify."""
+    """A copy with its settings; under `limit`, without calibrated settings that so few items cannot certify."""
     config, data, calibration, probe = prepared.config, prepared.data, prepared.calibration, prepared.probe()
     cases = expand(config.method_nodes, config.seeds, probe, calibration.delta)
     calibrated = [case for case in cases if case.delta is not None]
@@ -151,7 +151,7 @@ def _with_cases(prepared: Prepared) -> Prepared:
     try:
         calibration.check_items(items)
     except ValueError as error:
-        # A limit is for quick trials.
+        # `limit` is for quick trials, which should not fail for this.
         if config.limit is None:
             raise
         kept = calibration.attainable(items)
@@ -169,13 +169,13 @@ def _with_cases(prepared: Prepared) -> Prepared:
 
 
 def _few_items(data: TextData, split: str) -> tuple[str, ...]:
-    """Says so where a split's figures are of few items."""
+    """A note if a split has few items."""
     count = len(data.rows(split))
     return (few_items(split, count).removesuffix("."),) if count < FEW_ITEMS else ()
 
 
 def _random_weights(config: RunConfig, data: TextData) -> tuple[str, ...]:
-    """Says so where a checkpoint is named and not taken."""
+    """A note if a checkpoint is named but not used."""
     backbone = config.plain["backbone"]
     if backbone.get("checkpoint") is None or backbone.get("pretrained"):
         return ()

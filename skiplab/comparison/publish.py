@@ -24,7 +24,7 @@ _DESCRIBED = ("backbone", "trainer", "base", "speedups", "seeds", "limit", "gene
 
 
 def describe(tracker: Tracker, config: Mapping[str, Any], data: TextData, environment: Mapping[str, Any]) -> None:
-    """Configuration, environment and data sets of the active run."""
+    """Log configuration, environment and data sets to the active run."""
     described = {key: config[key] for key in _DESCRIBED} | {"environment": environment}
     tracker.log_params({"data": data.source.name, **_flat(described)})
     for split, context in (("train", "training"), ("test", "testing")):
@@ -32,7 +32,7 @@ def describe(tracker: Tracker, config: Mapping[str, Any], data: TextData, enviro
 
 
 def track_outputs(tracker: Tracker, record: Record, full: Generation, items: Sequence[Item], count: int = 50) -> None:
-    """A setting's figures, its depth by step, and its first outputs beside the full model's, to the active run."""
+    """Log a setting's figures, depth by step, and first outputs beside the full model's to the active run."""
     tracker.log_figures(record.row)
     tracker.log_series("depth", record.outputs.depth_by_step())
     tracker.log_table(
@@ -47,7 +47,7 @@ def track_outputs(tracker: Tracker, record: Record, full: Generation, items: Seq
 
 
 def track_timing(tracker: Tracker, run_id: str | None, timing: Timing) -> None:
-    """A setting's speed at one batch size to its run."""
+    """Log a setting's speed at one batch size to its run."""
     group = f"batch{timing.batch_size}/"
     tracker.log_figures(timing.figures, group=group, run_id=run_id)
     tracker.log_series(f"{group}step_ms", timing.step_ms, first_step=1, run_id=run_id)
@@ -58,7 +58,7 @@ def figures(records: Sequence[Record], summary: Sequence[Row], layers: Mapping[s
 
     Args:
         records: finished settings.
-        layers: where the time of decode steps goes, layer by layer, by setting's label.
+        layers: time of decode steps by layer, by the setting's label.
     """
     found = plots.figures(plots.curves(summary, records))
     return {**found, "ms_by_layer": plots.layer_figure(layers)} if layers else found
@@ -77,8 +77,8 @@ def page(
     """A comparison's report.
 
     Args:
-        records: of finished settings.
-        tables: shown behind the comparison's own.
+        records: finished settings.
+        tables: further tables, shown after the comparison's own.
     """
     config, data = prepared.config, prepared.data
     return html.Page(
@@ -96,13 +96,13 @@ def page(
 
 
 def publish(tracker: Tracker, folder: Path, page: html.Page) -> None:
-    """Report, plots and configuration to the run folder; these and the results to the active run."""
+    """Write report, plots and configuration to the run folder, and log these and the results to the active run."""
     write_text(folder / "report.html", html.html(page))
     write_text(folder / "config.yaml", page.config)
     for name, figure in page.figures.items():
         path = folder / "plots" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
-        # It is laid out, for the page.
+        # The HTML page has laid it out already.
         figure.set_layout_engine("none")
         figure.savefig(path, dpi=150)
         tracker.log_file(path, "plots")

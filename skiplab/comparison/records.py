@@ -12,13 +12,13 @@ _TIMING = "timing"
 
 @final
 class Records:
-    """What is finished. Each record is read from disk once.
+    """The records of finished settings. Each is read from disk once.
 
     Args:
-        entries: what the comparison has, in the order of its rows.
+        entries: the comparison's settings, in the order of its rows.
 
     Raises:
-        ConfigurationError: the folder's records are of another version of skiplab.
+        ConfigurationError: the folder's records were written by an incompatible version of skiplab.
     """
 
     def __init__(self, folder: RunFolder, entries: Iterable[Entry]) -> None:
@@ -39,22 +39,22 @@ class Records:
             ) from error
 
     def get(self, entry: Entry) -> Record | None:
-        """A setting's record; None if it is not finished, by this process or another."""
+        """A setting's record, from this process or another; None if it is not finished."""
         if self._found[entry] is None:
             self._found[entry] = self._read(entry)
         return self._found[entry]
 
     def finished(self) -> list[Record]:
-        """All records there are, in the order of the rows."""
+        """All existing records, in the order of the rows."""
         return [record for entry in self._found if (record := self.get(entry)) is not None]
 
     def add(self, record: Record) -> None:
-        """Keep a finished setting's record."""
+        """Save a finished setting's record."""
         self._folder.save(f"settings/{record.entry.key}", record.plain())
         self._found[record.entry] = record
 
     def add_timings(self, timings: Mapping[Entry, Sequence[Timing]]) -> None:
-        """Keep the speeds that one interleaved run measured, instead of all earlier ones."""
+        """Save the speeds of one interleaved run, in place of all earlier ones."""
         plain = {entry.key: [vars(one) for one in found] for entry, found in timings.items()}
         self._folder.save(_TIMING, plain)
         for entry, record in self._found.items():

@@ -1,4 +1,4 @@
-"""A comparison's run folder, opened again by another job."""
+"""Reopen a comparison's run folder from another job."""
 
 import os
 from collections.abc import Collection
@@ -17,15 +17,16 @@ from skiplab.utils.run_folder import RunFolder
 
 
 def reopen(cfg: DictConfig, *, own: Collection[str] = (), on_cpu: bool = False) -> Session:
-    """A session on the folder `run`, in the configuration and under the name of its run; nothing is tracked.
+    """A session on the folder `run`, with that run's configuration and name; nothing is tracked.
 
     Args:
-        cfg: gives what a run folder leaves open, such as the cache.
-        own: keys of `cfg` that are the job's alone, beside `run`.
-        on_cpu: on whichever machine, for jobs that need no weights: their keys depend on the accelerator.
+        cfg: supplies keys that the run folder does not store, such as the cache.
+        own: keys of `cfg` that belong only to the job, in addition to `run`.
+        on_cpu: uses the CPU whatever the run used, for jobs that need no weights; the keys of weights depend on the
+            accelerator.
 
     Raises:
-        ConfigurationError: the folder is no run's.
+        ConfigurationError: the folder is not a run folder.
     """
     folder = Path(os.fspath(cfg.run or ""))
     stored = load_json(folder / "config.json")

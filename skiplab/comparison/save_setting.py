@@ -1,4 +1,4 @@
-"""A finished setting as a folder that `load_method` reads."""
+"""Save a finished setting as a folder that `load_method` loads."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def save_setting(session: Session, record: Record, spec: MethodSpec, decoder: De
     """Save a setting in `models/` of the run folder, and register it with the tracker.
 
     Args:
-        spec: what it was built from.
-        decoder: with a module.
+        spec: the spec from which the setting was built.
+        decoder: must have a module.
 
     Returns:
-        the folder.
+        The folder.
 
     Raises:
-        SavedMethodError: its policy needs validation data.
+        SavedMethodError: the policy needs validation data.
     """
     assert decoder.module is not None
     entry, config, data = record.entry, session.prepared.config, session.prepared.data

@@ -22,7 +22,7 @@ from skiplab.utils.environment import git_revision
 from skiplab.utils.files import make_writable
 from skiplab.utils.run_folder import RunFolder
 
-# Parts of the configuration that may change when a run goes on.
+# Parts of the configuration that may change when a run is resumed.
 MAY_CHANGE = (
     "workers",
     "tracking",
@@ -39,8 +39,8 @@ class Session:
     """A checked configuration, and where its results go.
 
     Attributes:
-        folder: of the run, bound to the configuration.
-        parent: the tracker's run of the whole job, where another process has it open.
+        folder: the run folder, bound to the configuration.
+        parent: the tracker's run of the whole job, if another process has it open.
     """
 
     prepared: Prepared
@@ -51,16 +51,16 @@ class Session:
     parent: str | None = None
 
     def progress(self, work: Any) -> Any:
-        """Pass pieces of work on, with a bar on the console."""
+        """Iterate over pieces of work with a progress bar on the console."""
         return track(list(work), console=self.console, transient=True)
 
     @contextmanager
     def run(self, key: str, name: str, *, nested: bool = True) -> Iterator[str]:
-        """The tracker's run for a piece of work; an earlier attempt's run goes on.
+        """Open the tracker's run for a piece of work; the run of an earlier attempt is continued.
 
         Args:
             key: of the piece of work in the run folder.
-            name: of the run.
+            name: of the tracker's run.
         """
         known = self.run_ids.get(key)
         with self.tracker.run(name, run_id=known, nested=nested, parent=self.parent, tags=git_revision()) as run_id:
@@ -85,12 +85,12 @@ def open_session(
 ) -> Session:
     """Bind the run folder to the configuration, and connect to the tracking store.
 
-    How training is spread over devices may change from run to run.
+    The number and use of devices may change when a run is resumed.
 
     Args:
         free: further parts of the configuration that may change, nested keys with dots.
-        shared: whether several processes may work in the folder together; else the second waits for the first.
-        grows: whether the configuration may have other rows than the folder, as long as no finished one changes.
+        shared: whether several processes may work in the folder at once; otherwise the second waits for the first.
+        grows: whether the configuration may add or omit rows, as long as no finished row changes.
 
     Raises:
         ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
@@ -104,7 +104,7 @@ def open_session(
             node = node[name]
         node.pop(last, None)
     if prepared.config.generation.is_default:
-        # So that folders from before the section had its name go on.
+        # So that folders from before this section existed can be resumed.
         comparable.pop("generation", None)
     folder = RunFolder(run_dir, ranks)
 
@@ -126,14 +126,14 @@ def _check_folder(folder: RunFolder, config: Mapping[str, Any], prepared: Prepar
     folder.check(config, free=free)
     if changed := conflicts(folder, prepared.cases, prepared.trainer.max_epochs):
         raise ValueError(
-            f"{folder.path} holds finished rows that this configuration would change: {', '.join(changed)}; say what "
-            "they had before, such as methods.calm.passes=NUMBER, or choose another folder with hydra.run.dir=DIR, for "
-            "which no training is repeated"
+            f"{folder.path} holds finished rows that this configuration would change: {', '.join(changed)}; set the "
+            "earlier values, such as methods.calm.passes=NUMBER, or choose another folder with hydra.run.dir=DIR, "
+            "which repeats no training"
         )
 
 
 def open_tracker(config: RunConfig, ranks: Ranks = ALONE) -> Tracker:
-    """The tracker of the configuration, on the first rank; the others track nothing, nor does any without a store.
+    """The configuration's tracker on the first rank; a tracker that does nothing on the others, or without a store.
 
     Raises:
         ValueError: the store cannot be used.

@@ -1,4 +1,4 @@
-"""One setting of a comparison: trained, decoded, scored."""
+"""Make one setting of a comparison: train, decode and score it."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -27,11 +27,11 @@ from skiplab.reporting.results import Row, check_row
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A setting's outputs, and what made them.
+    """A setting's outputs, and how they were made.
 
     Attributes:
-        place: the candidate's; None is full depth, or no case.
-        figures: what is known beside the outputs' quality.
+        place: index of the candidate; None is full depth, or Hugging Face's `generate`.
+        figures: figures other than the quality of the outputs.
         decoder: None is Hugging Face's `generate`.
     """
 
@@ -59,8 +59,8 @@ class Settings:
         """A setting's record.
 
         Args:
-            case: what it is built from; None is Hugging Face's `generate` with the base's weights.
-            full: the full model's outputs; None while these are made.
+            case: the case to build it from; None is Hugging Face's `generate` with the base's weights.
+            full: the full model's outputs; None if this setting is the full model.
             run_id: the active MLflow run.
         """
         made = self._decoded_by_hf(entry) if case is None else self._decoded(entry, case, run_id)
@@ -122,16 +122,16 @@ class Settings:
         return _Decoded(outputs, place, figures, decoder)
 
     def refreshed(self, record: Record, case: Case | None) -> Record:
-        """A finished record with what depends on the other settings of the comparison as it is now."""
+        """A finished record, updated where it depends on the other settings of the current comparison."""
         if case is not None:
             models = self.models_in(case) if "models_per_speed_range" in record.figures else None
             figures = {**record.figures, **_given("models_per_speed_range", models)}
             record = replace(record, series=case.series, figures=figures)
-        # Of an earlier version's folder the whole configuration is still the same.
+        # Records of earlier versions lack a definition; their folders cannot grow, so the present one holds.
         return replace(record, definition=definition(case, self._prepared.trainer.max_epochs))
 
     def models_in(self, case: Case) -> int:
-        """Trainings behind the settings that make one curve with a case's, at its passes and with its seed."""
+        """The number of trained models behind a case's curve, at its passes and with its seed."""
         specs = [
             spec
             for other in self._prepared.cases
@@ -141,7 +141,7 @@ class Settings:
         return len({self._models.folder(spec, case.entry.seed) for spec in specs} - {self._models.base_folder})
 
     def _chosen(self, case: Case, run_id: str | None) -> tuple[int | None, Verdict | None]:
-        """Place of the candidate that a case decodes with, None for full depth; and the calibration that chose it."""
+        """Index of the candidate with which a case decodes (None is full depth), and the verdict of its calibration."""
         if case.delta is None:
             return 0, None
         verdict = self._calibrator.choose(case, run_id)
@@ -163,7 +163,7 @@ class Settings:
         }
 
     def save_finished(self, record: Record, case: Case | None) -> None:
-        """Save a finished setting as a model, if that is asked for and was not done."""
+        """Save a finished setting as a model if the configuration asks for it and it is not saved yet."""
         if not self._config.save_models or case is None or record.chosen is None:
             return
         if not self._ranks.on_first((setting_folder(self._session, record.entry) / FILE).exists):
@@ -176,7 +176,7 @@ class Settings:
         try:
             save_setting(self._session, record, spec, decoder)
         except SavedMethodError as error:
-            # Its figures stand.
+            # The setting keeps its results.
             self._session.console.print(f"    not saved: {error}", soft_wrap=True, highlight=False, markup=False)
 
     @cached_property

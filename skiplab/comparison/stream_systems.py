@@ -21,7 +21,7 @@ from skiplab.reporting.results import Row
 @final
 @dataclass(frozen=True)
 class StreamEntrant:
-    """A system to measure: `make` gives one that has served nothing yet."""
+    """A system to measure: `make` returns a fresh instance."""
 
     row: Row
     make: Callable[[], StreamSystem]
@@ -29,7 +29,7 @@ class StreamEntrant:
 
 @final
 class StreamBackbone:
-    """What all systems of a run decode on: weights of the backbone's shape, packed where that is faster."""
+    """The backbone that all systems of a run share: random weights, packed where that is faster."""
 
     def __init__(self, prepared: Prepared, options: Streams) -> None:
         data, number_format = prepared.data, FORMATS[options.dtype]
@@ -42,7 +42,7 @@ class StreamBackbone:
         self.fast: Backbone = number_format.fast_path(self.plain, options.slots)
 
     def policy(self, case: Case, prepared: Prepared) -> ExitPolicy:
-        """What a case decodes with."""
+        """The policy with which a case decodes."""
         lengths = [target for _, target in self.lengths]
         module = case.candidates[0].build(Setup(self.plain, lengths, prepared.trainer.optimization)).eval()
         prompts = [[self.vocabulary - 1] * 4] * 4
@@ -51,7 +51,7 @@ class StreamBackbone:
 
 
 def entrants(prepared: Prepared, options: Streams, backbone: StreamBackbone) -> dict[str, StreamEntrant]:
-    """All systems of ours by name."""
+    """All of skiplab's systems, by name."""
     found: dict[str, StreamEntrant] = {}
     for case in prepared.cases:
         policy = backbone.policy(case, prepared)
@@ -71,10 +71,10 @@ def entrants(prepared: Prepared, options: Streams, backbone: StreamBackbone) -> 
 
 
 def check(options: Streams, prepared: Prepared) -> None:
-    """Refuse what cannot be measured.
+    """Refuse options that cannot be measured.
 
     Raises:
-        ValueError: `static` names a method that is not there, or a peer does not run the backbone.
+        ValueError: `static` names an unknown method, or a peer does not support the backbone.
     """
     methods = list(dict.fromkeys(case.entry.method for case in prepared.cases))
     for name in options.static:

@@ -1,4 +1,4 @@
-"""One streams run: rounds in which every system serves the same requests, in turns."""
+"""One run of `experiment=streams`: in each round, all systems serve the same requests, one after another."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,17 +26,17 @@ from skiplab.utils.run_folder import RunFolder
 
 _REFERENCE = "full 1x"
 _NOTES = (
-    "Medians over interleaved rounds of one run, quartiles small. Each round draws its own requests, the same for all "
-    "systems. Loads are shares of a system's own capacity, which is its rate when all requests are there at once. The "
-    "clock of a stream advances by what steps take, so that waiting costs no time. hf_continuous is Hugging Face's "
-    "continuous batching at full depth, measured at capacity. The latency target is p95 of milliseconds per token of "
-    "full depth with Poisson arrivals at the middle load."
+    "Medians over interleaved rounds of one run, quartiles in small print. Each round draws its own requests, the same "
+    "for all systems. Loads are fractions of a system's own capacity, which is its request rate when all requests "
+    "arrive at once. The clock of a stream advances by the time that steps take, and skips idle time. hf_continuous is "
+    "Hugging Face's continuous batching at full depth, measured at capacity. The latency target is the p95 of "
+    "milliseconds per token at full depth with Poisson arrivals at the middle load."
 )
 
 
 @final
 class StreamRounds:
-    """One measurement under way. A finished round is a file in the run folder, and is not measured again."""
+    """Measures all systems round by round. A finished round is kept in the run folder, and not measured again."""
 
     def __init__(self, prepared: Prepared, folder: RunFolder) -> None:
         self._prepared = prepared
@@ -69,7 +69,7 @@ class StreamRounds:
         found: dict[str, dict[str, float]] = {}
         shown = f"round {number + 1} of {self._config.benchmark.rounds}"
         if number == 0:
-            # What is made at the first use is not the first round's cost.
+            # Warm up, so that one-time costs do not count in the first round.
             for system in systems.values():
                 serve(system.make(), self._stream("saturated", 1.0, number)[:8], self._prompt(backbone))
         for name, system in track(systems.items(), shown, console=self._console, transient=True):
@@ -100,7 +100,7 @@ class StreamRounds:
         return arrivals(lengths, count=self._options.requests, pattern=pattern, rate=rate, seed=seed)
 
     def _prompt(self, backbone: StreamBackbone) -> Any:
-        # Any token will do; none is special.
+        # Weights are random, so any tokens will do; the last ones of the vocabulary are not special tokens.
         return lambda count: [backbone.vocabulary - 1 - place % 7 for place in range(count)]
 
     def _rows(self, systems: Mapping[str, StreamEntrant], measured: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -158,7 +158,7 @@ def _over_rounds(values: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _add_rates_at_target(rows: Sequence[Row], loads: Sequence[float]) -> None:
-    """Rates that keep full depth's latency at the middle load, in the rows of the capacities."""
+    """Add to each saturated row the highest rate at which its system meets the latency target (see `_NOTES`)."""
     middle = sorted(loads)[len(loads) // 2] if loads else None
 
     def is_reference(row: Row) -> bool:

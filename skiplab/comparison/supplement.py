@@ -1,4 +1,4 @@
-"""What a job that ends in a comparison adds to its results."""
+"""Additions of a job to the results of its comparison."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Supplement:
-    """What a job that ends in a comparison adds to its results.
+    """Additions of a job to the results of its comparison.
 
     Attributes:
-        job: its name.
-        make: from the finished settings' records, tables and plots for the report.
+        job: the job's name.
+        make: from the records of finished settings, makes tables and plots for the report.
     """
 
     job: str = "compare"

@@ -1,4 +1,4 @@
-"""One backbone in memory for however many models are timed."""
+"""One backbone in memory, however many models are timed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +13,11 @@ from skiplab.training.weights import overwrite
 class SwappableBackbone:
     """One backbone that loads the weights of one folder after another in place.
 
-    Memory holds one model, however many are timed, and what was recorded on it stays valid.
+    Memory holds one model, however many are timed, and CUDA graphs recorded on it stay valid.
 
     Args:
         load: makes a backbone with a folder's weights.
-        folder: the first one's.
+        folder: the first folder.
     """
 
     def __init__(self, load: Callable[[Path], Backbone], folder: Path) -> None:
@@ -26,7 +26,7 @@ class SwappableBackbone:
         self._packed: tuple[int, Backbone] | None = None
 
     def packed(self, rows: int) -> Backbone:
-        """The backbone made ready to decode so many rows."""
+        """The backbone packed for decoding `rows` rows."""
         if self._packed is None or self._packed[0] != rows:
             self._packed = None
             self._packed = rows, prepack(self.backbone, rows=rows)
@@ -36,7 +36,7 @@ class SwappableBackbone:
         """Load a folder's weights in place."""
         if folder == self._folder:
             return
-        # After a failure midway the weights belong to no folder.
+        # If loading fails midway, the weights belong to no folder.
         self._folder = None
         overwrite(self.backbone.model, folder)
         if self._packed is not None:

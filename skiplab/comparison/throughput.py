@@ -1,4 +1,4 @@
-"""One throughput run: every batch size timed in turns, against the machine's bounds, and a cost model from it."""
+"""One throughput run: interleaved timing at every batch size, hardware bounds, and a cost model fitted to the times."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -27,16 +27,16 @@ from skiplab.utils.environment import environment
 from skiplab.utils.run_folder import RunFolder
 
 _NOTES = (
-    "Medians over interleaved rounds of one run, quartiles small. Speedups are against the full model in the same "
-    "number format; `realised` is their share of what the bytes allow; `roofline` is the least time that the "
-    "machine's measured bandwidth and matrix speed allow over the time taken. Weights are random: figures are of "
-    "speed alone."
+    "Medians over interleaved rounds of one run, quartiles in small print. Speedups are against the full model in the "
+    "same number format; `realised` is the decode speedup divided by the bytes speedup; `roofline` is the least time "
+    "that the machine's measured bandwidth and matrix speed allow, divided by the measured time. Weights are random: "
+    "the figures show only speed."
 )
 
 
 @final
 class Throughput:
-    """One timing under way. A finished batch size is a file in the run folder, and is not timed again."""
+    """Times all systems by batch size. A finished batch size is kept in the run folder, and not timed again."""
 
     def __init__(self, config: RunConfig, subject: Subject, folder: RunFolder) -> None:
         self._config = config
@@ -108,7 +108,7 @@ class Throughput:
         parts: Sequence[Mapping[str, dict[str, Any]]],
         ceilings: Mapping[str, Ceilings],
     ) -> dict[str, Any]:
-        """By number format, a model fitted to some settings and its errors on those held out; kept for `capacity`."""
+        """By number format, a cost model and its errors on held-out settings; saved for `experiment=capacity`."""
         found: dict[str, Any] = {}
         for dtype in self._spec.dtypes:
             fitted: dict[str, Observation] = {}
@@ -130,7 +130,7 @@ class Throughput:
         return row["batch_size"] in self._spec.held_out_batches or row["setting"] in settings
 
     def _observation(self, entrant: Entrant, row: Row, dtype: str) -> Observation | None:
-        """What a cost model of the number format can be fitted to; None if it is another's, or rows differ in depth."""
+        """A row as data for the cost model of a number format; None if the format differs, or rows differ in depth."""
         policy, size = entrant.policy, entrant.size
         if policy is None or size is None or isinstance(policy, RowwisePolicy):
             return None
@@ -173,7 +173,7 @@ class Throughput:
         table.print(self._console)
         for dtype, model in described["cost_model"].items():
             error = f"{model['median_error']:.1%}"
-            self._console.print(f"cost model, {dtype}: median error {error} on settings held out", highlight=False)
+            self._console.print(f"cost model, {dtype}: median error {error} on held-out settings", highlight=False)
         self._console.print(f"report: {self._folder.path / 'report.html'}", soft_wrap=True, highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""The systems that a throughput run times: ours in every number format, and outside engines."""
+"""The systems that a throughput run times: skiplab in every number format, and other engines."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ Parts = tuple[Row, Callable[[Workload], System], ExitPolicy | None]
 @final
 @dataclass(frozen=True)
 class Subject:
-    """What is timed, on which shape, where; see `of`."""
+    """The workload, model shape and device of a throughput run."""
 
     spec: ThroughputSpec
     shape: BackboneSpec
@@ -40,10 +40,10 @@ class Subject:
 
     @classmethod
     def of(cls, config: RunConfig) -> "Subject":
-        """What a configuration asks for.
+        """The subject that a configuration describes.
 
         Raises:
-            ValueError: its parts do not fit together.
+            ValueError: parts of the configuration contradict each other.
         """
         spec: ThroughputSpec = config.section("throughput")
         device = device_of(config.trainer.accelerator)
@@ -53,7 +53,7 @@ class Subject:
         return cls(spec, config.backbone, device)
 
     def workload(self, batch_size: int) -> Workload:
-        """Random prompts of the lengths asked for."""
+        """Random prompts of the configured length."""
         return self.spec.workload(batch_size, vocabulary(self.shape), PAD)
 
 
@@ -63,10 +63,10 @@ class Entrant:
     """A system that is timed.
 
     Attributes:
-        system: what decodes a workload.
-        policy: what it runs; None is an outside engine.
-        size: of its backbone; None if that is not ours.
-        baseline: number format of the full model that it is compared with.
+        system: makes the system that decodes a workload.
+        policy: the policy that it runs; None for other engines.
+        size: the footprint of its backbone; None for other engines.
+        baseline: number format of the full model with which it is compared.
     """
 
     row: Row
@@ -81,7 +81,7 @@ class Entrants:
     """Makes the systems.
 
     Args:
-        folder: where an outside engine keeps its copy of the weights.
+        folder: where CTranslate2 keeps its copy of the weights.
     """
 
     def __init__(self, config: RunConfig, subject: Subject, folder: Path) -> None:
@@ -146,7 +146,7 @@ class Entrants:
                 yield row, lambda workload, cache=cache: hf_generate_system(backbone, cache), None
 
     def _policy(self, case: Case, backbone: Backbone) -> tuple[ExitPolicy, float | None]:
-        """What a case decodes with, and the speedup that it promises."""
+        """The policy with which a case decodes, and its target speedup."""
         prompts = self._subject.workload(4).prompts
         valid = collate(prompts, [[EOS] * self._spec.new_tokens] * len(prompts), PAD)
         module = case.candidates[0].build(self._setup(backbone)).eval()

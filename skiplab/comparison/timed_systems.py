@@ -1,4 +1,4 @@
-"""Time systems in turns on workloads, whatever they are."""
+"""Time any systems on workloads, interleaved."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +27,8 @@ def time_systems(
     """Each system's speed on each workload, and the errors of those that raised, by name.
 
     Args:
-        systems: what makes each system for a workload.
-        baseline: the system that speedups are against.
+        systems: by name, a function that makes the system for a workload.
+        baseline: the system to which speedups are relative.
         options: the configuration's `benchmark`.
         before: as for `interleave`.
     """
@@ -43,7 +43,7 @@ def time_systems(
         for name, timed in timings.items():
             found[name].append(Timing(timed.row(timings.get(baseline)), timed.step_ms()))
         failed |= errors
-        # What was packed or recorded for this workload.
+        # Free packed weights and recorded steps of this workload.
         del ready
     return {name: parts for name, parts in found.items() if parts}, failed
 
@@ -51,15 +51,15 @@ def time_systems(
 def spread_workload(
     items: Sequence[Item], lengths: Sequence[int], *, batch_size: int, options: Benchmark, pad_id: int
 ) -> Workload:
-    """Prompts at even places of the length distribution.
+    """Prompts at evenly spaced quantiles of the length distribution.
 
     Args:
-        lengths: tokens that each item generates, unless `benchmark.new_tokens` says how many.
+        lengths: tokens that each item generates, unless `benchmark.new_tokens` sets the number.
         options: the configuration's `benchmark`.
     """
     by_length = sorted(range(len(items)), key=lambda index: lengths[index])
     count = batch_size * math.ceil(options.prompts / batch_size)
-    # The middles of equal parts, in an order that mixes lengths between batches.
+    # The midpoints of equal parts, ordered so that every batch has mixed lengths.
     chosen = [by_length[(2 * part + 1) * len(by_length) // (2 * count)] for part in range(count)]
     chosen = [index for offset in range(count // batch_size) for index in chosen[offset :: count // batch_size]]
     return Workload(

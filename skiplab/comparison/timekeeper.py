@@ -1,4 +1,4 @@
-"""Time the settings of a comparison in turns, on the test set's prompts."""
+"""Time the settings of a comparison interleaved, on prompts of the test set."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
@@ -20,7 +20,7 @@ Errors = dict[Entry, Exception]
 
 @final
 class Timekeeper:
-    """Times finished settings: their speeds go to their records, times by layer to `layers` in the run folder."""
+    """Times finished settings. Speeds are saved in their records, times by layer in `layers` of the run folder."""
 
     def __init__(self, session: Session, models: ModelStore, decoders: Decoders, records: Records) -> None:
         self._session = session
@@ -30,14 +30,14 @@ class Timekeeper:
         self._records = records
 
     def run(self, cases: Mapping[Entry, Case | None], full: Record) -> dict[Entry, str]:
-        """Time what is not timed yet.
+        """Time all settings, unless all have timings.
 
         Args:
-            cases: what is timed, the full model first; None is Hugging Face's `generate`.
-            full: the full model's record; all are made to generate as many tokens as it did.
+            cases: the settings to time, the full model first; None is Hugging Face's `generate`.
+            full: the full model's record; every system generates as many tokens as it did.
 
         Returns:
-            The errors of those that raised; the others are timed nevertheless.
+            The errors of the settings that raised; the others are timed all the same.
         """
         sizes = self._options.batch_sizes
         if not sizes:
@@ -69,7 +69,7 @@ class Timekeeper:
         return record.timings if record else ()
 
     def _timed(self, cases: Mapping[Entry, Case | None], errors: Errors) -> dict[Entry, WeightsAndPolicy]:
-        """What is timed, those with the same weights one after the other."""
+        """The settings to time, ordered so that those with the same weights are neighbours."""
         made: dict[Entry, WeightsAndPolicy] = {}
         for entry, case in cases.items():
             record = self._records.get(entry)
@@ -81,7 +81,7 @@ class Timekeeper:
                 else:
                     made[entry] = self._decoders.weights_and_policy(case, record.chosen)
             except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
-                # The traceback's frames keep a model alive.
+                # Frames of the traceback would keep a model alive.
                 errors[entry] = error.with_traceback(None)
         order = list(dict.fromkeys(one.weights for one in made.values()))
         return dict(sorted(made.items(), key=lambda item: order.index(item[1].weights)))

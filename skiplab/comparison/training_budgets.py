@@ -1,4 +1,4 @@
-"""The budgets among a comparison's settings, for the tables and the plot of training budgets."""
+"""Tables and plot of a comparison's training budgets."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def budget_supplement(prepared: Prepared) -> "Callable[[Sequence[Record]], tuple[list[Table], dict[str, Figure]]]":
-    """What makes tables and plot from the finished records: quality is the calibration's metric."""
+    """A function that makes tables and plot from finished records; quality is the calibration's metric."""
     cases = {case.entry: case for case in prepared.cases}
     metric = prepared.calibration.metric
 

@@ -1,4 +1,4 @@
-"""Settings side by side: processes that share a comparison's run folder, each with the settings that it claims."""
+"""Worker processes that share a comparison's run folder; each makes the settings that it claims."""
 
 import multiprocessing
 import os
@@ -21,15 +21,15 @@ from skiplab.utils.run_folder import RunFolder
 
 @contextmanager
 def helped_by(session: Session, parent: str, *, workers: int) -> Iterator[Claims | None]:
-    """Further processes for the block, that make a comparison's settings beside this one; what they share is claimed.
+    """Start worker processes that make a comparison's settings alongside this one; settings and trainings are claimed.
 
-    They end with the last setting, or, if this process ends before, with the setting that they are at. What they
-    print is in `worker-N.log` of the run folder.
+    They exit after the last setting or, if this process ends earlier, after their current setting. Their output is in
+    `worker-N.log` of the run folder.
 
     Args:
-        session: of the comparison; they make it anew from its configuration and run folder.
+        session: the comparison's; workers open their own from its configuration and run folder.
         parent: the tracker's run of the comparison.
-        workers: processes, this one among them; 1 starts none, and claims nothing.
+        workers: number of processes, including this one; 1 starts none, and claims nothing.
     """
     if workers == 1:
         yield None
@@ -53,7 +53,7 @@ def helped_by(session: Session, parent: str, *, workers: int) -> Iterator[Claims
 
 
 def _work(config: dict[str, Any], folder: str, run: str, parent: str, owner: int, number: int) -> None:
-    """A further process: makes settings until there are none left, from the configuration alone."""
+    """The main function of a worker: makes settings until none are left; it gets only plain values."""
     log = os.open(Path(folder) / f"worker-{number}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

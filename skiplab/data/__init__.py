@@ -1,1 +1,1 @@
-"""Text-to-text tasks: where examples come from, and how they become batches."""
+"""Text-to-text tasks: sources of examples, tokenization and batches."""

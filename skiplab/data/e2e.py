@@ -30,8 +30,8 @@ class E2E(Source):
     trained on the dev split, less every `holdout`-th of its MRs, which then validate.
 
     Args:
-        dir: the folder of the CSVs; None is the hub's copy.
-        broken, encoding: as for `LocalFiles`, of the CSVs.
+        dir: the folder of the CSVs; None downloads the hub's copy.
+        broken, encoding: as for `LocalFiles`; they apply to the CSVs.
         vocab_size: entries of the byte-level BPE trained on the training split.
         holdout: every `holdout`-th MR of the dev split is used for validation if the dev split trains.
     """
@@ -112,7 +112,7 @@ def _from_hub() -> "dict[str, Dataset]":
     """One row per reference.
 
     Raises:
-        DataError: the hub's copy cannot be had.
+        DataError: the hub's copy cannot be loaded.
     """
     try:
         return hub_splits(_HUB, None, None, prompt="meaning_representation", target="human_reference")

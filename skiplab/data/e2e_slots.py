@@ -1,8 +1,8 @@
-"""What a text says of the E2E challenge's eight slots, read by their usual phrases.
+"""The values of the E2E challenge's eight slots that a text states, recognised by their usual phrases.
 
-The challenge's references say a price range or a rating in words or in figures, whichever the meaning
-representation has, so the two ways count as one value: `1 out of 5` is `low`, `£20-25` is `moderate`. A
-`restaurant` that was not asked for is no statement: texts call any place one.
+The challenge's references state a price range or a rating in words or in numbers, regardless of the form in the
+meaning representation, so both forms count as the same value: `1 out of 5` is `low`, `£20-25` is `moderate`. A
+`restaurant` that was not asked for is not counted as stated, because texts call any place a restaurant.
 """
 
 import re
@@ -12,7 +12,7 @@ from unicodedata import combining, normalize
 
 Meaning = dict[str, str]
 
-# Of all splits; an unknown one that is asked for is looked for too.
+# The names of all splits; a requested name that is not among them is searched for too.
 _NAMES = (
     "Alimentum", "Aromi", "Bibimbap House", "Blue Spice", "Browns Cambridge", "Clowns", "Cocum", "Cotto",
     "Fitzbillies", "Giraffe", "Green Man", "Loch Fyne", "Midsummer House", "Strada", "Taste of Cambridge",
@@ -26,7 +26,7 @@ _LANDMARKS = (
     "The Bakers", "The Portland Arms", "The Rice Boat", "The Six Bells", "The Sorrento", "Yippee Noodle Bar",
 )  # fmt: skip
 
-# As in the meaning representations, to the value that stands for it.
+# Values of meaning representations, mapped to the value that they are counted as.
 _SAME = MappingProxyType(
     {
         "customer rating": {"1 out of 5": "low", "3 out of 5": "average", "5 out of 5": "high"},
@@ -128,7 +128,7 @@ _NOT = re.compile(
 
 
 def parse_meaning(mr: str) -> Meaning:
-    """`name[X], food[Y]` to slots and values, values that mean the same as one."""
+    """Slots and values of `name[X], food[Y]`; equivalent values are unified."""
     pairs = re.findall(r"([^\[,\s][^\[,]*)\[([^\]]*)\]", mr)
     return {slot: _SAME.get(slot, {}).get(value) or value for slot, value in pairs}
 
@@ -137,8 +137,8 @@ def read_slots(text: str, meaning: Mapping[str, str]) -> set[tuple[str, str]]:
     """The (slot, value) pairs that a text states.
 
     Args:
-        meaning: what was asked for. Its name and landmark are looked for beside the known ones, and its
-            restaurant is a statement.
+        meaning: the requested slots. Its name and landmark are searched for in addition to the known ones, and
+            `restaurant` counts as stated only if it is requested.
     """
     plain = _plain(text)
     stated: set[tuple[str, str]] = set()

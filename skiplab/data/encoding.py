@@ -1,4 +1,4 @@
-"""From a task's texts to token ids and back."""
+"""Tokenization of a task's texts with a template, and decoding of outputs."""
 
 import re
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """What stands around a prompt, and how much of the texts is kept.
+    """The text around a prompt, and limits beyond which texts are truncated.
 
     Args:
-        prompt: text with `{prompt}` where the prompt goes.
-        close: text behind it, from which a pretrained model goes on. A tokenizer made for the task has a token of
-            its own for that.
-        longest_prompt, longest_target: tokens of a prompt, `close` included, and of a target, end of sequence
-            included; longer texts lose their end. None cuts nothing.
+        prompt: text with `{prompt}` in the place of the prompt.
+        close: text after the prompt, for a pretrained model. With a tokenizer made for the task, the begin-of-sequence
+            token takes its place.
+        longest_prompt, longest_target: the most tokens of a prompt, `close` included, and of a target, end of sequence
+            included; longer texts are cut at the end. None cuts nothing.
     """
 
     prompt: str = "{prompt}"
@@ -41,8 +41,8 @@ class Encoding:
     """A tokenizer with a template.
 
     Args:
-        pretrained: whether the tokenizer is a pretrained model's. Its special tokens then stand where that model
-            expects them, and `Template.close` closes the prompt; else the begin-of-sequence token does.
+        pretrained: whether the tokenizer is a pretrained model's. Special tokens are then placed as that model expects
+            them, and `Template.close` ends the prompt; otherwise the begin-of-sequence token ends it.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", template: Template, *, pretrained: bool) -> None:
@@ -54,7 +54,7 @@ class Encoding:
         self._close = tokenizer(template.close, add_special_tokens=False)["input_ids"] if pretrained else [self.bos_id]
         longest = template.longest_prompt
         if longest is not None and longest <= len(self._close):
-            raise ValueError(f"template.longest_prompt={longest} leaves no token of the prompt beside template.close")
+            raise ValueError(f"template.longest_prompt={longest} leaves no room for the prompt beside template.close")
 
     @property
     def pad_id(self) -> int:
@@ -73,15 +73,15 @@ class Encoding:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Plain values that the tokens depend on, this class's way of encoding among them."""
+        """Plain values on which the tokens depend, including the rules of this class."""
         text = self.tokenizer.backend_tokenizer.to_str()
         template = vars(self.template) if self.pretrained else {**vars(self.template), "close": None}
         return {"tokenizer": text, "template": template, "pretrained": self.pretrained, "control_tokens": "as text"}
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts, closed, ready to be continued.
+        """Token ids of prompts, with the end of the template.
 
-        Control tokens that the template spells are control tokens; those that a text spells are text.
+        Control tokens in the template are encoded as such; in a text, their spelling is encoded as plain text.
         """
         before, after = self.template.prompt.split("{prompt}")
         encoded = self._encoded(texts, before, after)
@@ -90,7 +90,7 @@ class Encoding:
         return [[*[*self._start, *ids][:kept], *self._close] for ids in encoded]
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of targets with end of sequence, which one that is cut does not reach."""
+        """Token ids of targets with end of sequence; truncated targets lack it."""
         encoded = self._encoded(texts)
         return [[*ids, self.eos_id][: self.template.longest_target] for ids in encoded]
 
@@ -109,7 +109,7 @@ class Encoding:
             "input_ids"
         ]
         controls = set(self._controls.values())
-        # Such a token is the template's own, or one that stands for what is unknown, or was spelled in a text.
+        # More control tokens than the template has: the text spells some, or the tokenizer used its unknown token.
         meant = sum(index in controls for index in self._ids(before + after))
         return [
             ids if sum(index in controls for index in ids) == meant else self._as_text(text, before, after)
@@ -119,13 +119,13 @@ class Encoding:
     def _as_text(self, text: str, before: str, after: str) -> list[int]:
         """Token ids of a text that spells control tokens."""
         spelled = re.compile(f"({'|'.join(map(re.escape, sorted(self._controls, key=len, reverse=True)))})")
-        # The template's control tokens divide what is encoded; odd parts are such tokens.
+        # Splitting at control tokens: parts with odd index are control tokens of the template.
         *first, left = spelled.split(before)
         right, *last = spelled.split(after)
         ids = self._ids(left + text + right, split=True)
         unknown = self.tokenizer.unk_token_id
         if any(index in self._controls.values() and index != unknown for index in ids):
-            # The vocabulary itself holds the spelling as a word: no part that is encoded spells it whole.
+            # The vocabulary has the spelling as a word, so split it: no encoded piece spells it completely.
             parts = spelled.split(left + text + right)
             cut = [[part] if index % 2 == 0 else [part[:1], part[1:]] for index, part in enumerate(parts)]
             ids = [index for pieces in cut for piece in pieces for index in self._ids(piece, split=True)]
@@ -147,7 +147,7 @@ def typed_newlines(text: str) -> str:
 
 
 def _start(tokenizer: "PreTrainedTokenizerFast") -> list[int]:
-    """What a pretrained model's tokenizer puts before a text; what it puts behind one would end a prompt."""
+    """The tokens that a pretrained tokenizer puts before a text; those that it puts after one would end the prompt."""
     encoded = tokenizer("a", return_special_tokens_mask=True)
     marked = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
     return [index for index, _ in takewhile(lambda pair: pair[1], marked)]

@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerFast
 
-# Names that a split's files begin with.
+# Prefixes of the names of a split's files.
 _SPLITS = MappingProxyType({"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)})
 _KINDS = tuple(READERS)
-# A split without a file gets one prompt in so many.
+# A split without a file gets one in `_SHARE` training prompts.
 _SHARE = 20
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class LocalFiles(Source):
-    """A task of one's own.
+    """The user's own task.
 
     Args:
         dir: a file, or a folder with `train*`, and perhaps `valid*` and `test*`, each `.jsonl`, `.csv` or
-            `.parquet`. Where a split has no file, a twentieth of the training prompts, chosen by their hash, is it.
-        prompt, target: names of the columns; a target may be a list of references. Rows of one prompt are one item
-            with the references of all of them.
-        broken: what becomes of a file with broken lines: `refuse`, or `skip` them. Broken is a line that is no JSON
-            object, has more or fewer fields than the header, does not close a quote, is not in the encoding, or lacks
-            a text.
+            `.parquet`. A split without a file gets a twentieth of the training prompts, chosen by hash.
+        prompt, target: names of the columns; a target may be a list of references. Rows with the same prompt
+            are one item with all their references.
+        broken: how broken lines are handled: `refuse` the file, or `skip` the lines. A line is broken if it is not a
+            JSON object, has more or fewer fields than the header, does not close a quote, is not in the encoding, or
+            lacks a text.
         encoding: of JSONL and CSV files.
         vocab_size: entries of the byte-level BPE trained on the training split, where the backbone has no tokenizer.
     """
@@ -77,7 +77,7 @@ def read_folder(
     """Splits with columns `prompt` and `references` from the files of a folder, or from one file.
 
     Raises:
-        DataError: there is no training file, a column is not there, or lines are broken and `broken` is `refuse`.
+        DataError: there is no training file, a column is missing, or lines are broken and `broken` is `refuse`.
     """
     splits = {}
     for split, files in _found(place).items():
@@ -87,7 +87,7 @@ def read_folder(
 
 
 def divide(splits: Mapping[str, "Dataset"]) -> "DatasetDict":
-    """All three splits, those that are missing taken from the training split by their prompts' hashes."""
+    """All three splits; missing ones are taken from the training split by the hash of the prompt."""
     from datasets import DatasetDict
 
     missing = [split for split in ("valid", "test") if split not in splits]
@@ -105,7 +105,7 @@ def divide(splits: Mapping[str, "Dataset"]) -> "DatasetDict":
 
 
 def read_files(files: list[Path], prompt: str, target: str, broken: Broken, encoding: str = "utf-8") -> "Dataset":
-    """Rows of some files as one memory-mapped table, which is kept for as long as the files stay the same.
+    """Rows of several files as one memory-mapped table, which is cached until a file changes.
 
     Raises:
         DataError: as for `read_folder`.
@@ -166,7 +166,7 @@ def _pair(row: Mapping[str, Any], prompt: str, target: str, path: Path) -> dict[
     """Prompt and references of a row, or what is wrong with it.
 
     Raises:
-        DataError: a column is not there.
+        DataError: a column is missing.
     """
     for option, column in (("prompt", prompt), ("target", target)):
         if column not in row:

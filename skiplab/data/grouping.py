@@ -1,4 +1,4 @@
-"""Rows of one prompt as one item with several references."""
+"""Group rows with the same prompt into one item with several references."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def grouped(splits: "DatasetDict") -> "DatasetDict":
-    """The same with one row per prompt, which has the references of all rows of that prompt in its split.
+    """The splits with one row per prompt, which has the references of all its rows in that split.
 
-    Warns of prompts that several splits have: their items are no new ones.
+    Warns of prompts that occur in several splits, because such items were seen before.
     """
     from datasets import DatasetDict
 
@@ -21,8 +21,8 @@ def grouped(splits: "DatasetDict") -> "DatasetDict":
     for earlier, later in (("train", "valid"), ("train", "test"), ("valid", "test")):
         if shared := len(set(prompts[earlier]) & set(prompts[later])):
             warnings.warn(
-                f"{shared} prompt(s) of the {later} split are in the {earlier} split too: what is measured on them is "
-                f"not of new items; take them out of one of the two",
+                f"{shared} prompt(s) of the {later} split are in the {earlier} split too, so scores on them are not "
+                f"on unseen items; remove them from one of the two",
                 stacklevel=2,
             )
     return DatasetDict({split: _grouped(rows, prompts[str(split)]) for split, rows in splits.items()})
@@ -39,5 +39,5 @@ def _grouped(rows: "Dataset", prompts: Sequence[str]) -> "Dataset":
         return {"references": [text for some in rows[members[row["prompt"]]]["references"] for text in some]}
 
     first = rows.select([indices[0] for indices in members.values()])
-    # A name of its own, because hashing the closure would read all rows.
+    # An explicit fingerprint, because hashing the closure would read all rows.
     return first.map(joined, new_fingerprint=fingerprint(grouped=rows._fingerprint))

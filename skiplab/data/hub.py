@@ -24,13 +24,13 @@ class HubTask(Source):
     """A data set of the hub.
 
     Args:
-        hub: its name there.
+        hub: its name on the hub.
         config: its configuration; None is the default one.
         revision: commit, tag or branch; None is the newest.
         prompt, target: names of the columns.
         strip: suffix removed from prompts, because the template adds it.
-        dir: a folder with local copies, as for `LocalFiles`; None is the hub.
-        broken, encoding: as for `LocalFiles`, of local copies.
+        dir: a folder with local copies, as for `LocalFiles`; None downloads from the hub.
+        broken, encoding: as for `LocalFiles`; they apply to local copies.
         vocab_size: as for `LocalFiles`.
     """
 
@@ -73,7 +73,7 @@ def hub_splits(
     """The splits of a data set on the hub, with columns `prompt` and `references`.
 
     Raises:
-        DataError: it cannot be had, or a column is not there.
+        DataError: the data set cannot be loaded, or a column is missing.
     """
     from datasets import load_dataset
 

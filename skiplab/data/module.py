@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerFast
 
-# One validation item in so many is for selection.
+# One in `_SELECTION` validation items is used for selection.
 _SELECTION = 3
 
 
@@ -28,7 +28,7 @@ class Item:
     """One prompt with all its references.
 
     Attributes:
-        prompt_ids: the prompt's tokens, closed by begin-of-sequence.
+        prompt_ids: the prompt's tokens, with the end of the template.
     """
 
     prompt: str
@@ -42,11 +42,11 @@ class TextData(L.LightningDataModule):
 
     Args:
         source: the task.
-        tokenizer: a pretrained model's; None is the task's own.
-        template: what stands around prompts.
+        tokenizer: a pretrained model's; None trains one on the task.
+        template: the text around prompts.
         batch_size: examples per training batch.
-        max_new_tokens: longest output; longer references are refused.
-        limit: keep the first so many items of each split; None keeps all.
+        max_new_tokens: the most tokens of an output; longer references are refused.
+        limit: keep only the first `limit` items of each split; None keeps all.
     """
 
     def __init__(
@@ -126,9 +126,8 @@ class TextData(L.LightningDataModule):
     def rows(self, split: str) -> "Dataset":
         """The examples of a split, or of a part of `valid`: `selection` or `calibration`.
 
-        What is chosen by data (schedules, thresholds, searched plans) is chosen on the selection items, every third,
-        and what is promised is certified on the others, so that the promise holds whatever was chosen. Validation
-        losses are of the selection items too.
+        Schedules, thresholds and searched plans are chosen on the selection items (every third); quality guarantees
+        are certified on the others, so that they hold whatever was chosen. Validation losses use the selection items.
         """
         if split not in ("selection", "calibration"):
             return self.splits[split]
@@ -136,7 +135,7 @@ class TextData(L.LightningDataModule):
         return valid.select([row for row in range(len(valid)) if (row % _SELECTION == 0) == (split == "selection")])
 
     def items(self, split: str) -> list[Item]:
-        """The prompts of a split, or of a part of it as in `rows`, each with all its references."""
+        """The prompts of a split, or of a part of `valid` as in `rows`, each with all its references."""
         rows = self.rows(split)
         prompts = self.encoding.prompts(rows["prompt"][:])
         return [
@@ -155,7 +154,7 @@ class TextData(L.LightningDataModule):
             if name != "test" and target > self.max_new_tokens:
                 raise ValueError(
                     f"the longest {name} reference has {target} tokens, max_new_tokens is "
-                    f"{self.max_new_tokens}; raise it, cut references with template.longest_target, or drop such ones"
+                    f"{self.max_new_tokens}; raise it, cut references with template.longest_target, or remove them"
                 )
             longest = max(target, self.max_new_tokens)
             if prompt + longest - 1 > max_positions:
@@ -166,31 +165,31 @@ class TextData(L.LightningDataModule):
                 )
 
     def train_dataloader(self) -> DataLoader[Part]:
-        """This rank's parts of the training batches, which are shuffled by torch's seed of the moment."""
+        """This rank's parts of the training batches, which are shuffled with torch's current seed."""
         lengths = self.train_pairs.lengths
         order = LengthGrouped(lengths, self.batch_size, torch.initial_seed())
         return TrainingLoader(self.train_pairs, StepParts(order, lengths, self.batch_size, *self._place), self.pad_id)
 
     def val_dataloader(self) -> DataLoader[Part]:
-        """This rank's validation batches, of the selection items: the others are for promises alone."""
+        """This rank's validation batches; only selection items, because the others are reserved for certification."""
         pairs, (ranks, rank, _) = self.selection_pairs, self._place
         return self._loader(pairs, BatchParts(len(pairs), self.batch_size, ranks, rank))
 
     def batches(self, split: str) -> list[Batch]:
-        """All of a split, or of a part of it as in `rows`, in order, the same on every rank."""
+        """All batches of a split, or of a part of `valid` as in `rows`, in order, the same on every rank."""
         pairs = self._pairs(split)
         starts = range(0, len(pairs), self.batch_size)
         return [collate_pairs(pairs[start : start + self.batch_size], self.pad_id) for start in starts]
 
     @property
     def _place(self) -> tuple[int, int, int]:
-        """Ranks that train together, this one's number, and the parts that each takes of a step's batch."""
+        """Number of ranks, this rank's number, and the number of parts that each rank takes of a step's batch."""
         if (trainer := self.trainer) is None:
             return 1, 0, 1
         return trainer.world_size, trainer.global_rank, trainer.accumulate_grad_batches
 
     def _loader(self, pairs: Pairs, sampler: Sampler[PartOf]) -> DataLoader[Part]:
-        # The sampler makes up the batches.
+        # The sampler forms the batches.
         return DataLoader(
             Parts(pairs, self.pad_id),
             batch_size=None,

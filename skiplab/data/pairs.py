@@ -1,4 +1,4 @@
-"""Prompt and target as token ids, in Arrow tables that are memory-mapped where their source is."""
+"""Prompt and target as token ids, in Arrow tables that are memory-mapped if their source is."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Pair = tuple[list[int], list[int]]
-# Rows from which tokenizing takes more than a few seconds.
+# From this many rows on, tokenizing takes more than a few seconds, and a progress bar is shown.
 _MANY = 20_000
 
 
 @final
 class Pairs(Sequence[Pair]):
-    """One pair per reference, read when asked for."""
+    """One pair per reference, read on demand."""
 
     def __init__(self, rows: "Dataset") -> None:
         self._rows = rows
@@ -39,7 +39,7 @@ class Pairs(Sequence[Pair]):
         return row["prompt"], row["target"]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Pair]:
-        """The pairs of a batch, in one read; torch's loader calls it."""
+        """The pairs of a batch, in one read; torch's data loader calls this method."""
         rows = self._rows[list(indices)]
         return list(zip(rows["prompt"], rows["target"], strict=True))
 
@@ -53,11 +53,11 @@ def digest(rows: "Dataset") -> str:
 
 
 def encode(rows: "Dataset", encoding: Encoding, *, name: str, key: str) -> Pairs:
-    """All pairs of a split. Those of memory-mapped rows are kept beside their file, and found there again.
+    """All pairs of a split. For memory-mapped rows, the tokens are cached beside the rows' file.
 
     Args:
         name: the split's, for the progress bar.
-        key: hash of what the tokens depend on.
+        key: hash of everything that the tokens depend on.
     """
     import datasets
     from datasets import Features, Value

@@ -1,4 +1,4 @@
-"""Which examples make a step's batch, and which of them a rank takes at a time."""
+"""Samplers: the examples of each step's batch, and the part that a rank processes at a time."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,13 +20,13 @@ class PartOf(NamedTuple):
 
 @final
 class LengthGrouped(Sampler[int]):
-    """A shuffle in which each batch holds examples of like length, to spare padding.
+    """A shuffle in which each batch holds examples of similar length, to save padding.
 
     Batches are formed within windows of `window` batches and shuffled.
 
     Args:
-        lengths: (prompt, target) tokens per example. Like prompts come first: a padded prompt column costs
-            all layers, a padded target column only those of its step.
+        lengths: (prompt, target) tokens per example. Prompt length is sorted by first: a padded prompt column costs
+            all layers, a padded target column only the layers of its step.
     """
 
     def __init__(self, lengths: Sequence[tuple[int, int]], batch_size: int, seed: int, window: int = 64) -> None:
@@ -59,12 +59,12 @@ class LengthGrouped(Sampler[int]):
 class StepParts(Sampler[PartOf]):
     """A rank's parts of each step's batch. In a sorted batch, every part has a similar length distribution.
 
-    With every number of ranks and parts the steps have the same examples.
+    The examples of a step do not depend on the number of ranks and parts.
 
     Args:
-        order: of the examples; steps take `batch_size` at a time.
+        order: the order of the examples; each step takes `batch_size` of them.
         lengths: (prompt, target) tokens per example.
-        accumulate: parts that a rank takes of a batch, one after the other.
+        accumulate: parts of a batch that a rank processes one after another.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class StepParts(Sampler[PartOf]):
 
 @final
 class BatchParts(Sampler[PartOf]):
-    """Round-robin shard of the batches, each of `count` examples in order; each rank has as many."""
+    """Round-robin shard of the batches of `count` examples in order; every rank gets the same number of batches."""
 
     def __init__(self, count: int, batch_size: int, ranks: int = 1, rank: int = 0) -> None:
         self._batches = list(_batched(range(count), batch_size))
@@ -131,7 +131,7 @@ class BatchParts(Sampler[PartOf]):
 
 @final
 class Parts(Dataset[Part]):
-    """A split by the parts that a sampler makes up."""
+    """A split, indexed by the parts that a sampler yields."""
 
     def __init__(self, pairs: Pairs, pad_id: int) -> None:
         self._pairs = pairs
@@ -143,9 +143,9 @@ class Parts(Dataset[Part]):
 
 @final
 class TrainingLoader(DataLoader[Part]):
-    """A loader over `StepParts` whose state is its place in the pass under way; Lightning keeps it in checkpoints.
+    """A loader over `StepParts` whose state is its position in the current pass; Lightning saves it in checkpoints.
 
-    It takes nothing from torch's generator, so that a training that goes on draws what it would have drawn.
+    It does not advance torch's global RNG, so that a resumed training draws the same random numbers.
     """
 
     def __init__(self, pairs: Pairs, sampler: StepParts, pad_id: int) -> None:

@@ -1,6 +1,6 @@
-"""Python's standard library: a function's source to the first paragraph of its docstring. Real, and offline.
+"""Python's standard library: from a function's source to the first paragraph of its docstring. Real data, offline.
 
-The sources are those of the interpreter that runs (PSF licence), so the pairs depend on its version.
+The sources are those of the running interpreter (PSF licence), so the pairs depend on its version.
 """
 
 import ast
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-# Not the library's own.
+# Folders that do not belong to the library itself.
 _ASIDE = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__"})
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class PythonDocs(Source):
-    """Functions with docstrings. Modules are whole in one split, by their names' hashes: a tenth each validates, tests.
+    """Functions with docstrings. Each module is in one split, by the hash of its name: a tenth is valid, a tenth test.
 
     Args:
-        longest_source, longest_doc: most characters of a pair; longer pairs are left out.
-        vocab_size: entries of the byte-level BPE trained on the training split, where the backbone has no tokenizer.
+        longest_source, longest_doc: the most characters of source and docstring; longer pairs are left out.
+        vocab_size: entries of the byte-level BPE trained on the training split, if the backbone has no tokenizer.
     """
 
     longest_source: int = 1200
@@ -75,7 +75,7 @@ class PythonDocs(Source):
 
 
 def functions(text: str) -> Iterator[tuple[str, str]]:
-    """Source without docstring, and the docstring's first paragraph on one line, of a module's functions."""
+    """For each function of a module: its source without docstring, and the docstring's first paragraph on one line."""
     try:
         tree = ast.parse(text)
     except SyntaxError:

@@ -1,9 +1,9 @@
-"""Restaurant descriptions: a data-to-text task that is generated from a seed.
+"""Restaurant descriptions: a data-to-text task generated from a seed.
 
 A meaning representation (MR) gives 3 to 8 slots of a restaurant; the text states all of them. The
 grammar varies order, sentence boundaries, aggregation, paraphrase and referring expressions, in the
-style of the E2E task (arXiv 1706.09254). Every phrase names one value of one slot, so a text can be
-read back exactly.
+style of the E2E task (arXiv 1706.09254). Every phrase names one value of one slot, so the slots can be
+recovered from a text exactly.
 """
 
 import itertools
@@ -165,7 +165,7 @@ def _first_word(entry: tuple[tuple[str, ...], str, str]) -> str:
 
 
 def _phrases() -> list[tuple[tuple[str, ...], str, str]]:
-    """All (words, slot, value), longest first, so that a phrase inside a longer one is not read twice."""
+    """All (words, slot, value), longest first, so that a phrase inside a longer one is not matched twice."""
     found = [(f"in the {area}", "area", area) for area in _AREAS]
     for table in (_BEFORE_NOUN, _PREDICATE, _PLACE):
         for slot, values in table.items():

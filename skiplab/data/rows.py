@@ -1,4 +1,4 @@
-"""Rows of JSONL, CSV and Parquet files, each with its line; lines that hold no row come with what is wrong."""
+"""Rows of JSONL, CSV and Parquet files with their line numbers; broken lines come with a description of the fault."""
 
 import codecs
 import csv
@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 Broken = Literal["refuse", "skip"]
 Row = dict[str, Any] | str
-"""A row by column, or what is wrong with its line."""
-# Stands for bytes that are not of the encoding: half of a surrogate pair, which no decoded text holds.
+"""A row by column, or a description of what is wrong with its line."""
+# Marks bytes that are invalid in the encoding: half of a surrogate pair, which no decoded text contains.
 _UNDECODED = "\udcff"
 _MARKS = MappingProxyType(
     {
@@ -39,7 +39,7 @@ codecs.register_error("skiplab.undecoded", _undecoded)
 
 
 def check_encoding(encoding: str) -> None:
-    """Refuse what is no name of a text encoding."""
+    """Refuse names that are not text encodings."""
     try:
         "".encode(encoding)
     except LookupError as error:
@@ -49,10 +49,10 @@ def check_encoding(encoding: str) -> None:
 
 
 def read_rows(path: Path, encoding: str) -> Iterator[tuple[int, Row]]:
-    """Rows of a file with the line that each begins in; of a Parquet file, with its number.
+    """Rows of a file, each with the number of its first line; in a Parquet file, with the number of the row.
 
     Args:
-        encoding: of text files; a byte order mark at their beginning is no text.
+        encoding: of text files; a byte order mark at their beginning is skipped.
 
     Raises:
         DataError: the file is of another encoding, has no header, or is no Parquet file.
@@ -64,7 +64,7 @@ def report_broken(path: Path, bad: list[tuple[int, str]], broken: Broken) -> Non
     """Refuse a file with broken lines, or warn that they are skipped.
 
     Args:
-        bad: line and what is wrong.
+        bad: line numbers, each with what is wrong.
 
     Raises:
         DataError: there are any, and they are not to be skipped.
@@ -79,7 +79,7 @@ def report_broken(path: Path, bad: list[tuple[int, str]], broken: Broken) -> Non
 
 
 def text_fault(column: str, value: Any) -> str | None:
-    """What is wrong with a value that is to be a text; None if it is one."""
+    """What is wrong with a value that should be a text; None if it is one."""
     if isinstance(value, str):
         if not value.strip():
             return f"empty {column}"
@@ -129,7 +129,7 @@ def _jsonl(path: Path, encoding: str) -> Iterator[tuple[int, Row]]:
 
 
 class _Reread:
-    """Lines of a file, of which those of the last record can be read again.
+    """Lines of a file; the lines of the last record can be read again.
 
     Attributes:
         number: lines before the record.
@@ -151,18 +151,18 @@ class _Reread:
         return line
 
     def begin(self) -> None:
-        """The next line begins a record."""
+        """Start a record with the next line."""
         self.number += len(self.record)
         self.record = []
 
     def go_back(self) -> None:
-        """All lines of the record but its first are read again."""
+        """Read all lines of the record again, except its first."""
         self._again.extendleft(reversed(self.record[1:]))
         del self.record[1:]
 
 
 def _records(lines: _Reread) -> Iterator[tuple[int, list[str] | str]]:
-    """Fields of each record with its first line, or what is wrong with that line; behind it the next record begins."""
+    """Fields of each record with its first line, or what is wrong with that line; the next record begins after it."""
     reader = csv.reader(lines, strict=True)
     while True:
         lines.begin()
@@ -214,7 +214,7 @@ def _parquet(path: Path, encoding: str) -> Iterator[tuple[int, Row]]:
                 number += 1
                 yield number, row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no whole Parquet file: {error}. Download or write it again") from error
+        raise DataError(f"{path} is not a complete Parquet file: {error}. Download or write it again") from error
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[tuple[int, Row]]]] = {

@@ -1,4 +1,4 @@
-"""Where a task's examples come from."""
+"""The interface of a task's source of examples."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Source(ABC):
-    """A task: its splits, its tokenizer, and what it can score beyond text overlap."""
+    """A task: its splits, its tokenizer, and its own scores (beyond text overlap)."""
 
     @property
     @abstractmethod

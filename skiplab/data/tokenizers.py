@@ -1,4 +1,4 @@
-"""Tokenizers made for a task rather than taken from a pretrained model."""
+"""Tokenizers trained on a task, for backbones that have none."""
 
 from collections.abc import Iterable, Iterator
 from types import MappingProxyType
@@ -23,14 +23,14 @@ def word_tokenizer(words: Iterable[str]) -> "PreTrainedTokenizerFast":
 
 
 def first_texts(rows: "Dataset", count: int = 20_000) -> Iterator[str]:
-    """Prompts and references of the first rows: enough to train a tokenizer on."""
+    """Prompts and references of the first rows, enough to train a tokenizer."""
     for row in rows.select(range(min(count, len(rows)))):
         yield row["prompt"]  # type: ignore[index]
         yield from row["references"]  # type: ignore[index]
 
 
 def byte_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
-    """Byte-level BPE trained on `texts`; any text can be encoded and comes back exactly."""
+    """Byte-level BPE trained on `texts`; any text can be encoded, and is decoded exactly."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

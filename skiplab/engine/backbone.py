@@ -1,6 +1,6 @@
 """A thin view over a Hugging Face causal language model that lets the engine drive its layers one by one.
 
-Shapes: B rows, T positions, Q query positions, S key positions, D hidden size, E size of what the head takes,
+Shapes: B rows, T positions, Q query positions, S key positions, D hidden size, E input size of the head,
 H key/value heads, K head size or reduced vocabulary, V vocabulary.
 """
 
@@ -18,13 +18,13 @@ from skiplab.engine.kv_cache import KVCache, KVStore
 
 
 class Rotary(NamedTuple):
-    """The rotation of each position's queries and keys."""
+    """Rotary embeddings: the cosines and sines by which queries and keys of each position are rotated."""
 
     cos_BQK: Tensor
     sin_BQK: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Rotary":
-        """The same function of both."""
+        """Apply a function to both."""
         return Rotary(function(self.cos_BQK), function(self.sin_BQK))
 
 
@@ -34,8 +34,8 @@ class Context:
 
     Attributes:
         mask_B1QS: additive attention mask, 0 or -inf; None is plain causal attention.
-        cache: where the layers keep keys and values; None keeps none.
-        rotary: of the positions, as `Backbone.rotary` gives it.
+        cache: where the layers store keys and values; None stores none.
+        rotary: rotary embeddings of the positions, from `Backbone.rotary`.
     """
 
     mask_B1QS: Tensor | None = None
@@ -56,7 +56,7 @@ class Context:
 
 
 class Backbone(nn.Module, ABC):
-    """Embedding, layers and head of a causal language model, callable apart."""
+    """Embedding, layers and head of a causal language model, each callable on its own."""
 
     model: PreTrainedModel
     num_layers: int
@@ -71,7 +71,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def rotary(self, position_BT: Tensor) -> Rotary | None:
-        """What all layers rotate queries and keys by; None where positions are embedded instead."""
+        """Rotary embeddings for all layers; None if the model embeds positions instead."""
 
     @abstractmethod
     def layer(self, index: int, h_BTD: Tensor, context: Context) -> Tensor:
@@ -79,15 +79,15 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def project_kv(self, index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, T, K) that a layer would compute from its input, and nothing else.
+        """Only the keys and values (B, H, T, K) that a layer computes from its input.
 
         Args:
-            rotary: of the states' positions.
+            rotary: rotary embeddings of the states' positions.
         """
 
     @abstractmethod
     def head_input(self, h_BTD: Tensor) -> Tensor:
-        """What the language-model head multiplies (..., E): the states (..., D) after any layer, normalised."""
+        """The input (..., E) of the language-model head: the states (..., D) after any layer, normalised."""
 
     @abstractmethod
     def head(self, h_BTD: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
-        """A head that gives the logits (..., K) of these tokens alone; its weights are a copy of the present ones."""
+        """A head for only these tokens, with logits (..., K); it copies the current weights."""
 
     @abstractmethod
     def layer_weights(self, index: int) -> Iterable[Tensor]:
@@ -128,5 +128,5 @@ class Backbone(nn.Module, ABC):
 
 
 def cache_keyword(layer: nn.Module) -> str:
-    """What a decoder layer of transformers calls its cache: `past_key_values`, from 5.24 on `cache`."""
+    """The keyword by which a decoder layer takes its cache: `past_key_values`, or `cache` from transformers 5.24 on."""
     return "cache" if "cache" in inspect.signature(layer.forward).parameters else "past_key_values"

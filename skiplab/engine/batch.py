@@ -1,4 +1,4 @@
-"""Padding: prompts to the left, so that generation starts at one column; targets to the right.
+"""Padding: prompts on the left, so that generation starts at the same column in all rows; targets on the right.
 
 Shapes: B rows, P prompt columns, G generated columns, T = P + G - 1 input columns.
 """
@@ -16,7 +16,7 @@ class Batch(NamedTuple):
     """Teacher-forced examples. Input column `P - 1 + g` predicts generated token `g`.
 
     Attributes:
-        input_BT: prompt, then all generated tokens but the last.
+        input_BT: prompt, then all generated tokens except the last.
         prompt_mask_BP: True at prompt tokens, False at left padding.
         target_BG: generated tokens, `IGNORE` at right padding.
     """
@@ -40,12 +40,12 @@ class Batch(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one rank takes of a step's batch at a time.
+    """The part of a step's batch that one rank processes at a time.
 
     Attributes:
-        weight: what its mean loss counts. In training its share of the step's generated tokens times the number of
-            parts, so that the mean over parts is the mean over tokens; in validation 1. Where there was no example
-            left it is 0, and the batch only keeps the rank in step.
+        weight: the factor of its mean loss. In training, its share of the step's generated tokens times the number of
+            parts, so that the mean over parts is the mean over tokens; in validation 1. If no example was left for
+            the rank it is 0, and the batch only keeps the rank in step with the others.
     """
 
     batch: Batch

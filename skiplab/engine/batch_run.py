@@ -21,12 +21,12 @@ from skiplab.engine.token_choice import TokenChoice
 
 @dataclass(frozen=True)
 class DecodeResult:
-    """What a batch generated.
+    """The output of a batch.
 
     Attributes:
-        tokens_BT: generated ids, end-of-sequence included, `pad_id` behind it.
+        tokens_BT: generated ids, end-of-sequence included, then `pad_id`.
         length_B: generated tokens per row.
-        depth_BT: layers that each token's step ran for the row; 0 behind the end.
+        depth_BT: number of layers that ran on the row for each token; 0 after the end.
         kv_bytes: bytes allocated for keys and values.
     """
 
@@ -62,7 +62,7 @@ class Prefilled:
     choice: TokenChoice
 
     def padding_mask(self, columns: int, dtype: torch.dtype) -> Tensor:
-        """Additive mask (B, 1, 1, S) over so many columns that hides left padding."""
+        """Additive mask (B, 1, 1, S) over `columns` columns that hides left padding."""
         mask_BS = torch.zeros(len(self.mask_BP), columns, dtype=dtype, device=self.mask_BP.device)
         mask_BS[:, : self.mask_BP.shape[1]].masked_fill_(~self.mask_BP, -torch.inf)
         return mask_BS[:, None, None]
@@ -81,7 +81,7 @@ class BatchRun(ABC):
     Attributes:
         index_B: the rows' places in the caller's batch.
         token_B: their newest tokens.
-        logits_BV: of these.
+        logits_BV: the scores from which these were chosen.
     """
 
     index_B: Tensor
@@ -90,7 +90,7 @@ class BatchRun(ABC):
 
     @abstractmethod
     def advance(self, step: int) -> None:
-        """Take the newest tokens through a decode step, from 1 on, and choose the next."""
+        """Run decode step `step` (1 or later) on the newest tokens, and choose the next ones."""
 
     @abstractmethod
     def ended(self, step: int) -> bool:
@@ -98,16 +98,16 @@ class BatchRun(ABC):
 
     @abstractmethod
     def cancel(self, rows: Collection[int]) -> None:
-        """End rows, by their places in the caller's batch, with the tokens that they have."""
+        """End rows, given by their places in the caller's batch; they keep the tokens that they have."""
 
     @abstractmethod
     def result(self) -> DecodeResult:
-        """What was generated so far."""
+        """The tokens generated so far."""
 
 
 @final
 class EagerRun(BatchRun):
-    """Any policy, any batch. Rows that end leave, and the last ones take their places."""
+    """For any policy and any batch. Rows that end are removed."""
 
     def __init__(self, backbone: Backbone, policy: ExitPolicy, cache: KVCache, prefilled: Prefilled) -> None:
         rows, prompt_columns = prefilled.mask_BP.shape

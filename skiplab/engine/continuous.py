@@ -1,4 +1,4 @@
-"""Continuous batching: rows arrive, decode at ages of their own, and leave, while others are under way.
+"""Continuous batching: rows arrive and leave at any step, each with its own age (tokens generated so far).
 
 Shapes: N rows whose prompts end, V vocabulary.
 """
@@ -23,14 +23,14 @@ from skiplab.engine.row_choice import Chooser, choose, stopped
 from skiplab.engine.step_runners import step_runner
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
 
-# The cache grows by whole multiples of so many columns.
-_COLUMNS = 64
+# The cache's width is a multiple of this.
+_COLUMN_BLOCK = 64
 
 
 @final
 @dataclass(eq=False)
 class Handle:
-    """A request under way.
+    """A submitted request.
 
     Attributes:
         tokens: generated so far.
@@ -59,26 +59,26 @@ class Handle:
 
 
 class QueueFullError(Exception):
-    """There is no room for another request."""
+    """The queue has no room for another request."""
 
 
 @final
 class Engine:
-    """Decodes requests as they come, each as it would be decoded alone.
+    """Decodes requests as they arrive; each gets the tokens that it would get if it were decoded alone.
 
-    First come, first served: a request is admitted when one of the slots is free, its prompt is read in chunks beside
-    the decode steps of the others, and it leaves as it ends.
+    First come, first served: a request is admitted when a slot is free, its prompt is read in chunks between the
+    decode steps of the others, and its slot is freed when it ends.
 
     Args:
-        policy: of all requests that bring none of their own.
-        slots: rows at most.
-        max_tokens: positions of a request, prompt and output, at most; None is the backbone's. Memory is taken as
-            requests need it.
+        policy: for requests that have no policy of their own.
+        slots: the most rows that decode at a time.
+        max_tokens: the most positions of a request, prompt and output together; None is the backbone's. Memory is
+            allocated as requests need it.
         chunk: prompt tokens that are read per step.
         max_waiting: requests that may wait for a slot; None is any number.
 
     Raises:
-        ValueError: there are no slots, or a bound is none.
+        ValueError: an argument is out of its range, or the policy's plans are not nested.
     """
 
     def __init__(
@@ -134,14 +134,16 @@ class Engine:
         return self._live.nbytes
 
     def check(self, request: RowRequest) -> None:
-        """Refuse what can never be decoded.
+        """Refuse a request that can never be decoded.
 
         Raises:
-            ValueError: the prompt is empty, the limit below 1, or both need more positions than there are.
+            ValueError: the prompt is empty, the limit is below 1, or together they need more than `max_tokens`
+                positions.
         """
         if not request.prompt or request.limit < 1:
             raise ValueError(
-                f"a request needs a prompt token and a token to generate, got {len(request.prompt)} and {request.limit}"
+                f"a request needs at least one prompt token and one new token, got {len(request.prompt)} and "
+                f"{request.limit}"
             )
         if request.columns > self._max_tokens:
             raise ValueError(
@@ -160,17 +162,17 @@ class Engine:
         """Queue a request.
 
         Args:
-            policy: another than the engine's. All plans of an engine must be nested in each other; beside rows that
-                exit on their own there is no other policy.
+            policy: in place of the engine's. All plans in an engine must be nested in each other, and a policy under
+                which rows decide when to exit cannot be mixed with another.
             on_token: called with each of its tokens.
 
         Raises:
-            QueueFullError: too many requests wait.
-            ValueError: as `check`, or the policy is not to be mixed with.
+            QueueFullError: `max_waiting` requests are waiting.
+            ValueError: as `check`, or the policy cannot be mixed with the engine's.
         """
         self.check(request)
         if policy is not None and (isinstance(policy, RowwisePolicy) or isinstance(self._policy, RowwisePolicy)):
-            raise ValueError("rows that exit on their own decode under the engine's policy, not beside another one")
+            raise ValueError("a policy under which rows decide when to exit cannot be mixed with another policy")
         if policy is not None:
             self._check_plans(policy)
         if self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
@@ -193,7 +195,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """Admit, read a chunk of a prompt, and take a decode step; whether anything is left to do."""
+        """Admit requests, read a chunk of a prompt, and run one decode step; returns whether work is left."""
         self._admit()
         self._read()
         if self._live.decoding:
@@ -213,8 +215,8 @@ class Engine:
         while self._waiting and len(self._running) < self._slots:
             handle = self._waiting[0]
             if handle.request.columns > self._columns:
-                # May be refused for want of memory, with the request still in the queue.
-                self._grow(min(-(-handle.request.columns // _COLUMNS) * _COLUMNS, self._max_tokens))
+                # This may run out of memory, so the request stays in the queue until it has succeeded.
+                self._grow(min(-(-handle.request.columns // _COLUMN_BLOCK) * _COLUMN_BLOCK, self._max_tokens))
             self._waiting.popleft()
             self._running[handle.row.index] = handle
             self._live.begin(handle.row)
@@ -225,7 +227,7 @@ class Engine:
         self._columns = columns
 
     def _read(self) -> None:
-        """A chunk of the first prompt that is not read, or as many whole prompts as a chunk holds."""
+        """Read the next chunk of the first unfinished prompt, or as many whole prompts as fit into a chunk."""
         reading = self._live.reading
         if not reading:
             return
@@ -247,7 +249,7 @@ class Engine:
             self._take([handle.row for handle in ends], self._backbone.head(last_ND), depths)
 
     def _grouped(self, reading: Sequence[LiveRow]) -> list[LiveRow]:
-        """Rows to read together: neighbours whose prompts begin, end within a chunk and run the same layers."""
+        """Rows to read together: neighbours with the same prompt plan whose whole prompts fit into one chunk."""
         found = [reading[0]]
         widest = self._left(reading[0])
         for row in reading[1:]:

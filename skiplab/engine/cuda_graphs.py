@@ -1,9 +1,9 @@
-"""Decode steps on tensors that never move, which a GPU replays as CUDA graphs.
+"""Decode steps on tensors at fixed addresses, which a GPU replays as CUDA graphs.
 
 A planned step over one bucket of key positions is the same sequence of kernels each time: token, position,
-column and mask are tensors that the step itself moves on. It is recorded once, on kernels for few rows where
-these can be had, and replayed without the host's part. A schedule's plans are few and nested, so the recordings
-are few. On other devices a step runs as it would be recorded.
+column and mask are tensors that the step itself updates. It is recorded once, with kernels for small batches where
+the device supports them, and replayed without work on the host. A schedule has few distinct plans, so there are
+few recordings. On other devices a step runs the same code without being recorded.
 
 Shapes: B rows, P prompt columns, T generated tokens, S key positions, L layers, V vocabulary.
 """
@@ -31,20 +31,20 @@ CHECK_EVERY = 8
 
 @dataclass
 class _State:
-    """What a step reads and moves on.
+    """The tensors that a step reads and updates.
 
     Attributes:
         token_B, position_B: the newest tokens and their positions.
-        column_1: where keys and values of these go; the cache's own.
-        step_1: the step that chooses the next tokens.
-        mask_B11S: additive; a column opens as its step comes.
+        column_1: the column of their keys and values; the tensor of the cache.
+        step_1: the generation step of the next tokens.
+        mask_B11S: additive mask; each step unmasks its column.
         limit_B: as in `Prefilled`.
-        eos_1: the first token that ends a row; -1 is none. Further ones are part of a recording.
+        eos_1: the first token that ends a row; -1 if there is none. Further ones are part of a recording.
         length_B: tokens generated so far; for rows that have ended, their length.
         ended_B: True for rows that have ended.
-        tokens_BT: all tokens; behind a row's end of no meaning.
-        logits_BV: of the newest tokens.
-        ids_BC: as `RecordedChoice` has it.
+        tokens_BT: all tokens; meaningless after a row's end.
+        logits_BV: the scores of the newest step.
+        ids_BC: the tensor of `RecordedChoice`.
     """
 
     token_B: Tensor
@@ -73,16 +73,16 @@ _Key = tuple[LayerPlan, int] | tuple[LayerPlan, int, tuple[object, ...]]
 
 @final
 class StepGraphs:
-    """The recorded steps of a policy for batches of one number of rows, and the tensors that they work on.
+    """The recorded steps of a policy for one batch size, and the tensors that they work on.
 
     Args:
-        policy: one whose plans hold for all rows alike.
-        rows: rows per batch, exactly.
-        prompt_columns, new_tokens: of a batch, at most.
-        record: whether a GPU records the steps; else they run as they would be recorded, for a profiler to see.
+        policy: must give all rows the same plan.
+        rows: the exact number of rows per batch.
+        prompt_columns, new_tokens: the most that a batch may have.
+        record: whether a GPU records the steps; otherwise they run eagerly, so that a profiler sees them.
 
     Raises:
-        ValueError: the policy lets rows exit on their own.
+        ValueError: under the policy, rows decide when to exit.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class StepGraphs:
         record: bool = True,
     ) -> None:
         if isinstance(policy, RowwisePolicy):
-            raise ValueError("recorded steps need a policy whose plans hold for all rows alike")
+            raise ValueError("recorded steps need a policy that gives all rows the same plan")
         self.backbone = backbone
         self._stepping = with_kernels(backbone)
         self.policy = policy
@@ -139,7 +139,7 @@ class StepGraphs:
         return self.cache
 
     def begin(self, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> None:
-        """Set the tensors for a batch whose prompt pass filled `cache`."""
+        """Fill the tensors for a batch whose prompt pass filled `cache`."""
         if self._weights != (addresses := self._addresses()):
             self._recorded.clear()
             self._stepping = with_kernels(self.backbone)
@@ -147,12 +147,12 @@ class StepGraphs:
         state, columns = self._state, prefilled.mask_BP.shape[1]
         token_B = prefilled.choice.choose(prefilled.logits_BV, torch.arange(self.rows, device=prompt_BP.device), 0)
         self._choice.begin(choosing, prompt_BP, prefilled.mask_BP, prefilled.eos_ids, token_B)
-        # Of other options than plain greedy decoding, the present batch's stay.
+        # Keep recordings of plain greedy decoding, and those that this batch's options need.
         kept = self._choice.keys()
         self._recorded = {key: step for key, step in self._recorded.items() if len(key) == 2 or key[2] in kept}
         state.token_B.copy_(token_B)
         ended_B = prefilled.ended(token_B, prefilled.limit_B, 1)
-        # Rows that have ended stand still, so that they never leave the backbone's positions.
+        # Rows that have ended do not advance, so that they stay within the backbone's positions.
         state.position_B.copy_(prefilled.mask_BP.sum(1) - ended_B.long())
         state.column_1.fill_(columns)
         state.step_1.fill_(1)
@@ -166,7 +166,7 @@ class StepGraphs:
         state.logits_BV.copy_(prefilled.logits_BV)
 
     def run(self, step: int, columns: int) -> _State:
-        """Run a step that attends to so many columns; it is recorded when it first comes."""
+        """Run a step that attends to `columns` columns; it is recorded at its first run."""
         plan, bucket, choice = self.policy.plan(step), _whole_buckets(columns), self._choice.key(step)
         key = (plan, bucket, choice) if choice else (plan, bucket)
         if key not in self._recorded:
@@ -207,7 +207,7 @@ class StepGraphs:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            # Libraries allocate workspaces at the first call, which is not allowed while recording.
+            # Libraries allocate workspaces at their first call, which is not allowed during capture.
             self._step(plan, bucket, choose)
             self._state.set(before)
         torch.cuda.current_stream().wait_stream(side)
@@ -222,7 +222,8 @@ class StepGraphs:
 
 @final
 class GraphRun(BatchRun):
-    """A planned batch on recorded steps. Rows that end stay; every few steps the host asks whether all have."""
+    """A planned batch on recorded steps. Ended rows stay in the batch; every few steps the host checks whether all
+    have ended."""
 
     def __init__(self, graphs: StepGraphs, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> None:
         graphs.begin(prefilled, choosing, prompt_BP)

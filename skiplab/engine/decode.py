@@ -24,13 +24,13 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 
 
 class Step(NamedTuple):
-    """A step whose tokens are known.
+    """A finished generation step.
 
     Attributes:
         step: 0 is the prompt pass.
-        index_A: the rows that took part, by their places in the batch; on recorded steps these are all.
-        token_A: their tokens; of a row that had ended before, of no meaning.
-        logits_AV: their raw scores, which on recorded steps the next step overwrites.
+        index_A: places in the batch of the rows that took part; all rows if steps are recorded.
+        token_A: their tokens; meaningless for a row that had ended before.
+        logits_AV: their raw scores; if steps are recorded, the next step overwrites them.
     """
 
     step: int
@@ -56,7 +56,7 @@ def decode(
         prompts: token ids per row, at least one each.
         max_new_tokens: the limit, for all rows or one per row.
         eos_id: a row ends when it generates this token; None decodes to the limit.
-        on_step: called as `on_step(step, index_B, logits_BV)` with what `Step` has.
+        on_step: called after each step as `on_step(step, index_B, logits_BV)`, with the values of `Step`.
         graphs: as for `decode_steps`.
 
     Raises:
@@ -90,10 +90,10 @@ def decode_request(
 def decode_steps(
     backbone: Backbone, policy: ExitPolicy, request: Request, *, graphs: StepGraphs | None = None
 ) -> Generator[Step, Collection[int] | None, DecodeResult]:
-    """Continue a batch's prompts under a policy, step by step. Rows that are sent, by their places in the batch, end.
+    """Continue a batch's prompts under a policy, step by step. To end rows early, send their places in the batch.
 
     Args:
-        graphs: recorded steps of this backbone and policy; a batch that does not fit them is decoded without,
+        graphs: recorded steps of this backbone and policy; a batch that does not fit them is decoded without them,
             with a warning.
 
     Raises:
@@ -134,7 +134,7 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Ste
 
     if graphs is not None:
         return GraphRun(graphs, prefill(graphs.prompt_cache()), request.choosing, prompt_BP)
-    # What later steps read: nothing of a layer that only the prompt pass runs.
+    # A layer that only the prompt pass runs needs no cache.
     cache = backbone.new_cache(
         len(request.prompts), [prefix_columns(columns, run) if run > 1 else 0 for run in steps_L]
     )
@@ -145,12 +145,12 @@ def _fitting(graphs: StepGraphs | None, backbone: Backbone, policy: ExitPolicy, 
     if graphs is None:
         return None
     if graphs.backbone is not backbone or graphs.policy is not policy:
-        raise ValueError("these graphs were made for another backbone or policy")
+        raise ValueError("these graphs were recorded for another backbone or policy")
     rows, columns, longest = len(request.prompts), request.columns, request.longest
     if not graphs.fits(rows, columns, longest):
         warnings.warn(
             f"recorded steps are for {graphs.rows} rows, at most {graphs.prompt_columns} prompt columns and "
-            f"{graphs.new_tokens} new tokens; a batch of {rows}, {columns} and {longest} is decoded without them",
+            f"{graphs.new_tokens} new tokens; a batch with {rows}, {columns} and {longest} is decoded without them",
             stacklevel=4,
         )
         return None

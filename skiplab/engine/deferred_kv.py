@@ -16,13 +16,13 @@ from skiplab.engine.kv_cache import KVCache, exchange
 
 @final
 class Deferred:
-    """Hidden states whose keys and values are not projected yet: of the layers that a step did not run on a row.
+    """Hidden states of exited rows, whose keys and values the layers above the exit have not projected yet.
 
-    All those layers would project the state in which the row exited (CALM, arXiv 2207.07061, section
-    3.2). A layer does so when a later step runs it on the row, for all the deferred steps of the row.
+    All these layers project the state in which the row exited (CALM, arXiv 2207.07061, section 3.2). A layer does so
+    when a later step runs it on the row, for all deferred steps of the row.
 
     Args:
-        rows, columns: of the cache.
+        rows, columns: the cache's.
     """
 
     def __init__(self, backbone: Backbone, cache: KVCache, *, rows: int, columns: int) -> None:
@@ -30,16 +30,17 @@ class Deferred:
         self._cache = cache
         self._columns = columns
         self._layer_L = torch.arange(backbone.num_layers)
-        # On the host, where the exits are known.
+        # On the host, because the exits are known there.
         self._deferred_LBS = torch.zeros(backbone.num_layers, rows, columns, dtype=torch.bool)
         self._states_BSD: Tensor | None = None
         self._position_BS = torch.zeros(rows, columns, dtype=torch.int64)
 
     def defer(self, h_B1D: Tensor, above_B: Tensor, columns: Sequence[int], positions: Sequence[int]) -> None:
-        """Keep the last states of a step's rows for the layers from `above_B` on, each row's first that it did not run.
+        """Keep the last states of a step's rows for the layers from `above_B` on.
 
         Args:
-            columns, positions: where the states' keys and values belong, and the positions that they stand for.
+            above_B: per row, the first layer that did not run.
+            columns, positions: the cache columns and the token positions of the states.
         """
         if self._states_BSD is None:
             self._states_BSD = h_B1D.new_empty(self._deferred_LBS.shape[1], self._columns, h_B1D.shape[-1])
@@ -49,7 +50,7 @@ class Deferred:
         self._deferred_LBS[:, row_B, column_B] = self._layer_L[:, None] >= above_B
 
     def flush(self, layer: int, rows: Tensor | None = None) -> None:
-        """Project a layer's deferred keys and values for rows it is about to run on; None means all rows."""
+        """Project a layer's deferred keys and values for the rows on which it is about to run; None is all rows."""
         deferred_BS = self._deferred_LBS[layer] if rows is None else self._deferred_LBS[layer, rows]
         if self._states_BSD is None or not deferred_BS.any():
             return
@@ -71,7 +72,7 @@ class Deferred:
         self._columns = columns
 
     def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:
-        """Let two rows trade places, as `KVCache.exchange` does."""
+        """Swap two rows, as `KVCache.exchange` does."""
         for per_row in (*self._deferred_LBS, self._position_BS):
             exchange(per_row, rows, filled, dim=0)
         for row, length in zip(rows, reversed(filled), strict=True):
@@ -80,5 +81,5 @@ class Deferred:
             exchange(self._states_BSD, rows, filled, dim=0)
 
     def drop(self, rows: int) -> None:
-        """Forget all but the first rows."""
+        """Forget all rows from index `rows` on."""
         self._deferred_LBS[:, rows:] = False

@@ -1,4 +1,4 @@
-"""The order of rows in a batch whose rows run plans of their own. Pure Python."""
+"""The order of rows in a batch in which each row has its own plan. Pure Python."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,10 @@ from skiplab.schedules.exit_schedule import LayerPlan
 
 
 def exchanges(depths: Sequence[Any]) -> list[tuple[int, int]]:
-    """Pairs of rows that trade places, one after the other, so that depth ascends; rows of one depth are
-    interchangeable.
+    """Swaps of two rows, in sequence, that sort the rows by ascending depth; rows of equal depth are interchangeable.
 
-    Each exchange brings one row at least to where it stays: a row whose depth changes costs at most one exchange per
-    distinct depth that it passes.
+    Each swap brings at least one row to its final place: a row whose depth changes costs at most one swap per distinct
+    depth that it passes.
     """
     current, order = list(depths), sorted(depths)
     found: list[tuple[int, int]] = []
@@ -24,7 +23,7 @@ def exchanges(depths: Sequence[Any]) -> list[tuple[int, int]]:
             continue
         there = min(
             (place for place in range(here + 1, len(order)) if current[place] == wanted != order[place]),
-            # Both rows find their place where that is possible.
+            # Prefer a swap that brings both rows to their places.
             key=lambda place: order[place] != current[here],
         )
         current[here], current[there] = current[there], current[here]
@@ -41,15 +40,15 @@ class LayerRun:
 
 
 def check_chain(plans: Iterable[LayerPlan]) -> None:
-    """Refuse plans of which one is not part of the next deeper one: rows of a layer would be no neighbours.
+    """Refuse plans that are not nested in each other, because the rows of a layer would not be neighbours.
 
     Raises:
-        ValueError: the message names two such plans.
+        ValueError: the message names two plans that are not nested.
     """
     for shallow, deep in pairwise(sorted(set(plans), key=len)):
         if not set(shallow) <= set(deep):
             raise ValueError(
-                f"rows decode together if the layers of a shallower plan are among those of each deeper one, got "
+                f"rows can decode together only if every shallower plan is a subset of each deeper one, got "
                 f"{list(shallow)} and {list(deep)}"
             )
 
@@ -58,7 +57,7 @@ def layer_runs(plans: Sequence[LayerPlan]) -> list[LayerRun]:
     """The layers of a step, in order, with the rows that run them.
 
     Args:
-        plans: by row, in ascending order of depth, each part of the next.
+        plans: by row, in ascending order of depth, each a subset of the next.
     """
     found: list[LayerRun] = []
     for layer in plans[-1]:

@@ -1,4 +1,4 @@
-"""A policy on the fastest way that its device has: packed weights on a CPU, recorded steps on a GPU."""
+"""Decoding by the fastest means of the device: packed weights on a CPU, recorded steps on a GPU."""
 
 from collections.abc import Collection, Generator
 from typing import final
@@ -12,21 +12,21 @@ from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.engine.recorded_choice import not_recordable
 from skiplab.engine.request import Request
 
-# Numbers of rows for which steps stay recorded.
+# How many batch sizes may have recorded steps at a time.
 _MAX_RECORDED = 4
-# Recorded steps are made for lengths in whole multiples, so that later batches fit.
+# Recorded steps are made for lengths rounded up to multiples of these, so that later batches fit.
 _PROMPT_COLUMNS = 64
 _NEW_TOKENS = 64
 
 
 @final
 class FastPath:
-    """Decodes batch after batch. Packed weights and recorded steps are made at the first batch that needs them, and
-    kept: packed weights of one layout for single rows, and of one for more.
+    """Decodes batches one after another. Weights are packed and steps recorded at the first batch that needs them, and
+    kept; there is one weight layout for single rows, and one for larger batches.
 
     Args:
-        number_format: its states are the backbone's. None leaves weights as they are, and records nothing.
-        records: whether steps are recorded, or run as they would be; None is on a GPU.
+        number_format: must have the backbone's dtype for states. None neither packs weights nor records steps.
+        records: whether to use `StepGraphs`; None does so on a GPU.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class FastPath:
         return decode_steps(backbone, self._policy, request, graphs=graphs)
 
     def backbone(self, rows: int) -> Backbone:
-        """The backbone with weights packed for so many rows."""
+        """The backbone with weights packed for `rows` rows."""
         if self._format is None:
             return self._backbone
         if (single := rows == 1) not in self._packed:
@@ -60,7 +60,7 @@ class FastPath:
         return self._packed[single]
 
     def _for(self, request: Request) -> tuple[Backbone, StepGraphs | None]:
-        # Before anything is packed for a request that cannot be decoded.
+        # Checked first, so that nothing is packed for a request that cannot be decoded.
         request.check(self._backbone.max_positions)
         backbone = self.backbone(len(request.prompts))
         return backbone, self._recorded(request, backbone)
@@ -72,7 +72,7 @@ class FastPath:
         graphs = self._graphs.pop(rows, None)
         if graphs is None or not graphs.fits(rows, columns, longest):
             before = (graphs.prompt_columns, graphs.new_tokens) if graphs else (0, 0)
-            # Before new memory is taken.
+            # Free the old tensors before new ones are allocated.
             del graphs
             while len(self._graphs) >= _MAX_RECORDED:
                 self._graphs.pop(next(iter(self._graphs)))
@@ -81,7 +81,7 @@ class FastPath:
                 prompt_columns=max(_whole(columns, _PROMPT_COLUMNS), before[0]),
                 new_tokens=max(_whole(longest, _NEW_TOKENS), before[1]),
             )  # fmt: skip
-        # The one used last is dropped last.
+        # The dictionary is in order of use: the least recently used is dropped first.
         self._graphs[rows] = graphs
         return graphs
 

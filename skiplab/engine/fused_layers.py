@@ -1,7 +1,7 @@
-"""The backbone's linear layers and norms on kernels for a decode step on a GPU.
+"""The backbone's linear layers and norms on Triton kernels for a decode step on a GPU.
 
-A launch of these kernels costs the host more than the libraries' own, so they pay in steps that are recorded
-(`graphs.py`). The library's layer modules stay as they are: only their children are replaced.
+Launching these kernels costs the host more than launching torch's own, so they pay off only in recorded steps
+(`cuda_graphs.py`). The layer modules of transformers stay as they are: only their children are replaced.
 
 Shapes: I and O input and output features, D features.
 """
@@ -22,7 +22,7 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 def with_kernels(backbone: Backbone) -> Backbone:
-    """A copy that shares all weights and runs on kernels, for inference; without kernels here, the original."""
+    """A copy for inference that shares all weights and runs on Triton kernels; the original where these cannot run."""
     if not has_kernels(backbone.device):
         return backbone
     twin = replaced(backbone, _on_kernels)
@@ -33,17 +33,17 @@ def with_kernels(backbone: Backbone) -> Backbone:
 
 @final
 class RowLinear(nn.Module):
-    """A linear layer that multiplies a single row by a kernel, and with it the rows of layers asked next."""
+    """A linear layer that multiplies a single row with a kernel; one launch can also compute the layers after it."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
-        # In a tuple, so that they are not this module's.
+        # In a tuple, so that they are not registered as submodules.
         self._next: tuple[RowLinear, ...] = ()
         self._ready: tuple[Tensor, Tensor] | None = None
 
     def precede(self, layers: "Sequence[RowLinear]") -> None:
-        """Compute these layers of the same shape too; each takes its output when it is asked of the same states."""
+        """Also compute these layers of the same shape; each returns that output when called on the same input."""
         self._next = tuple(layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class RowLinear(nn.Module):
         from skiplab.kernels.triton_ops import row_products
 
         ready, self._ready = self._ready, None
-        # Those of the same place in memory are the same, since `ready` has kept it.
+        # The same address is the same tensor, because `ready` has kept it alive.
         if ready is not None and ready[0].data_ptr() == x_1I.data_ptr():
             return ready[1]
         layers = (self, *self._next)
@@ -82,7 +82,7 @@ class LayerNorm(nn.Module):
 
 
 def _on_kernels(module: nn.Module) -> nn.Module:
-    # Subclasses may keep weights that are no plain numbers.
+    # Subclasses may hold weights in other formats (quantized, for example).
     if type(module) is nn.Linear:
         return RowLinear(module)
     if type(module) is nn.LayerNorm and module.bias is not None:
@@ -91,7 +91,7 @@ def _on_kernels(module: nn.Module) -> nn.Module:
 
 
 def _join(layers: Sequence[RowLinear]) -> None:
-    """Lets the first of each run of like layers compute the others."""
+    """Makes the first of consecutive layers of equal shape compute the others."""
     for _, run in groupby(layers, lambda layer: (layer.weight.shape, layer.bias is None)):
         first, *others = run
         first.precede(others)

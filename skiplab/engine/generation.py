@@ -1,4 +1,4 @@
-"""Generation options: which token follows, and where an output ends. Names and meanings are those of transformers'
+"""Generation options: how tokens are chosen, and where an output ends. Names and meanings are those of transformers'
 `GenerationConfig`."""
 
 import difflib
@@ -12,7 +12,7 @@ from typing import Any, Self, final
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-# Options of `GenerationConfig` that are not served, with the values at which they do nothing.
+# Options of `GenerationConfig` that are not supported, with the values at which they have no effect.
 _NOT_SERVED: Mapping[str, tuple[Any, ...]] = MappingProxyType({
     "assistant_early_exit": (), "constraints": (), "diversity_penalty": (0.0,), "dola_layers": (),
     "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1.0,),
@@ -22,13 +22,13 @@ _NOT_SERVED: Mapping[str, tuple[Any, ...]] = MappingProxyType({
     "remove_invalid_values": (False,), "sequence_bias": (), "speculation_type": (), "token_healing": (False,),
     "top_h": (), "use_mtp": (False,), "watermarking_config": (),
 })  # fmt: skip
-_OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "seed")
+_SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "seed")
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({
     "max_new_tokens": (1, math.inf), "min_new_tokens": (0, math.inf), "num_return_sequences": (1, math.inf),
     "no_repeat_ngram_size": (0, math.inf), "top_k": (0, math.inf), "seed": (0, 2**63 - 1), "min_p": (0, 1),
     "epsilon_cutoff": (0, 1), "eta_cutoff": (0, 1),
 })  # fmt: skip
-_ABOVE_ZERO = MappingProxyType(
+_POSITIVE_UP_TO = MappingProxyType(
     {"temperature": math.inf, "repetition_penalty": math.inf, "top_p": 1.0, "typical_p": 1.0}
 )
 
@@ -36,18 +36,18 @@ _ABOVE_ZERO = MappingProxyType(
 @final
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How tokens are chosen and where outputs end. The defaults are greedy decoding; those of sampling are the values
-    that `generate` of transformers uses where none is given.
+    """How tokens are chosen and where outputs end. The default is greedy decoding; sampling options default to the
+    values that transformers' `generate` uses.
 
     Attributes:
-        max_new_tokens: limit of a row; None is the caller's.
-        min_new_tokens: tokens before which no end of sequence is chosen.
+        max_new_tokens: limit of a row; None leaves it to the caller.
+        min_new_tokens: an end of sequence is chosen only after this many tokens.
         do_sample: draw from the processed distribution, or take the likeliest token.
         top_k: 0 keeps all tokens.
         bad_words_ids: token sequences that are never completed.
-        eos_token_id: tokens that end a row; None is the tokenizer's, an empty tuple none.
-        stop_strings: texts that end a row when it has generated one.
-        seed: of the draws; None takes a new one each time.
+        eos_token_id: tokens that end a row; None is the tokenizer's end of sequence, an empty tuple no token.
+        stop_strings: a row ends when its output contains one of these texts.
+        seed: for sampling; None takes a new one each time.
         num_return_sequences: outputs per prompt.
 
     Raises:
@@ -79,49 +79,50 @@ class GenerationOptions:
 
     @classmethod
     def of(cls, **options: Any) -> Self:
-        """Of options as users write them: lists for tuples, one id or text for several.
+        """Options from values as users write them: lists for tuples, a single id or text for a list of one.
 
         Raises:
-            ValueError: an option is unknown, not served, or of a bad value.
+            ValueError: an option is unknown or not supported, or a value is invalid.
         """
         return cls().updated(**options)
 
     @classmethod
     def from_config(cls, config: GenerationConfig) -> Self:
-        """What a library's configuration sets; what it leaves open stays as it is here.
+        """The options that a transformers configuration sets; the others keep their defaults.
 
         Raises:
-            ValueError: it sets an option that is not served; the message names it.
+            ValueError: it sets an option that is not supported; the message names it.
         """
         given = {name: value for name, value in vars(config).items() if value is not None}
         kept = {name: value for name, value in given.items() if name in _NAMES or name in _NOT_SERVED}
         return cls(**_plain(kept))
 
     def updated(self, **options: Any) -> Self:
-        """With other values for some options, as users write them; None leaves an option as it is.
+        """A copy with other values for some options, as users write them; None leaves an option unchanged.
 
         Raises:
-            ValueError: an option is unknown, not served, of a bad value, or one of sampling in greedy decoding.
+            ValueError: an option is unknown or not supported, a value is invalid, or a sampling option is given for
+                greedy decoding.
         """
         given = {name: value for name, value in options.items() if value is not None}
         changed = replace(self, **_plain(given))
-        without = [name for name in given if name in _OF_SAMPLING and name != "seed"]
+        without = [name for name in given if name in _SAMPLING_OPTIONS and name != "seed"]
         if without and not changed.do_sample:
-            raise ValueError(f"{without[0]} acts in sampling only: add do_sample=True, or leave {without[0]} out")
+            raise ValueError(f"{without[0]} has an effect only in sampling: add do_sample=True, or omit {without[0]}")
         return changed
 
     def to_config(self) -> GenerationConfig:
-        """The library's configuration of these options. It has no seed; that comes with torch's own generator."""
+        """These options as a transformers configuration, which has no seed: `generate` uses torch's generator."""
         values = {name: value for name, value in vars(self).items() if name != "seed" and value not in (None, ())}
         if not self.do_sample:
-            values = {name: value for name, value in values.items() if name not in _OF_SAMPLING}
+            values = {name: value for name, value in values.items() if name not in _SAMPLING_OPTIONS}
         return GenerationConfig(
             **{name: _listed(value) for name, value in values.items() if value != 0 or name == "top_k"}
         )
 
     @property
     def is_plain_greedy(self) -> bool:
-        """Whether tokens are chosen from raw scores alone, with no stop strings."""
+        """Whether the likeliest token of the raw scores is always taken, without stop strings."""
         shaped = (
             self.min_new_tokens, self.no_repeat_ngram_size, self.bad_words_ids, self.suppress_tokens,
             self.begin_suppress_tokens, self.stop_strings,
@@ -130,19 +131,19 @@ class GenerationOptions:
 
     @property
     def is_default(self) -> bool:
-        """Whether this is plain greedy decoding up to the tokenizer's own end of sequence; it has no use for a seed."""
+        """Whether this is plain greedy decoding up to the tokenizer's end of sequence; the seed is ignored."""
         return replace(self, seed=None) == type(self)()
 
     @property
     def warped_by(self) -> tuple[Any, ...]:
         """The values that `warpers` depends on."""
-        return tuple(getattr(self, name) for name in _OF_SAMPLING if name != "seed") if self.do_sample else ()
+        return tuple(getattr(self, name) for name in _SAMPLING_OPTIONS if name != "seed") if self.do_sample else ()
 
 
 @contextmanager
 def own_generation_config_aside(model: PreTrainedModel) -> Iterator[None]:
-    """Makes `generate` do just what its arguments say: else it takes what they leave open from the checkpoint's
-    `generation_config.json`."""
+    """Makes `generate` use only its arguments, and not the checkpoint's `generation_config.json` for options that they
+    leave open."""
     kept, model.generation_config = model.generation_config, GenerationConfig()  # type: ignore[assignment]
     try:
         yield
@@ -156,17 +157,17 @@ _SEQUENCES = ("eos_token_id", "suppress_tokens", "begin_suppress_tokens", "stop_
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the fields hold them; what is not served and does nothing is left out."""
+    """Options as the fields hold them, without unsupported options that have no effect."""
     found: dict[str, Any] = {}
     for name, value in options.items():
         if name in _NOT_SERVED:
             if value not in _NOT_SERVED[name]:
-                neutral = "".join(f"; {name}={one} is without it" for one in _NOT_SERVED[name])
-                raise ValueError(f"{name} is not served, got {value!r}{neutral or '; leave it out'}")
+                neutral = "".join(f"; {name}={one} turns it off" for one in _NOT_SERVED[name])
+                raise ValueError(f"{name} is not supported, got {value!r}{neutral or '; leave it out'}")
         elif name not in _NAMES:
             close = difflib.get_close_matches(name, _NAMES, n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(_NAMES)}"
-            raise ValueError(f"{name} is no generation option; {hint}")
+            raise ValueError(f"{name} is not a generation option; {hint}")
         else:
             found[name] = _value(name, value)
     return found
@@ -204,7 +205,7 @@ def _check(options: GenerationOptions) -> None:
             raise ValueError(f"{name} must be {expected}, got {value!r}")
     if options.max_new_tokens is not None and options.min_new_tokens > options.max_new_tokens:
         raise ValueError(
-            f"min_new_tokens={options.min_new_tokens} exceeds max_new_tokens={options.max_new_tokens}; lower the first"
+            f"min_new_tokens={options.min_new_tokens} exceeds max_new_tokens={options.max_new_tokens}; lower the former"
         )
     if options.num_return_sequences > 1 and not options.do_sample:
         raise ValueError(
@@ -221,8 +222,8 @@ def _in_range(name: str, value: Any) -> tuple[str, bool]:
     kind: Any = int if name in _INTEGERS else (int, float)
     number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
     what = "an integer" if name in _INTEGERS else "a number"
-    if name in _ABOVE_ZERO:
-        most = _ABOVE_ZERO[name]
+    if name in _POSITIVE_UP_TO:
+        most = _POSITIVE_UP_TO[name]
         return f"{what} above 0{'' if most == math.inf else f' and at most {most:g}'}", number and 0 < value <= most
     least, most = _RANGES[name]
     return f"{what} of at least {least:g}{'' if most in (math.inf, 2**63 - 1) else f' and at most {most:g}'}", (

@@ -46,18 +46,18 @@ class KVStore(ABC):
 
     @abstractmethod
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store the new columns of a layer; return what it attends to, the new columns included."""
+        """Store the new columns of a layer; return the keys and values that it attends to, new columns included."""
 
 
 @final
 @dataclass(frozen=True)
 class Place:
-    """Where the next keys and values of each layer go, and what they attend to.
+    """Where the next keys and values of each layer go, and which columns are attended to.
 
     Attributes:
-        rows: the rows that bring them: a run of neighbours, or any rows by index.
-        column: the first new column, of all rows alike (an integer) or of each row (R,).
-        end: columns to attend to, behind the new ones; None is all up to the new ones.
+        rows: the rows to write: a slice of neighbours, or any rows by index.
+        column: the first new column: one integer for all rows, or one per row (R,).
+        end: attention reads the columns before `end`; None reads those up to and including the new ones.
     """
 
     rows: slice | Tensor
@@ -73,7 +73,7 @@ class Place:
 
 @final
 class KVCache(KVStore):
-    """Written in place at moving columns, of all rows alike or of each row; rows can trade places.
+    """Written in place, at one column for all rows or at one per row; rows can be swapped.
 
     Arguments as for `KVStore`.
     """
@@ -83,11 +83,11 @@ class KVCache(KVStore):
         self._place = Place(slice(0, rows), 0)
 
     def seek(self, place: int | Place) -> None:
-        """Set where each layer's next `update` writes; a number is a column of all rows."""
+        """Set where each layer's next `update` writes; an integer is a column for all rows."""
         self._place = Place(slice(0, len(self._keys[0])), place) if isinstance(place, int) else place
 
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """As `KVStore.update`: a layer's filled prefix, a view, or a copy where rows are given by index."""
+        """As `KVStore.update`; the result is a view, or a copy if rows are given by index."""
         keys, values, place = self._keys[layer_idx], self._values[layer_idx], self._place
         if keys.shape[2] == 0:
             return key_BHTK, value_BHTK
@@ -107,8 +107,8 @@ class KVCache(KVStore):
         return keys[place.rows, :, :end], values[place.rows, :, :end]
 
     def grow(self, slots_L: Sequence[int]) -> None:
-        """Make room for more positions per layer, all of them finite numbers, since a mask hides no others; what is
-        stored stays."""
+        """Make room for more positions per layer and keep the stored ones. New positions are zero, because a mask
+        cannot hide NaN or infinity."""
         for layer, slots in enumerate(slots_L):
             for buffers in (self._keys, self._values):
                 before = buffers[layer]
@@ -122,17 +122,17 @@ class KVCache(KVStore):
         self._values[layer][row_N, :, column_N] = value_NHK
 
     def exchange(self, layer: int, rows: tuple[int, int], filled: tuple[int, int]) -> None:
-        """Let two rows trade places in a layer.
+        """Swap two rows in a layer.
 
         Args:
-            filled: how many leading columns of each are to be kept; 0 of a row whose content nobody reads again.
+            filled: how many leading columns of each row are kept; 0 if no later step reads the row.
         """
         for buffer in (self._keys[layer], self._values[layer]):
             exchange(buffer, rows, filled, dim=1)
 
 
 def exchange(buffer: Tensor, rows: tuple[int, int], filled: tuple[int, int], *, dim: int) -> None:
-    """Let two rows of a tensor trade places, as far as they are filled along a dimension of a row."""
+    """Swap two rows of a tensor, up to their filled lengths along dimension `dim` of a row."""
     one, other = (
         buffer[row].narrow(dim, 0, min(length, buffer.shape[dim + 1])) for row, length in zip(rows, filled, strict=True)
     )
@@ -143,17 +143,17 @@ def exchange(buffer: Tensor, rows: tuple[int, int], filled: tuple[int, int], *, 
 
 @final
 class StaticKVCache(KVStore):
-    """Written at a column that a tensor holds, and attended to in whole buckets, so that a recorded step can be
-    replayed; columns not yet written must be masked. Arguments as for `KVStore`.
+    """For recorded steps: the column to write is held in a tensor, and attention reads whole buckets of columns, so
+    that a step can be replayed. Columns not yet written must be masked. Arguments as for `KVStore`.
 
     Attributes:
-        column_1: where the next single column goes.
-        bucket: columns that a step attends to; 0 is the prompt pass.
+        column_1: the next column to write.
+        bucket: columns that a step attends to; 0 for the prompt pass.
     """
 
     def __init__(self, slots_L: Sequence[int], *, rows: int, device: torch.device, **options: Any) -> None:
         super().__init__(slots_L, rows=rows, device=device, **options)
-        # What a mask hides must still be finite.
+        # Masked values must still be finite.
         for buffer in (*self._keys, *self._values):
             buffer.zero_()
         self.column_1 = torch.zeros(1, dtype=torch.int64, device=device)
@@ -164,7 +164,7 @@ class StaticKVCache(KVStore):
         self.column_1.fill_(place)
 
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """As `KVStore.update`. Without a bucket the columns are a prompt's: they begin at the first."""
+        """As `KVStore.update`. In the prompt pass (`bucket` is 0) the columns begin at the first."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         if keys.shape[2] == 0:
             return key_BHTK, value_BHTK

@@ -1,4 +1,4 @@
-"""The ragged step: one decode step of rows that have lengths, ages and plans of their own.
+"""The ragged step: one decode step of rows that each have their own length, age and plan.
 
 Shapes: B rows that decode, S key positions, V vocabulary.
 """
@@ -24,13 +24,13 @@ class LiveRow:
     """A row of a batch.
 
     Attributes:
-        index: the caller's number for it.
-        policy: its plan by generation step.
+        index: the row's number, chosen by the caller.
+        policy: gives its plan by generation step.
         pad: columns of left padding.
-        column: where its next key and value go.
-        tokens: generated so far; none while its prompt is read.
-        depths: layers that each of these ran.
-        plan: of the next step.
+        column: the cache column of its next key and value.
+        tokens: generated so far; empty while its prompt is being read.
+        depths: number of layers that ran for each of these tokens.
+        plan: the layers of its next step.
     """
 
     index: int
@@ -49,7 +49,7 @@ class LiveRow:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Rows that decode come first, by depth; then those whose prompts are read, then those that have ended."""
+        """Sort key: decoding rows by depth, then rows whose prompts are being read, then rows that have ended."""
         if self.ended:
             return 2, 0
         return (0, len(self.plan)) if self.tokens else (1, 0)
@@ -57,18 +57,18 @@ class LiveRow:
 
 @final
 class LiveRows:
-    """Rows under way, in ascending order of the depth of their next step.
+    """The rows of a batch, in ascending order of the depth of their next step.
 
     The invariant: plans are nested from row to row, so the rows that run layer `l` are the last ones, from some
     `first_l` on, and each layer works on one contiguous slice `h[first_l:]`, keys and values included: nothing is
-    gathered or copied. Plans are nested from step to step too, so a row that runs a layer has all its positions
-    there, and one length per row masks every layer. A row that comes to a smaller depth, ends or arrives costs at most
-    one exchange of two rows' keys and values per distinct depth that it passes.
+    gathered or copied. Plans are nested from step to step too, so a row that runs a layer has the keys and values of
+    all its positions there, and one length per row masks every layer. A row that arrives, ends or reaches a smaller
+    depth costs at most one swap of two rows' keys and values per distinct depth that it passes.
 
-    Rows whose prompts are read lie behind those that decode.
+    Rows whose prompts are being read come after those that decode.
 
     Args:
-        columns: of the cache's longest layer.
+        columns: width of the cache's longest layer.
 
     Attributes:
         rows: all rows, in order.
@@ -85,7 +85,7 @@ class LiveRows:
 
     @property
     def decoding(self) -> list[LiveRow]:
-        """The rows that have a token."""
+        """The rows whose prompts are read: they have at least one token."""
         return [row for row in self.rows if row.tokens]
 
     @property
@@ -95,28 +95,28 @@ class LiveRows:
 
     @property
     def reading(self) -> list[LiveRow]:
-        """The rows whose prompts are read, neighbours in the cache from their places in `rows` on."""
+        """The rows whose prompts are being read; they are neighbours in `rows` and in the cache."""
         self._arrange()
         return [row for row in self.rows if not row.tokens]
 
     def begin(self, row: LiveRow) -> None:
-        """Take a row on, whose prompt is to be read."""
+        """Add a row whose prompt is still to be read."""
         self.rows.append(row)
 
     def grow(self, columns: int) -> None:
-        """Make room for more columns, after the cache has."""
+        """Make room for more columns; the cache must have grown before."""
         self._runner.grow(columns)
         self._columns, self._mask_BS = columns, None
 
     def take(self, rows: Sequence[LiveRow], tokens: Sequence[int], depths: Sequence[int]) -> None:
-        """Rows' next tokens, and the layers that their steps ran."""
+        """Append the rows' next tokens, and the number of layers that ran for each."""
         for row, token, depth in zip(rows, tokens, depths, strict=True):
             row.tokens.append(token)
             row.depths.append(depth)
             row.plan = self._plan(row)
 
     def advance(self) -> tuple[Tensor, list[int]]:
-        """One decode step of all rows that decode: logits (B, V), and the layers that each ran."""
+        """Run a decode step for all decoding rows: logits (B, V), and the number of layers that each ran."""
         self._arrange()
         rows, device = self.decoding, self._backbone.device
         position_B1 = torch.tensor([[row.column - row.pad] for row in rows], device=device)
@@ -128,7 +128,7 @@ class LiveRows:
         return self._backbone.head(h_B1D[:, -1]), depths
 
     def end(self, rows: Collection[LiveRow]) -> None:
-        """Rows leave; the others may move."""
+        """Remove rows; the others may change places."""
         for row in rows:
             row.ended = True
         self._arrange()
@@ -162,7 +162,7 @@ class LiveRows:
         )
 
     def _mask(self, rows: Sequence[LiveRow], columns: Sequence[int], *, level: bool) -> Tensor | None:
-        """Additive mask (B, S) that hides padding and what is behind each row's new column; None hides nothing."""
+        """Additive mask (B, S) that hides padding and the columns after each row's new one; None hides nothing."""
         if level and not any(row.pad for row in rows):
             self._mask_BS = None
         elif self._mask_BS is None or len(self._mask_BS) != len(rows):
@@ -196,7 +196,7 @@ class LiveRows:
         self.rows[one], self.rows[other] = rows[1], rows[0]
 
     def _filled(self, row: LiveRow, layer: int) -> int:
-        """Leading columns of a layer that later steps of a row read."""
+        """The number of leading columns of a layer that later steps of the row still read."""
         plan = row.plan if row.tokens else row.policy.plan(0)
         return row.column if layer in plan and not row.ended else 0
 

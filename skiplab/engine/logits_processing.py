@@ -1,4 +1,4 @@
-"""The library's logits processors that generation options ask for, in the order in which its `generate` applies them.
+"""The logits processors of transformers for generation options, in the order in which `generate` applies them.
 
 Shapes: B rows.
 """
@@ -36,12 +36,12 @@ def processors(
     eos_ids: Sequence[int],
     custom: Sequence[LogitsProcessor] = (),
 ) -> LogitsProcessorList:
-    """What `generate` would apply to the scores of these rows.
+    """The processors that `generate` would apply to the scores of these rows.
 
     Args:
         prompt_columns: width of the left-padded prompts.
         padding_B: padding columns per row.
-        custom: further processors, before those of sampling; one replaces an option's of the same class.
+        custom: further processors, applied before the warpers; each replaces an option's processor of the same class.
     """
     device = padding_B.device
     found: list[LogitsProcessor] = []
@@ -75,7 +75,7 @@ def _suppressing(options: GenerationOptions, prompt_columns: int, device: torch.
 
 
 def warpers(options: GenerationOptions, device: torch.device) -> list[LogitsProcessor]:
-    """What shapes the distribution that is drawn from; none in greedy decoding."""
+    """The processors that shape the distribution for sampling; none in greedy decoding."""
     if not options.do_sample:
         return []
     found: list[LogitsProcessor] = []

@@ -1,4 +1,4 @@
-"""Number formats to decode in."""
+"""Number formats for decoding."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from skiplab.engine.packed_linear import prepack, quantize
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """How weights and states are kept.
+    """How weights and states are stored.
 
     Attributes:
         states: dtype of everything except the weights of linear layers.
-        integers: whether these are 8-bit integers, and the products too; a CPU's.
+        integers: whether these weights and their products are 8-bit integers; only on a CPU.
     """
 
     states: torch.dtype
@@ -26,10 +26,10 @@ class NumberFormat:
         return 1 if self.integers else self.states.itemsize
 
     def fast_path(self, backbone: Backbone, rows: int) -> Backbone:
-        """A backbone of `states` made ready to decode about `rows` rows at a time.
+        """A copy of a backbone in `states`, packed for decoding about `rows` rows at a time.
 
         Raises:
-            ValueError: the format cannot be had here.
+            ValueError: the device does not support the format.
         """
         return quantize(backbone, rows=rows) if self.integers else prepack(backbone, rows=rows)
 

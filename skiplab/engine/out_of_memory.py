@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, a GPU's or the machine's, could not be had."""
+    """Whether an error is an out-of-memory error, of a GPU or of the machine."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -25,7 +25,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def free() -> None:
-    """Give back what a failed attempt held. To be called when its error is gone, whose frames hold it too."""
+    """Free the memory of a failed attempt. Call it after the error is gone, because its frames hold tensors."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -33,13 +33,13 @@ def free() -> None:
 
 @final
 class Halving:
-    """Goes through rows in batches, and halves the batch for good when one does not fit into memory.
+    """Processes rows in batches; when a batch does not fit into memory, it halves the batch size from then on.
 
     Args:
         what: name of the work, for the warning.
 
     Attributes:
-        rows: rows at a time.
+        rows: the current batch size.
     """
 
     def __init__(self, rows: int, what: str) -> None:
@@ -47,10 +47,10 @@ class Halving:
         self._what = what
 
     def __call__(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
-        """The parts of the items, and what the work makes of each.
+        """Yield each batch of items with the result of `work`.
 
         Raises:
-            Exception: the work's own; that memory is too small even for one row.
+            Exception: raised by `work`; or out of memory with a single row.
         """
         first = 0
         while first < len(items):
@@ -66,14 +66,14 @@ class Halving:
                 continue
             free()
             self.rows = (len(part) + 1) // 2
-            warnings.warn(f"out of memory {self._what} {len(part)} rows; goes on with {self.rows}", stacklevel=3)
+            warnings.warn(f"out of memory {self._what} {len(part)} rows; retrying with {self.rows}", stacklevel=3)
 
 
 def loss_in_parts(loss: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:
-    """A batch's mean loss over generated tokens, with the inner states of one part of its rows in memory at a time.
+    """A batch's mean loss over generated tokens, with the activations of one part of its rows in memory at a time.
 
-    The backward pass computes all parts but the last again. Beside rounding it is the loss of the whole, where that
-    is a mean over tokens; what is drawn anew for each batch is drawn for each part.
+    The backward pass recomputes all parts except the last. For a loss that is a mean over tokens the result equals
+    the loss of the whole batch, except for rounding; random draws per batch become draws per part.
     """
     pieces = batch.chunk(parts)
     if len(pieces) == 1:

@@ -1,7 +1,7 @@
-"""Linear layers in weight layouts for fast decoding on a CPU; all other modules are the backbone's own.
+"""Linear layers with weights packed for fast decoding on a CPU; all other modules are the backbone's own.
 
-The library's layer modules stay as they are: only their `nn.Linear` children are replaced. oneDNN's
-operators have internal names in torch; where they are missing, weights stay as they are.
+The layer modules of transformers stay as they are: only their `nn.Linear` children are replaced. The oneDNN operators
+are internal in torch; where they are missing, weights stay as they are.
 
 Shapes: N rows of the product, I and O input and output features.
 """
@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from skiplab.engine.backbone import Backbone
 
-# Smaller weights stay in a cache, where the order of reading matters little.
+# Smaller weights stay in the CPU cache, where their layout matters little.
 _CACHE_BYTES = 2**20
 _TINY = 1e-30
 
 
 def prepack(backbone: Backbone, *, rows: int) -> Backbone:
-    """A copy for decoding about `rows` rows at a time, for inference alone.
+    """A copy for inference, packed for decoding about `rows` rows at a time.
 
-    It shares every tensor but the weights of linear layers with the original. Sums run in another order
-    than the original's; nothing else differs. On other devices than a CPU it is the original.
+    It shares every tensor with the original except the weights of linear layers. Its results differ from the
+    original's only by the order of summation. On devices other than a CPU this returns the original.
     """
     if backbone.device.type != "cpu":
         return backbone
@@ -44,7 +44,7 @@ def prepack(backbone: Backbone, *, rows: int) -> Backbone:
 def quantize(backbone: Backbone, *, rows: int) -> Backbone:
     """A copy whose linear layers multiply 8-bit integers, for decoding about `rows` rows at a time on a CPU.
 
-    Weights are rounded symmetrically per output feature, to `integer_levels`, states per row as they come.
+    Weights are rounded symmetrically per output feature, to `integer_levels`; states are rounded per row at run time.
 
     Raises:
         ValueError: as `check_integers`.
@@ -54,10 +54,10 @@ def quantize(backbone: Backbone, *, rows: int) -> Backbone:
 
 
 def check_integers(device: torch.device) -> None:
-    """Refuse what cannot multiply 8-bit integers.
+    """Refuse devices that cannot multiply 8-bit integers.
 
     Raises:
-        ValueError: this is no CPU, or torch lacks oneDNN's integer products.
+        ValueError: the device is not a CPU, or torch lacks oneDNN's integer products.
     """
     if device.type != "cpu":
         raise ValueError(f"int8 decoding runs on a CPU, got device {device}; choose bfloat16 there")
@@ -66,20 +66,20 @@ def check_integers(device: torch.device) -> None:
 
 
 def integer_levels() -> int:
-    """Largest size of a weight as an integer: 127, or 63 on an x86 CPU without AVX-512 VNNI, whose products are added
-    pair by pair in 16 bits and would be cut off there (oneDNN's developer guide, "Nuances of int8 computations")."""
+    """Largest magnitude of an integer weight: 127, or 63 on an x86 CPU without AVX-512 VNNI, which adds pairs of
+    products in 16 bits and would saturate (oneDNN's developer guide, "Nuances of int8 computations")."""
     return 127 if torch.cpu._is_vnni_supported() or platform.machine() not in ("x86_64", "AMD64") else 63
 
 
 def repack(backbone: Backbone) -> None:
-    """Bring a copy of `prepack` or `quantize` up to its original's weights, after these were overwritten in place."""
+    """Update a copy made by `prepack` or `quantize` after the weights of its original were overwritten in place."""
     for module in backbone.modules():
         if isinstance(module, StoredLinear):
             module.store()
 
 
 class StoredLinear(nn.Module, ABC):
-    """A linear layer for inference that keeps its weight in a layout of its own.
+    """A linear layer for inference that stores its weight in a special layout.
 
     Args:
         linear: the original, whose bias it shares.
@@ -92,12 +92,12 @@ class StoredLinear(nn.Module, ABC):
         self.out_features = linear.out_features
         self.bias = linear.bias
         self.rows = rows
-        # In a tuple, so that its weight is not this module's.
+        # In a tuple, so that it is not registered as a submodule.
         self._original = (linear,)
         self.store()
 
     def store(self) -> None:
-        """Take the original's present weight."""
+        """Pack the original's current weight."""
         (linear,) = self._original
         with torch.no_grad():
             self._store(linear.weight)
@@ -140,7 +140,7 @@ class TransposedLinear(StoredLinear):
 
 @final
 class PackedLinear(StoredLinear):
-    """The weight in oneDNN's blocks, put in order once instead of at every call."""
+    """The weight in oneDNN's blocked layout, reordered once instead of at every call."""
 
     def _store(self, weight_OI: Tensor) -> None:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), self.rows)
@@ -157,14 +157,14 @@ class PackedLinear(StoredLinear):
 class Int8Linear(StoredLinear):
     """Weights and states as 8-bit integers, products summed in 32 bits.
 
-    A row is scaled by its own largest state, so that rows do not touch one another.
+    Each row is scaled by its own largest state, so that rows do not affect each other.
     """
 
     def __init__(self, linear: nn.Linear, rows: int) -> None:
         super().__init__(linear, rows)
         self._zero_O = torch.zeros(self.out_features, dtype=torch.int64)
         self._one = torch.ones(())
-        # States go as unsigned integers around 128, the faster product; cutting off behind a half rounds.
+        # States become unsigned integers around 128, for which products are faster; adding 0.5 makes truncation round.
         self._middle, self._middle_and_half_I = torch.tensor(128), torch.full((self.in_features,), 128.5)
 
     def _store(self, weight_OI: Tensor) -> None:
@@ -191,10 +191,10 @@ class Int8Linear(StoredLinear):
 
 
 def replaced(backbone: Backbone, other: Callable[[nn.Module], nn.Module]) -> Backbone:
-    """A copy for inference that shares every tensor, with other modules in the place of some of its own.
+    """A copy for inference that shares every tensor, with some modules replaced.
 
     Args:
-        other: what takes a module's place, or the module itself.
+        other: returns the replacement of a module, or the module itself.
     """
     shared = {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
     twin = copy.deepcopy(backbone, shared)
@@ -211,7 +211,7 @@ def _replace_linear(backbone: Backbone, stored: Callable[[nn.Linear], nn.Module]
 
 def _packs(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
-        # On an x86 CPU it takes AVX-512 at the least.
+        # On an x86 CPU this needs at least AVX-512.
         return _has("mkldnn", "_linear_pointwise") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype == torch.float32 and _has("mkldnn", "_linear_pointwise")
 

@@ -24,7 +24,7 @@ def positions(valid_BT: Tensor) -> Tensor:
 
 
 def causal_mask(valid_BT: Tensor, dtype: torch.dtype, *, always: bool = False) -> Tensor | None:
-    """Additive causal mask (B, 1, T, T) that hides left padding; None where there is none, unless `always`.
+    """Additive causal mask (B, 1, T, T) that hides left padding; None if no row is padded, unless `always`.
 
     A padded position attends to itself, which keeps its unused state finite.
     """
@@ -43,7 +43,7 @@ def start(
 
     Args:
         ids_BT: left-padded prompt, then generated tokens.
-        cache: filled with the keys and values of what runs.
+        cache: receives the keys and values of the layers that run.
     """
     generated = prompt_mask_BP.new_ones(ids_BT.shape[0], ids_BT.shape[1] - prompt_mask_BP.shape[1])
     valid_BT = torch.cat([prompt_mask_BP, generated], dim=1)
@@ -65,7 +65,7 @@ def layer_states(
     """Yield the state (B, T, D) after each layer.
 
     Args:
-        columns_L: how many leading columns each layer runs on; the others pass by it. None runs all.
+        columns_L: how many leading columns each layer runs on; the others skip it. None runs every layer on all.
         ids_BT, prompt_mask_BP, cache: as for `start`.
     """
     h_BTD, context = start(backbone, ids_BT, prompt_mask_BP, cache)
@@ -93,12 +93,12 @@ def forward(
 
 
 def prefix_columns(prompt_columns: int, steps: int) -> int:
-    """Leading columns that a layer runs on if it takes part in the first `steps` steps from the prompt pass on."""
+    """Leading columns that a layer runs on if it runs in the first `steps` steps, the prompt pass included."""
     return prompt_columns + steps - 1 if steps else 0
 
 
 def planned_states(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:
-    """States (B, G, D) from which the generated tokens come when each step runs just the layers of its plan."""
+    """States (B, G, D) that predict the generated tokens when each step runs only the layers of its plan."""
     steps_L = layer_steps(policy.plan, backbone.num_layers, batch.decode_steps)
     columns_L = [prefix_columns(batch.prompt_columns, steps) for steps in steps_L]
     h_BTD = forward(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)
@@ -106,5 +106,5 @@ def planned_states(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tens
 
 
 def planned_logits(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:
-    """Logits (B, G, V) of the generated tokens when each step runs just the layers of its plan."""
+    """Logits (B, G, V) of the generated tokens when each step runs only the layers of its plan."""
     return backbone.head(planned_states(backbone, policy, batch))

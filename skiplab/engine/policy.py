@@ -17,7 +17,7 @@ Propagation = Literal["lazy", "eager"]
 
 
 class ExitPolicy(ABC):
-    """Chooses the layers of each decode step. Plans must be nested: a layer left out stays out."""
+    """Chooses the layers of each decode step. Plans must be nested: a layer that a step omits never runs again."""
 
     @abstractmethod
     def plan(self, step: int) -> LayerPlan:
@@ -25,8 +25,8 @@ class ExitPolicy(ABC):
 
 
 class RowwisePolicy(ExitPolicy, ABC):
-    """A policy under which each row may leave the plan early. Its layers above get keys and values from the
-    state in which it left."""
+    """A policy under which each row may exit before the end of the plan. The layers above its exit compute keys and
+    values from the state in which it exited."""
 
 
 class AdaptivePolicy(RowwisePolicy, ABC):
@@ -34,10 +34,10 @@ class AdaptivePolicy(RowwisePolicy, ABC):
 
     Args:
         exit_layers: layers after which `exits` is asked.
-        batch_policy: what rows do that exit at different layers. `freeze`: a row's state stays as it exits, and
-            the row goes through the layers until all have exited. `min`: all exit when the least confident row
-            does. `compact`: exited rows leave the computation.
-        propagation: when the layers that a step did not run get its keys and values: `lazy`, as a later step
+        batch_policy: how rows are handled that exit at different layers. `freeze`: a row's state stays as it was at
+            its exit, and layers run on all rows until all have exited. `min`: all rows exit when the least confident
+            row does. `compact`: exited rows leave the computation.
+        propagation: when the layers that a step did not run get its keys and values: `lazy`, when a later step
             reaches them, or `eager`, at once.
     """
 
@@ -57,7 +57,7 @@ class AdaptivePolicy(RowwisePolicy, ABC):
         """Rows that need no further layer, as a boolean tensor of shape (B,).
 
         Args:
-            h_BD: the state that a layer of `exit_layers` has just put out.
+            h_BD: the output state of a layer of `exit_layers`.
             below_BD: the input state of that layer.
             step_B: each row's generation step, on the host.
             head: final norm and language-model head, (B, D) to logits (B, V).
@@ -65,7 +65,7 @@ class AdaptivePolicy(RowwisePolicy, ABC):
 
 
 class HindsightPolicy(RowwisePolicy, ABC):
-    """For analysis: every layer runs, and each row's exit is chosen from the states of all of them.
+    """For analysis: every layer runs, and each row's exit is chosen from the states after all layers.
 
     Args:
         exact_kv: whether the layers above an exit keep the keys and values of the full pass.
@@ -97,7 +97,7 @@ class FullDepth(ExitPolicy):
 
 @final
 class Scheduled(ExitPolicy):
-    """The layers that an `ExitSchedule` gives to the step, the same for all rows."""
+    """The layers that an `ExitSchedule` gives for the step, the same for all rows."""
 
     def __init__(self, schedule: ExitSchedule, kind: PlanKind) -> None:
         self.schedule = schedule
@@ -109,10 +109,10 @@ class Scheduled(ExitPolicy):
 
 @final
 class Planned(ExitPolicy):
-    """Plans given by step, the last of them for all steps beyond, the same for all rows.
+    """A list of plans by step, the same for all rows; the last one holds for all later steps.
 
     Args:
-        plans: one at least; the first is the prompt pass's.
+        plans: at least one; the first is that of the prompt pass.
     """
 
     def __init__(self, plans: Sequence[LayerPlan]) -> None:

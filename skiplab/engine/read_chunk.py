@@ -1,4 +1,4 @@
-"""A piece of the prompts of rows that lie side by side in the cache.
+"""Read a chunk of the prompts of neighbouring rows of the cache.
 
 Shapes: R rows, T new positions, S key positions, D hidden size.
 """
@@ -16,12 +16,12 @@ from skiplab.schedules.exit_schedule import LayerPlan
 def read_chunk(
     backbone: Backbone, cache: KVCache, place: Place, ids: Sequence[Sequence[int]], plan: LayerPlan
 ) -> Tensor:
-    """Take prompt tokens through the layers: their states (R, T, D).
+    """Run the layers on prompt tokens: their states (R, T, D).
 
     Args:
-        place: of the rows, which all stand at one column.
-        ids: the next tokens per row. Behind shorter ones states, keys and values have no meaning; decode steps hide
-            and overwrite them.
+        place: the rows, and the first new column, which must be the same for all.
+        ids: the next tokens per row. Shorter rows are padded on the right; states, keys and values there have no
+            meaning, and decode steps mask and overwrite them.
     """
     assert isinstance(place.column, int)
     start, width, device = place.column, max(map(len, ids)), backbone.device

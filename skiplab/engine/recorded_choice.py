@@ -1,4 +1,4 @@
-"""Which token follows, as part of a recorded step: fixed shapes, and nothing that the host must know.
+"""Token choice inside a recorded step: fixed shapes, and no synchronisation with the host.
 
 Shapes: B rows, P prompt columns, C columns of prompt and output, T generated tokens, V vocabulary.
 """
@@ -21,14 +21,14 @@ from skiplab.engine.sampling import draw
 from skiplab.engine.token_choice import Choosing, greedy
 
 Choose = Callable[[Tensor, Tensor], Tensor]
-"""Tokens (B,) from raw scores (B, V) and the step (1,) that chooses them."""
+"""Tokens (B,) from raw scores (B, V) and the generation step (1,)."""
 
 
 def not_recordable(choosing: Choosing) -> str | None:
-    """What of it a recorded step cannot do; None is nothing."""
+    """The first feature that a recorded step does not support; None if it supports all."""
     options = choosing.options
     if options is None:
-        return "processors or stopping criteria of the caller's own"
+        return "the caller's own processors or stopping criteria"
     for name in ("no_repeat_ngram_size", "bad_words_ids", "stop_strings"):
         if getattr(options, name):
             return name
@@ -37,16 +37,16 @@ def not_recordable(choosing: Choosing) -> str | None:
 
 @final
 class RecordedChoice:
-    """The tensors that choosing works on, which never move.
+    """The tensors that token choice reads, at fixed addresses.
 
     Args:
-        columns: of prompt and output, at most.
-        new_tokens: generated tokens, at most.
+        columns: the most columns of prompt and output together.
+        new_tokens: the most generated tokens.
 
     Attributes:
-        ids_BC: prompt and output; columns that are padding, or still to come, repeat a token of the row's prompt, so
-            that what a processor makes of the set of tokens is exact.
-        uniform_BT: what sampling draws by.
+        ids_BC: prompt and output; columns of padding, and those not generated yet, repeat a token of the row's
+            prompt, so that the set of tokens that processors see is exact.
+        uniform_BT: the random numbers to sample with.
     """
 
     def __init__(self, *, rows: int, columns: int, new_tokens: int, device: torch.device) -> None:
@@ -58,7 +58,7 @@ class RecordedChoice:
     def begin(
         self, choosing: Choosing | None, prompt_BP: Tensor, mask_BP: Tensor, eos_ids: tuple[int, ...], token_B: Tensor
     ) -> None:
-        """Set the tensors for a batch whose first tokens are chosen."""
+        """Fill the tensors for a batch, after its first tokens were chosen."""
         self._options = None if choosing is None else choosing.options
         self._eos_ids = eos_ids
         if choosing is None:
@@ -72,7 +72,7 @@ class RecordedChoice:
 
     @property
     def further_eos(self) -> tuple[int, ...]:
-        """Tokens that end a row, beside the first."""
+        """All tokens that end a row, except the first of them."""
         return self._eos_ids[1:]
 
     @property
@@ -81,7 +81,7 @@ class RecordedChoice:
         return self._options is not None and self._options.repetition_penalty != 1
 
     def key(self, step: int) -> tuple[object, ...]:
-        """Steps of one key choose and end by the same kernels; empty is plain greedy decoding."""
+        """Steps with equal keys choose and end tokens by the same kernels; an empty key is plain greedy decoding."""
         options = self._options or GenerationOptions()
         held = self._eos_ids if step < options.min_new_tokens else ()
         shaped = (
@@ -94,7 +94,7 @@ class RecordedChoice:
         return {self.key(0), self.key(self.uniform_BT.shape[1])}
 
     def at(self, step: int) -> Choose:
-        """What chooses the tokens of a step."""
+        """The function that chooses the tokens of a step."""
         options = self._options
         if options is None:
             return lambda logits_BV, step_1: greedy(logits_BV)

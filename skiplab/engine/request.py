@@ -1,4 +1,4 @@
-"""What a batch is asked for.
+"""Requests to decode: a batch of rows, or one row.
 
 Shapes: B rows, P prompt columns.
 """
@@ -33,7 +33,7 @@ class Request:
         prompts: token ids per row, at least one each.
         limits: tokens that each row may generate.
         eos_ids: tokens that end a row.
-        choosing: how tokens are chosen; None is greedily.
+        choosing: how tokens are chosen; None decodes greedily.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -57,13 +57,13 @@ class Request:
         return left_pad(self.prompts, self.pad_id)
 
     def choice(self, prompt_BP: Tensor) -> TokenChoice:
-        """What chooses the batch's tokens."""
+        """The object that chooses the batch's tokens."""
         if self.choosing is None:
             return Greedy()
         return Processed(self.choosing, prompt_BP, longest=self.longest, pad_id=self.pad_id)
 
     def check(self, max_positions: int) -> None:
-        """Refuse what cannot be decoded.
+        """Refuse a batch that cannot be decoded.
 
         Raises:
             ValueError: a row is empty, or prompt and limit exceed the positions.
@@ -75,7 +75,7 @@ class Request:
         for row, (prompt, limit) in enumerate(zip(self.prompts, self.limits, strict=True)):
             if not prompt or limit < 1:
                 raise ValueError(
-                    f"row {row} needs a prompt token and a token to generate, got {len(prompt)} and {limit}"
+                    f"row {row} needs at least one prompt token and one new token, got {len(prompt)} and {limit}"
                 )
             if len(prompt) + limit - 1 > max_positions:
                 raise ValueError(
@@ -91,9 +91,9 @@ class RowRequest:
 
     Attributes:
         prompt: token ids, at least one.
-        limit: tokens that it may have.
+        limit: tokens that it may generate.
         eos_ids: tokens that end it.
-        choice: how its tokens are chosen; None is greedily.
+        choice: how its tokens are chosen; None decodes greedily.
     """
 
     prompt: Sequence[int]
@@ -110,14 +110,14 @@ class RowRequest:
 @final
 @dataclass(frozen=True)
 class Decoding:
-    """Generation options with what they leave to the model at hand: makes requests.
+    """Makes requests from generation options and the model's defaults.
 
     Attributes:
-        max_new_tokens: where the options give none.
-        eos_id: where the options give none.
-        tokenizer: for stop strings.
+        max_new_tokens: used where the options set none.
+        eos_id: used where the options set none.
+        tokenizer: needed for stop strings.
         device: the model's.
-        processors, criteria: of the caller's own, beside the options'.
+        processors, criteria: the caller's own, in addition to those of the options.
     """
 
     options: GenerationOptions
@@ -150,7 +150,7 @@ class Decoding:
         """One batch.
 
         Args:
-            numbers: of each row's output among those of its prompt; None is the first of all.
+            numbers: per row, the index of its output among the outputs of its prompt; None is 0 for all.
             limits: tokens that each row may generate; None is `limit` for all.
         """
         keys: list[int] = []
@@ -160,10 +160,10 @@ class Decoding:
         return self._request(prompts, limits or [self.limit] * len(prompts), keys)
 
     def row(self, prompt: Sequence[int], *, number: int = 0, limit: int | None = None) -> RowRequest:
-        """One row on its own, to be decoded beside others of any options.
+        """A single row, which can be decoded beside rows with other options.
 
         Args:
-            number, limit: as in `request`.
+            number, limit: as one entry of `numbers` and `limits` in `request`.
         """
         request = self.request([prompt], numbers=[number], limits=[limit or self.limit])
         choosing = request.choosing
@@ -176,7 +176,7 @@ class Decoding:
         return RowRequest(prompt, request.longest, self.eos_ids, choice)
 
     def requests(self, prompts: Sequence[Sequence[int]], *, batch_size: int) -> Iterator[Request]:
-        """Batches of at most so many rows, `num_return_sequences` rows in a row per prompt."""
+        """Batches of at most `batch_size` rows, with `num_return_sequences` consecutive rows per prompt."""
         rows = [(prompt, number) for prompt in prompts for number in range(self.options.num_return_sequences)]
         for first in range(0, len(rows), batch_size):
             part = rows[first : first + batch_size]
@@ -211,5 +211,5 @@ class Decoding:
 
 
 def _key(prompt: Sequence[int], number: int, seed: int | None) -> int:
-    """A row's key; without a seed, a new one each time."""
+    """The key of a row's random numbers; without a seed, a new one each time."""
     return randbits(128) if seed is None else row_key(seed, prompt, number)

@@ -1,4 +1,4 @@
-"""Which token follows in rows that have options, prompts and steps of their own.
+"""Token choice for rows that each have their own options, prompt and generation step.
 
 Shapes: B rows, N rows of one kind, T generated tokens, V vocabulary.
 """
@@ -19,13 +19,13 @@ from skiplab.engine.token_choice import greedy
 @final
 @dataclass(frozen=True)
 class RowChoice:
-    """How one row's tokens are chosen and where it stops, unless greedily and by its end token or limit.
+    """How one row's tokens are chosen and where it stops, if not greedily and at its end token or limit.
 
     Attributes:
-        options: of the row.
-        processors: of its scores, but for those that shape the distribution; called with the row alone.
-        criteria: called with the row alone.
-        uniform_T: what sampling draws by; None takes the likeliest token.
+        options: the row's.
+        processors: the row's logits processors without warpers; called with a batch of this one row.
+        criteria: stopping criteria, called with a batch of this one row.
+        uniform_T: the random numbers to sample with; None takes the likeliest token.
     """
 
     options: GenerationOptions
@@ -35,7 +35,7 @@ class RowChoice:
 
     @property
     def kind(self) -> GenerationOptions:
-        """Rows of one kind are drawn together."""
+        """Rows whose options agree in this are sampled in one batch."""
         return replace(self.options, seed=None, max_new_tokens=None, num_return_sequences=1, stop_strings=())
 
 
@@ -45,8 +45,8 @@ class Chooser:
     """A row that waits for a token.
 
     Attributes:
-        choice: None is greedy.
-        ids: its prompt and output so far.
+        choice: how it is chosen; None is greedy.
+        ids: the row's prompt and output so far.
         step: generation step of the token.
     """
 
@@ -71,7 +71,7 @@ def choose(logits_BV: Tensor, rows: Sequence[Chooser]) -> list[int]:
 
 
 def stopped(choice: RowChoice, ids: Sequence[int]) -> bool:
-    """Whether a row's criteria end it with its last token."""
+    """Whether the row's stopping criteria end it after its last token."""
     if not choice.criteria:
         return False
     return bool(choice.criteria(torch.tensor([ids]), None)[0])  # type: ignore[arg-type, index]

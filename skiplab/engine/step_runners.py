@@ -31,11 +31,11 @@ class Span:
 
 @dataclass(frozen=True)
 class StepRows:
-    """What a decode step of rows with columns, steps and plans of their own runs.
+    """The work of a decode step in which each row has its own column, generation step and plan.
 
     Attributes:
-        spans: in the layers' order.
-        depths: layers of each row's plan.
+        spans: in the order of their layers.
+        depths: number of layers in each row's plan.
         steps, columns, positions: of each row's token.
     """
 
@@ -51,15 +51,15 @@ class StepRunner(ABC):
 
     @abstractmethod
     def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:
-        """From the embedded tokens: the states that the head takes, and the layers that each row ran."""
+        """From the embedded tokens, compute the states for the head, and the number of layers that each row ran."""
 
     @abstractmethod
     def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:
-        """Let two rows trade places, as `KVCache.exchange` does."""
+        """Swap two rows, as `KVCache.exchange` does."""
 
     @abstractmethod
     def drop(self, rows: int) -> None:
-        """Forget all but the first rows."""
+        """Forget all rows from index `rows` on."""
 
     @abstractmethod
     def grow(self, columns: int) -> None:
@@ -84,7 +84,7 @@ def step_runner(backbone: Backbone, policy: ExitPolicy, cache: KVCache, *, rows:
 
 @final
 class PlannedSteps(StepRunner):
-    """The planned layers."""
+    """Runs the planned layers of each row."""
 
     def __init__(self, backbone: Backbone, cache: KVCache) -> None:
         self._backbone = backbone
@@ -114,7 +114,7 @@ class PlannedSteps(StepRunner):
 
 
 class RowwiseSteps(StepRunner, ABC, Generic[_Policy]):
-    """Rows leave a plan that all of them share."""
+    """All rows share one plan, and each may leave it early."""
 
     def __init__(self, backbone: Backbone, policy: _Policy, cache: KVCache, deferred: Deferred) -> None:
         self._backbone = backbone
@@ -137,7 +137,7 @@ class RowwiseSteps(StepRunner, ABC, Generic[_Policy]):
     @final
     def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:
         if len(rows.spans) != 1:
-            raise ValueError("rows that exit on their own decode together only while their plans are the same")
+            raise ValueError("rows that decide when to exit can decode together only if their plans are the same")
         (span,) = rows.spans
         self._cache.seek(span.place)
         h_B1D, depth_B = self._exit(h_B1D, span, rows)
@@ -145,12 +145,12 @@ class RowwiseSteps(StepRunner, ABC, Generic[_Policy]):
 
     @abstractmethod
     def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
-        """As `run`."""
+        """As `run`, with the depths as a tensor."""
 
 
 @final
 class FreezingSteps(RowwiseSteps[AdaptivePolicy]):
-    """All rows go through the layers until all have exited; the state of those that have stays (`freeze`, `min`)."""
+    """Layers run on all rows until every row has exited; an exited row's state stays the same (`freeze`, `min`)."""
 
     def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
         policy, plan, context = self._policy, span.layers, span.context
@@ -171,7 +171,7 @@ class FreezingSteps(RowwiseSteps[AdaptivePolicy]):
                 if all(exited):
                     break
                 any_exited = any(exited)
-        # A frozen row's keys and values were computed by the layers that it went through.
+        # Layers below this one also ran on frozen rows, so their keys and values exist.
         self._deferred.defer(h_B1D, torch.full((len(h_B1D),), index + 1), rows.columns, rows.positions)
         if policy.propagation == "eager":
             for missed in plan[plan.index(index) + 1 :]:
@@ -219,7 +219,7 @@ class CompactSteps(RowwiseSteps[AdaptivePolicy]):
 
 @final
 class HindsightSteps(RowwiseSteps[HindsightPolicy]):
-    """Every planned layer runs, and then the exits are chosen."""
+    """Every planned layer runs; the exits are chosen afterwards."""
 
     def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
         plan, context = span.layers, span.context

@@ -1,4 +1,4 @@
-"""Texts that end an output.
+"""Stop strings: texts that end an output.
 
 Shapes: B rows, T prompt and generated tokens.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def stop_criterion(
     tokenizer: "PreTrainedTokenizerBase", stop_strings: Sequence[str], prompt_columns: int
 ) -> StoppingCriteria:
-    """The library's criterion; where its class cannot work with the tokenizer, one that decodes the rows.
+    """The stopping criterion of transformers; if it does not support the tokenizer, one that decodes the rows.
 
     Args:
         prompt_columns: width of the prompts.
@@ -25,13 +25,13 @@ def stop_criterion(
     try:
         return StopStringCriteria(tokenizer, list(stop_strings))  # type: ignore[arg-type]
     except ValueError:
-        # It looks for single tokens' texts inside the text of others, which a vocabulary of words does not have.
+        # It searches for the text of one token inside that of another; a word-level vocabulary has no such tokens.
         return DecodedStopStrings(tokenizer, stop_strings, prompt_columns)
 
 
 @final
 class DecodedStopStrings(StoppingCriteria):
-    """Rows whose generated text holds a stop string end; arguments as for `stop_criterion`."""
+    """Ends rows whose generated text contains a stop string; arguments as for `stop_criterion`."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop_strings: Sequence[str], prompt_columns: int) -> None:
         self._tokenizer = tokenizer

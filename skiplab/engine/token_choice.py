@@ -1,4 +1,4 @@
-"""Which token follows, from a step's scores.
+"""Token choice: the next token from a step's scores.
 
 Shapes: B rows, A rows that have not ended, P prompt columns, T generated tokens, V vocabulary.
 """
@@ -20,23 +20,23 @@ from skiplab.engine.sampling import draw, sample
 
 
 def greedy(logits_BV: Tensor) -> Tensor:
-    """The likeliest token of each row, the first of equals. On a CPU `max` is several times as fast as `argmax`."""
+    """The likeliest token of each row, the first of ties. On a CPU `max` is several times faster than `argmax`."""
     return logits_BV.max(-1).indices
 
 
 def row_key(seed: int, prompt: Sequence[int], number: int = 0) -> int:
-    """What a row's random numbers come from: nothing of its batch or place.
+    """The key of a row's random numbers; it does not depend on the batch or on the row's place in it.
 
     Args:
-        prompt: token ids, so that rows of one seed do not share their numbers.
-        number: of the output among those of its prompt.
+        prompt: token ids, so that rows with the same seed get different numbers.
+        number: index of the output among the outputs of its prompt.
     """
     data = np.array([seed, number, *prompt], dtype=np.int64).tobytes()
     return int.from_bytes(blake2b(data, digest_size=16).digest(), "little")
 
 
 def uniforms(keys: Sequence[int], steps: int) -> Tensor:
-    """Random numbers (B, T) in [0, 1), float64: of row key and step alone (Philox; Salmon et al., SC 2011)."""
+    """Random numbers (B, T) in [0, 1), float64, from only row key and step (Philox; Salmon et al., SC 2011)."""
     rows = [np.random.Generator(np.random.Philox(key=key)).random(steps) for key in keys]
     return torch.from_numpy(np.stack(rows))
 
@@ -44,13 +44,14 @@ def uniforms(keys: Sequence[int], steps: int) -> Tensor:
 @final
 @dataclass(frozen=True)
 class Choosing:
-    """How the tokens of one batch are chosen, unless greedily from raw scores.
+    """How the tokens of one batch are chosen, if not greedily from raw scores.
 
     Attributes:
         processors, criteria: called as `generate` calls them, with all rows of the batch in their order, prompts and
-            padding included; rows that have ended go on as padding, with scores of 0.
-        uniform_BT: what sampling draws by; None takes the likeliest token.
-        options: what the processors do, if no more than this; recorded steps can be made from it.
+            padding included; rows that have ended stay in it as padding, with scores of 0.
+        uniform_BT: the random numbers to sample with; None takes the likeliest token.
+        options: the options that describe all processors and criteria; None if the caller added others. Recorded
+            steps are made from them.
     """
 
     processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
@@ -72,7 +73,7 @@ class TokenChoice(ABC):
 
     @abstractmethod
     def stopped(self, index_A: Tensor, step: int) -> Tensor | None:
-        """Rows (A,) that end with the step's token whatever it is; None is none."""
+        """Rows (A,) that stopping criteria end at this step; None if no criteria apply."""
 
 
 @final
@@ -92,7 +93,7 @@ class Processed(TokenChoice):
 
     Args:
         prompt_BP: left-padded prompts.
-        longest: generated tokens at most.
+        longest: the most tokens that a row generates.
     """
 
     def __init__(self, choosing: Choosing, prompt_BP: Tensor, *, longest: int, pad_id: int) -> None:
@@ -101,7 +102,7 @@ class Processed(TokenChoice):
         self._columns = prompt_BP.shape[1]
         self._ids_BT = torch.cat([prompt_BP, room_BT], dim=1)
         uniform_BT = choosing.uniform_BT
-        # What shapes the distribution is `sample`'s part.
+        # `sample` applies the warpers.
         warping = 0 if choosing.options is None else len(warpers(choosing.options, prompt_BP.device))
         self._processors = LogitsProcessorList(choosing.processors[: len(choosing.processors) - warping])
         self._uniform_BT = None if uniform_BT is None else uniform_BT.to(prompt_BP.device)
@@ -125,7 +126,7 @@ class Processed(TokenChoice):
         # A copy, since processors may write to it.
         scores_AV = logits_AV.to(torch.float32, copy=True)
         if len(index_A) == rows:
-            # Rows only move when others leave.
+            # Rows change places only when others leave.
             return processors(ids_BT, scores_AV)  # type: ignore[arg-type, return-value]
         scores_BV = scores_AV.new_zeros(rows, scores_AV.shape[1])
         scores_BV[index_A] = scores_AV

@@ -1,7 +1,7 @@
 """Attention for training in low precision on a CPU.
 
-torch's fused attention is made for inference there: its backward pass in bfloat16 takes four times as long as plain
-matrix products in float32 (`docs/performance.md`), which are exact besides.
+On a CPU, torch's fused attention is optimised for inference: its backward pass in bfloat16 takes four times as long as
+plain matrix products in float32 (`docs/performance.md`), which are also more accurate.
 
 Shapes: B rows, Q query heads, H key/value heads, G query heads per key/value head, T positions, K head size.
 """
@@ -20,7 +20,7 @@ _NAME = "skiplab_float32"
 
 @contextmanager
 def float32_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Have the layers attend in float32, whatever the precision of the rest; for sequences without a cache."""
+    """Makes the layers compute attention in float32, whatever the precision of the rest; only without a KV cache."""
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
     try:
@@ -40,7 +40,7 @@ def attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention (B, T, Q, K) in float32, on transformers' terms; without a mask it is causal."""
+    """Attention (B, T, Q, K) in float32, with transformers' interface; without a mask it is causal."""
     rows, heads, columns, size = query_BQTK.shape
     groups = key_BHTK.shape[1]
     with torch.autocast(query_BQTK.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""BERTScore (arXiv 1904.09675) by an encoder of one's choice.
+"""BERTScore (arXiv 1904.09675) with a configurable encoder.
 
 Shapes: T tokens of a text, D hidden size.
 """
@@ -62,7 +62,7 @@ class BERTScore(Metric):
         """F1 of each output against its best reference; an empty output has 0. The ranks share the outputs.
 
         Raises:
-            ValueError: the encoder cannot be had.
+            ValueError: the encoder cannot be loaded.
         """
         return ranks.share(list(zip(outputs, references, strict=True)), self._score)
 
@@ -74,7 +74,7 @@ class BERTScore(Metric):
         """Load the encoder.
 
         Raises:
-            ValueError: it cannot be had; the message says what to do.
+            ValueError: it cannot be loaded; the message says what to do.
         """
         _ = self._parts
 

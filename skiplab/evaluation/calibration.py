@@ -12,17 +12,17 @@ from skiplab.utils.figures import did_you_mean
 @final
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSpec:
-    """What is promised: on new items the expected loss is at most `delta`, with probability at least 1 - `epsilon`.
+    """The guarantee: on new items the expected loss is at most `delta`, with probability at least 1 - `epsilon`.
 
-    The promise is for one setting, and for items drawn as the calibration items were: not for the best of
-    several calibrated settings, nor for a test set of another kind. What settings depend on (output lengths,
+    It holds for one setting, and for items drawn from the distribution of the calibration items: not for the best of
+    several calibrated settings, nor for test sets of another kind. Everything that settings depend on (output lengths,
     quantiles of confidences, searched plans) comes from other items, `TextData.rows("selection")`.
 
     Args:
         delta: bounds on the expected loss, each a setting of its own.
         epsilon: upper bound on the probability that the guarantee fails, over draws of the calibration items.
         consistency: the loss, as in `consistency.consistency_losses`.
-        metric: what `risk` is measured by: a figure of item scores in [0, 1].
+        metric: the metric of `risk`: a figure of item scores in [0, 1].
         p_value: the test, as in `risk.p_value`; `binomial` is for the `exact` loss.
         reference: the full model to lose against: the shared `base`, or the method's `own` weights at full depth,
             as CALM has it.
@@ -52,11 +52,11 @@ class CalibrationSpec:
             )
 
     def attainable(self, items: int) -> "CalibrationSpec":
-        """The same with only those deltas that so many calibration items can certify."""
+        """A copy with only the deltas that this number of calibration items can certify."""
         return replace(self, delta=[delta for delta in self.delta if items >= self._needed(delta)])
 
     def check_items(self, items: int) -> None:
-        """Refuse a delta that so many calibration items cannot certify.
+        """Refuse a delta that this number of calibration items cannot certify.
 
         Raises:
             ValueError: the message says how many items it would take.
@@ -102,10 +102,10 @@ class Tested:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a calibration found.
+    """The result of a calibration.
 
     Attributes:
-        chosen: place of the fastest certified hypothesis; None if none is, which leaves full depth.
+        chosen: index of the fastest certified hypothesis; None if none is certified, which means full depth.
         tested: the hypotheses in their order, up to the first that failed.
         reason: why none is certified; empty if one is.
     """
@@ -125,8 +125,8 @@ def certify(
     """Learn then Test by fixed sequence (CALM, arXiv 2207.07061, algorithm 1).
 
     Args:
-        hypotheses: names of the settings, from the most careful to the fastest.
-        measure: item losses and layer speedup of a setting by its place; not asked beyond the first that fails.
+        hypotheses: names of the settings, from the slowest to the fastest.
+        measure: item losses and layer speedup of a setting by its index; not called after the first that fails.
     """
     tested: list[Tested] = []
 

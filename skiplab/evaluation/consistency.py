@@ -1,4 +1,4 @@
-"""How far an output is from the full model's, and which outputs an adaptive policy cannot have changed."""
+"""Losses of outputs relative to the full model's, and outputs that an adaptive policy cannot have changed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,10 +30,10 @@ def consistency_losses(
     consistency: Consistency,
     metric: str,
 ) -> list[float]:
-    """What each item loses against the full model's output, in [0, 1] (CALM, arXiv 2207.07061, section 4).
+    """The loss of each item against the full model's output, in [0, 1] (CALM, arXiv 2207.07061, section 4).
 
-    `risk`: how much worse `metric` is than the full model's, no loss where it is better (equation 11). `textual`: one
-    less ROUGE-L between the two outputs (equation 10). `exact`: 1 where a token differs, else 0.
+    `risk`: how much worse `metric` is than the full model's; 0 if it is better (equation 11). `textual`: 1 - ROUGE-L
+    between the two outputs (equation 10). `exact`: 1 if any token differs, else 0.
 
     Args:
         metric: a figure of item scores in [0, 1] that one of the metrics measures.
@@ -78,9 +78,9 @@ def unmoved(
     *,
     batch_size: int,
 ) -> list[bool]:
-    """Which full-depth outputs a policy leaves unchanged, because no row would exit in them.
+    """Which full-depth outputs a policy leaves unchanged, because no row would exit at any of their steps.
 
-    One parallel pass over prompts and outputs at full depth tells, without decoding.
+    This takes one parallel full-depth pass over prompts and outputs, and no decoding.
 
     Args:
         full: the backbone's own outputs on the items at full depth.

@@ -100,7 +100,7 @@ def cider(outputs: Texts, references: References, order: int = 4) -> list[float]
 @final
 @dataclass(frozen=True)
 class E2EScores(Metric):
-    """The challenge's scores but METEOR, beside the metrics of every comparison."""
+    """The challenge's scores except METEOR, in addition to the metrics of every comparison."""
 
     @property
     def figures(self) -> tuple[Figure, ...]:

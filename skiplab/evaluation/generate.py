@@ -36,7 +36,7 @@ class Generation:
         texts: outputs as text.
         tokens: outputs as ids, end-of-sequence included.
         depths: layers run per output token.
-        decode_batch_size: rows decoded at a time, where memory held fewer than were asked for.
+        decode_batch_size: the batch size, if memory did not hold the requested one.
         further: with sampling, further outputs drawn for the same items.
     """
 
@@ -48,7 +48,7 @@ class Generation:
 
     @property
     def draws(self) -> tuple["Generation", ...]:
-        """This and what was drawn beside it."""
+        """This draw and all further ones."""
         return self, *self.further
 
     def plain(self) -> dict[str, Any]:
@@ -89,10 +89,10 @@ def generate(
     ranks: Ranks = ALONE,
     options: GenerationOptions = GREEDY,
 ) -> Generation:
-    """Decode all items in batches of like prompt length, shared by the ranks, with weights packed for them on a CPU.
+    """Decode all items in batches of similar prompt length, shared by the ranks; on a CPU with packed weights.
 
-    On out of memory it retries with smaller batches, with a warning. An output is the same whatever the batches and
-    the number of ranks; the seed of `options` and the prompt decide it.
+    On out of memory it warns and retries with smaller batches. An output does not depend on the batches or the number
+    of ranks, only on its prompt and the seed of `options`.
 
     Args:
         options: `num_return_sequences` outputs are drawn per item.
@@ -133,8 +133,8 @@ def _of_draw(rows: Sequence[tuple[list[int], list[int]]], data: TextData, fewer:
 def generate_hf(
     backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int, ranks: Ranks = ALONE
 ) -> Generation:
-    """As `generate`, greedily by Hugging Face's `generate` on the same weights, in batches as the items come. What the
-    checkpoint's own generation configuration asks for is left aside."""
+    """Decode greedily with Hugging Face's `generate` on the same weights, in batches in the order of the items. The
+    checkpoint's own generation configuration is ignored."""
     from transformers import GenerationConfig
 
     config = GenerationConfig(
@@ -161,13 +161,13 @@ def generate_hf(
 
 
 def _fewer(halving: Halving, asked: int, ranks: Ranks) -> int | None:
-    """Rows at a time on the rank that had room for the fewest; None where all had room for what was asked."""
+    """The smallest batch size of all ranks; None if all had memory for the requested one."""
     rows = min(ranks.share(range(ranks.world_size), lambda _: halving.rows))
     return rows if rows < asked else None
 
 
 def scorable(generation: Generation, items: Sequence[Item], full: Generation) -> Outputs:
-    """Outputs as metrics take them."""
+    """Outputs in the form that metrics take."""
     return Outputs(
         prompts=[item.prompt for item in items],
         references=[with_text(item.references) for item in items],
@@ -186,8 +186,8 @@ def quality(
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Quality figures with their intervals, and the item scores behind the means.
 
-    Of several draws per item an item's score is the mean over them, and intervals are over items. A corpus figure is
-    the mean over draws of whole splits; so are the bounds of its interval, which is that of one draw.
+    With several draws per item, an item's score is the mean over its draws, and intervals are over items. A corpus
+    figure, and each bound of its interval, is the mean over draws of the whole split.
     """
     baselines = cycle(full.draws)
     found = [
@@ -209,7 +209,7 @@ def quality(
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Of figures over draws; of lists, place by place; of what is no number, the first."""
+    """The mean of figures over draws: of lists, element by element; of values that are not numbers, the first."""
     if len(values) == 1 or isinstance(values[0], str | bool) or values[0] is None:
         return values[0]
     if isinstance(values[0], list):
@@ -219,9 +219,10 @@ def _mean(values: Sequence[Any]) -> Any:
 
 @torch.inference_mode()
 def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch], ranks: Ranks = ALONE) -> float | None:
-    """Teacher-forced perplexity of the references under the policy's plans; None if rows exit on their own.
+    """Teacher-forced perplexity of the references under the policy's plans; None if rows decide when to exit.
 
-    The ranks share the batches; what each gives is summed in their order, so that any number finds the same.
+    The ranks share the batches; losses are summed in the order of the batches, so that the result does not depend on
+    the number of ranks.
     """
     if isinstance(policy, RowwisePolicy):
         return None

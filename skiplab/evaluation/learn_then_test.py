@@ -53,7 +53,7 @@ def _p_value(total: float, count: int, delta: float, kind: PValue) -> float:
     if kind == "hoeffding_bentkus":
         mean = min(mean, delta)
         divergence = float(rel_entr(mean, delta) + rel_entr(1 - mean, 1 - delta))
-        # A sum that is a whole number but for the rounding of its terms must not be taken one up.
+        # Without this, rounding errors of a sum that should be an integer could raise its ceiling by one.
         whole = math.ceil(total - 1e-15 * count)
         return min(1.0, math.exp(-count * divergence), math.e * float(bdtr(whole, count, delta)))
     raise ValueError(f"unknown p-value {kind!r}; choose one of {', '.join(get_args(PValue))}")

@@ -1,4 +1,4 @@
-"""What a metric is. A new one is one file, in the repository or outside it, which the configuration names.
+"""The interface of metrics. A new metric is one file, in the repository or outside it, named by the configuration.
 
     EXACT_MATCH = TextMetric(
         quality_figure("exact_match", "share of outputs equal to a reference", label="exact match"),
@@ -18,13 +18,13 @@ from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.figures import Figure, Sense, Shown
 
 EVERYWHERE = (Shown(place="quality"), Shown(place="difference"), Shown(place="plot"))
-"""Where a quality figure is shown unless it says otherwise."""
+"""Where quality figures are shown by default."""
 
 
 @final
 @dataclass(frozen=True)
 class Outputs:
-    """What is scored, item by item.
+    """The outputs to score, item by item.
 
     Attributes:
         texts, tokens: the outputs.
@@ -44,7 +44,7 @@ class Outputs:
 @final
 @dataclass(frozen=True)
 class Measured:
-    """What a metric found.
+    """The results of a metric.
 
     Attributes:
         by_item: item scores by figure; their mean, with an interval over items, is the figure.
@@ -61,11 +61,11 @@ class Metric(ABC):
     @property
     @abstractmethod
     def figures(self) -> tuple[Figure, ...]:
-        """What it measures."""
+        """The figures that it measures."""
 
     @abstractmethod
     def measure(self, outputs: Outputs) -> Measured:
-        """Its figures of these outputs."""
+        """Measure its figures on these outputs."""
 
 
 @final
@@ -78,7 +78,7 @@ class TextMetric(Metric):
         score: of an output against its references.
 
     Raises:
-        ValueError: the figure is none of item scores with a sense.
+        ValueError: the figure is not a mean of item scores, or has no direction in which it is better.
     """
 
     figure: Figure
@@ -121,7 +121,7 @@ def quality_figure(
 
 
 def with_text(references: Sequence[str]) -> list[str]:
-    """The references that are not blank; a blank one is none.
+    """The references that are not blank; blank ones do not count.
 
     Raises:
         ValueError: all are blank.

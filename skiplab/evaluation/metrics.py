@@ -59,7 +59,7 @@ def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[s
 
 
 def rouge_l(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """ROUGE-L alone, as in `rouge`."""
+    """Only ROUGE-L, as in `rouge`."""
     return rouge(outputs, references)["rouge_l"]
 
 

@@ -108,7 +108,7 @@ def _sign_flip_p_values(by_item_KI: "Sequence[np.ndarray]") -> list[float]:
     import numpy as np
     from scipy.stats import permutation_test
 
-    # The largest sum that flips can give is 1; those that differ by rounding alone count as the same.
+    # The largest sum that flips can give is 1; those that differ only by rounding count as the same.
     shares_KI = np.array([by_item / (np.abs(by_item).sum() or 1.0) for by_item in by_item_KI])
 
     def statistic(signs_RI: np.ndarray, axis: int) -> np.ndarray:

@@ -76,7 +76,7 @@ class Continuations:
         valid_BT = torch.cat([batch.prompt_mask_BP, generated], dim=1)
         position_BT = positions(valid_BT)
         input_BTD = backbone.embed(batch.input_BT, position_BT)
-        # Queries that begin behind a cache are causal by mask alone.
+        # Queries that follow cached columns need an explicit causal mask.
         mask = causal_mask(valid_BT, input_BTD.dtype, always=True)
         assert mask is not None
         return _Prompted(

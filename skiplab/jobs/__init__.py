@@ -1,1 +1,1 @@
-"""What an experiment does, step by step."""
+"""One function per kind of experiment, named by the key `job` of its YAML file."""

@@ -1,4 +1,4 @@
-"""Predict the speed of larger shapes on a machine, with the cost model that a throughput run fitted there."""
+"""Predict the speed of larger shapes on a machine, with a cost model that a throughput run fitted on it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Compare methods on one shared base: train, decode, score, then time all of them in turns."""
+"""Compare methods on one shared base: train, decode and score each, then time all of them interleaved."""
 
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ def compare(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     if prepared.trainer.processes != ranks.processes:
         raise ConfigurationError(
             f"trainer.devices and trainer.num_nodes ask for {prepared.trainer.processes} processes, and "
-            f"{ranks.processes} run; start it by python -m skiplab.run"
+            f"{ranks.processes} run; start it with python -m skiplab.run"
         )
     session = open_session(prepared, run_dir, ranks=ranks, grows=True)
     return Comparison(session, helpers=partial(helped_by, workers=prepared.config.workers)).run()

@@ -22,7 +22,7 @@ def export(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     """Save the setting `setting` of `method` from the folder `run` to its `models/`, as `save_models=true` does.
 
     Raises:
-        ConfigurationError: the folder is no run's, or has no such setting, or its weights are gone.
+        ConfigurationError: the folder is not a run folder, or has no such setting, or its weights are gone.
         SavedMethodError: the setting cannot be saved.
     """
     session = reopen(cfg, own=("method", "setting", "seed"))
@@ -38,19 +38,19 @@ def export(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
 
 
 def _case(cases: Sequence[Case], cfg: DictConfig) -> Case:
-    """The case that is meant. `method` is a node, or the name of one; without it the setting's name must suffice."""
+    """The requested case. `method` is a node, or a node's name; without it the setting's name must be unique."""
     node: Any = cfg.get("method")
     method = node.get("name") if isinstance(node, DictConfig) else node
     wanted = {"method": method, "setting": cfg.setting, "seed": cfg.seed}
     given = {name: value for name, value in wanted.items() if value is not None}
     found = [case for case in cases if all(getattr(case.entry, name) == value for name, value in given.items())]
-    # Of several seeds the one that was timed.
+    # Without `seed=`, take the first seed, which is the one that was timed.
     found = [case for case in found if cfg.seed is not None or case.entry.seed == found[0].entry.seed]
     if len(found) != 1:
         asked = " ".join(f"{name}={value}" for name, value in given.items()) or "no method and no setting"
         names = dict.fromkeys(f"method={one.method} setting='{one.setting}'" for one in _entries(found or cases))
         raise ConfigurationError(
-            f"expected one setting of the run, got {asked}, which is {len(found) or 'none'} of them; choose from "
+            f"expected one setting of the run, got {asked}, which matches {len(found) or 'none'}; choose from "
             f"{', '.join(names)}"
         )
     return found[0]
@@ -68,7 +68,7 @@ def _record(session: Session, case: Case) -> Record:
     record = Records(session.folder, [case.entry]).get(case.entry)
     if record is None:
         raise ConfigurationError(
-            f"{_named(case)} is not finished in {session.folder.path}; the command of that run goes on with it"
+            f"{_named(case)} is not finished in {session.folder.path}; the command of that run resumes it"
         )
     if record.chosen is None:
         raise ConfigurationError(
@@ -78,7 +78,7 @@ def _record(session: Session, case: Case) -> Record:
 
 
 def _check_weights(session: Session, models: ModelStore, case: Case, place: int) -> None:
-    """Refuse to train what is not there."""
+    """Refuse to train missing weights."""
     missing = models.missing(case.candidates[place], case.entry.seed)
     if missing and missing[0] == models.base_folder:
         raise ConfigurationError(
@@ -89,5 +89,5 @@ def _check_weights(session: Session, models: ModelStore, case: Case, place: int)
         record = session.folder.path / "settings" / f"{case.entry.key}.json"
         raise ConfigurationError(
             f"the weights of {_named(case)} are gone: {missing[0]} holds none; give the run's cache as cache_dir=DIR. "
-            f"To train them again remove {record} and give that run's command again with save_models=true"
+            f"To train them again, remove {record} and repeat that run's command with save_models=true"
         )

@@ -1,4 +1,4 @@
-"""Profile a decode step at a shape: the time of each kind of work on the reference path and on the fast path."""
+"""Profile a decode step at a given model shape: the time of each kind of work, on the reference and the fast path."""
 
 from pathlib import Path
 from typing import Any

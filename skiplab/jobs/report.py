@@ -1,4 +1,4 @@
-"""Write results, plots and report of a comparison's run folder anew; nothing is trained, decoded or timed."""
+"""Write results, plots and report of a comparison's run folder again; nothing is trained, decoded or timed."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from skiplab.utils.distributed import ALONE, Ranks
 
 
 def report(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
-    """Report what is finished in the folder `run`, which may be a part of the comparison, on whichever machine.
+    """Report the finished settings in the folder `run`; the comparison may be unfinished, and from another machine.
 
     Raises:
-        ConfigurationError: the folder is no run's.
+        ConfigurationError: the folder is not a run folder.
     """
     Comparison(reopen(cfg, on_cpu=True)).report()
     return True

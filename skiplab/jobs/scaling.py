@@ -1,4 +1,4 @@
-"""Training speed of several processes relative to one, which trains alone while the others wait."""
+"""Training speed of several processes relative to a single one, which is timed while the others wait."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Search exit schedules, and compare what was found: studies, layers' importances, then the comparison of finalists."""
+"""Search exit schedules: Optuna studies, layer importances, then a comparison of the finalists."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from skiplab.comparison.session import open_session
 from skiplab.search.search import Search, checked_spec, studies_of
 from skiplab.utils.distributed import ALONE, Ranks
 
-# What may change when a search goes on.
+# Keys that may change when a search is resumed.
 MAY_CHANGE = (
     "workers", "search.trials", "search.storage", "search.artifacts", "search.select", "search.profile_items",
 )  # fmt: skip

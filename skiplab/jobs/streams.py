@@ -1,4 +1,4 @@
-"""Serve streams of requests by rows of mixed ages, in static batches, and at full depth."""
+"""Serve streams of requests with continuous batching, in static batches, and at full depth."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Time decoding at any shape: ours and others, random weights, fixed lengths, against the machine's bounds."""
+"""Time decoding at any model shape, with random weights and fixed lengths: skiplab, other systems, hardware bounds."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Compare methods at several training budgets: what each speed's quality costs."""
+"""Compare methods at several training budgets."""
 
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,12 @@ def training_budget(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> boo
     """Run the comparison into a folder, with the tables and the plot of budgets; True if every setting has its figures.
 
     Raises:
-        ConfigurationError: before anything is trained or written; no method sweeps its passes, say.
+        ConfigurationError: before anything is trained or written, for example if no method sweeps its passes.
     """
     prepared = prepare(cfg)
     if not any(case.passes for case in prepared.cases):
         raise ConfigurationError(
-            "training_budget compares passes, and no method has any: give one a sweep, as in "
+            "training_budget compares numbers of passes, and no method sweeps them: give one a sweep, as in "
             "methods.skipdecode.sweep.passes=[1,2,4]"
         )
     supplement = Supplement("training_budget", budget_supplement(prepared))

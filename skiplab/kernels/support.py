@@ -12,7 +12,7 @@ _CAPABILITY = (8, 0)
 
 @cache
 def has_kernels(device: torch.device) -> bool:
-    """Whether it is a GPU that the kernels in Triton (`triton_ops.py`) run on; warns where Triton cannot compile."""
+    """Whether a device is a GPU that runs the Triton kernels (`triton_ops.py`); warns if Triton cannot compile them."""
     if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
         return False
     if torch.cuda.get_device_capability(device) < _CAPABILITY:

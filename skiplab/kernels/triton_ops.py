@@ -1,4 +1,4 @@
-"""Triton kernels for one decode step on a GPU, where a row at a time leaves the libraries' own far from the bandwidth.
+"""Triton kernels for a decode step on a GPU: with a single row, torch's own kernels stay far below memory bandwidth.
 
 Sums run in float32. They are for inference, without gradients or autocast; weights and stores are contiguous.
 

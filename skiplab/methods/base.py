@@ -51,14 +51,14 @@ class Optimization:
 
 @dataclass(frozen=True)
 class Setup:
-    """What the methods of a comparison share.
+    """The inputs that all methods of a comparison share.
 
     Attributes:
-        backbone: what the method trains, and decodes with.
+        backbone: the backbone that the method trains, and with which it decodes.
         lengths: generated tokens per output of the full model, end-of-sequence included.
         teacher: the full model, for methods that learn from its outputs; it is not trained.
-        decode_dtype: number format of models that run in a training and are not trained, where it is not that of the
-            weights: the teacher, and a model under its probes.
+        decode_dtype: number format of models that run in a training without being trained (the teacher, or a model
+            whose probes are trained); None is that of the weights.
     """
 
     backbone: Backbone
@@ -69,7 +69,7 @@ class Setup:
 
 
 class TrainedModule(L.LightningModule, ABC):
-    """Weights, and the loss that they are trained by.
+    """Weights, and the loss with which they are trained.
 
     Args:
         prefix: prefix of the names of its training curves.
@@ -91,7 +91,7 @@ class TrainedModule(L.LightningModule, ABC):
         self._valid_losses: list[Tensor] = []
 
     def shared_recipe(self) -> Mapping[str, Any] | None:
-        """State that settings, or classes, share one training: the plain values that their training depends on.
+        """Plain values on which the training depends, to declare that settings or classes share one training.
 
         By default nothing is shared. An override holds only for the loss that is defined next to it: in a subclass
         that overrides the loss and not this method, it is ignored.
@@ -101,10 +101,10 @@ class TrainedModule(L.LightningModule, ABC):
     @final
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """What the trained weights depend on beside base model, data, trainer and seed, as plain values.
+        """The plain values on which the trained weights depend, besides base model, data, trainer and seed.
 
-        The class, all its hyperparameters and what it was made for, or what `shared_recipe` states. Modules with equal
-        recipes share one training. None: there is no training.
+        These are the class, all its hyperparameters and its setup, or the values of `shared_recipe`. Modules with equal
+        recipes share one training. None means that there is no training.
         """
         if not self.trains:
             return None
@@ -124,7 +124,7 @@ class TrainedModule(L.LightningModule, ABC):
 
     @property
     def _made_for(self) -> dict[str, Any]:
-        """What a training that states nothing may depend on beside its hyperparameters."""
+        """Values besides the hyperparameters on which a training without `shared_recipe` may depend."""
         return {}
 
     @abstractmethod
@@ -160,7 +160,7 @@ class TrainedModule(L.LightningModule, ABC):
         self.log(f"{self._prefix}valid_loss", loss / rows, sync_dist=True)
 
     def configure_model(self) -> None:
-        """Shard the weights over the ranks, where the trainer's strategy does that (FSDP2)."""
+        """Shard the weights over the ranks, if the trainer's strategy does so (FSDP2)."""
         if self.device_mesh is not None and not isinstance(self, FSDPModule):
             mesh = self.device_mesh["data_parallel"]
             # Layers are gathered one after the other; all other weights stay gathered for the whole step.
@@ -208,7 +208,7 @@ class TrainedModule(L.LightningModule, ABC):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip the norm of all gradients. Lightning's own refuses fused optimizers even where nothing is scaled."""
+        """Clip the norm of all gradients. Lightning's clipping refuses fused optimizers even if nothing is scaled."""
         if gradient_clip_val:
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
@@ -232,7 +232,7 @@ class ExitModule(TrainedModule, ABC):
     """One setting of one method. A subclass passes `setup` on and takes its own hyperparameters as keywords.
 
     Args:
-        probes: small modules to be trained after this one, on its weights frozen.
+        probes: small modules that are trained after this one, on its frozen weights.
     """
 
     def __init__(self, setup: Setup, *, probes: Sequence[TrainedModule] = ()) -> None:
@@ -267,7 +267,7 @@ class ExitModule(TrainedModule, ABC):
     @property
     @abstractmethod
     def target_speedup(self) -> float | None:
-        """The layer speedup that the setting promises; None if it promises none."""
+        """The target layer speedup of the setting; None if it has none."""
 
     @abstractmethod
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:

@@ -45,7 +45,7 @@ class Distillation:
 
     @classmethod
     def of(cls, options: "Mapping[str, float] | None") -> "Distillation":
-        """From a method's `distill` node; None is no distillation."""
+        """Made from a method's `distill` node; None disables distillation."""
         return cls(**(options or {}))
 
     @property

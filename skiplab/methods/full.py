@@ -17,8 +17,8 @@ class Full(PlannedModule):
     """Full depth.
 
     Args:
-        fine_tune: continue training from the base as the other methods do, which shows the effect of training
-            alone; False takes the weights of the base unchanged.
+        fine_tune: continue training from the base as the other methods do, which shows the effect of further
+            training; False takes the weights of the base unchanged.
     """
 
     def __init__(self, setup: Setup, *, fine_tune: bool = False) -> None:

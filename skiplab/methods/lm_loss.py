@@ -38,7 +38,7 @@ class Taught(NamedTuple):
 
 
 def lm_loss(backbone: Backbone, h_BGD: Tensor, target_BG: Tensor, taught: Taught | None = None) -> Tensor:
-    """Mean cross entropy of generated tokens under what the head makes of their states, in nats.
+    """Mean cross entropy of generated tokens under the head's logits of their states, in nats.
 
     Args:
         taught: adds the mean divergence from these distributions, times its weight.
@@ -55,8 +55,8 @@ def exits_loss(
 ) -> Tensor:
     """Weighted sum over exits of the mean cross entropy of generated tokens, in nats.
 
-    Logits of real tokens alone are computed. Where they are many, a part of them is in memory at a time, and its
-    share of the gradients is computed with it, so that nothing is computed twice.
+    Logits are computed only for real tokens. If they are many, they are processed in parts, each together with its
+    share of the gradients, so that nothing is computed twice.
 
     Args:
         states: (B, G, D) of each exit.
@@ -76,7 +76,7 @@ def exits_loss(
 
 
 def _whole(backbone: Backbone, h_ND: Tensor, target_BG: Tensor, taught: Taught | None) -> Tensor:
-    """The loss of one exit by autograd."""
+    """The loss of one exit, with gradients by autograd."""
     real = target_BG != IGNORE
     logits_NV, target_N = backbone.head(h_ND), target_BG[real]
     loss = F.cross_entropy(logits_NV, target_N)
@@ -88,7 +88,7 @@ def _whole(backbone: Backbone, h_ND: Tensor, target_BG: Tensor, taught: Taught |
 
 
 class _Head(NamedTuple):
-    """What the loss of all states takes beside them and the head's weight.
+    """The inputs of the loss of all states, besides the states and the head's weight.
 
     Attributes:
         share_M: weights of the states' losses, at most 1, so that float16 holds their gradients.

@@ -1,7 +1,7 @@
-"""One model for all schedules: fine-tuned under a plan drawn anew for each batch.
+"""One model for all schedules: fine-tuned under a new random plan for each batch.
 
 After Once-for-All (Cai et al., arXiv 1908.09791), whose one supernet serves subnetworks of any depth; here a nested
-plan is drawn. It decodes under a schedule without further training, and a search judges schedules by it.
+plan is drawn. It decodes under a schedule without further training, and a search evaluates schedules with it.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""What the methods with a fixed plan per step share: training under the plans, and the schedule's solution."""
+"""Base classes of methods with a fixed plan per step: training under the plans, and solving the schedule."""
 
 from abc import ABC
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class PlanTrainedModule(PlannedModule, ABC):
     A subclass sets the attributes. As constructor arguments they would be saved as hyperparameters.
 
     Args:
-        distill: keywords of `Distillation`; None is no distillation.
+        distill: keywords of `Distillation`; None disables distillation.
         learning_rate: peak learning rate of this method; None means the trainer's.
 
     Attributes:
@@ -54,7 +54,7 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
 
     Args:
         kind: which layers run at a given depth.
-        distill: keywords of `Distillation`; None is no distillation.
+        distill: keywords of `Distillation`; None disables distillation.
         schedule: a schedule file, or what one holds, instead of the keywords of `ScheduleSpec`; with it `speedup`
             only says which budget it stands for.
         learning_rate: peak learning rate of this method; None means the trainer's.

@@ -1,4 +1,4 @@
-"""What a setting of a method is, before it has weights."""
+"""Specification of a method's setting, which needs no weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,17 +12,17 @@ from skiplab.utils.files import fingerprint
 @final
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method's class and hyperparameters, and what they determine; see `of`.
+    """A method's class and hyperparameters, and the properties that follow from them.
 
     Attributes:
         method: the LightningModule's class.
         params: its hyperparameters, plain values.
         setting: its name, such as `3x`.
-        target_speedup: the layer speedup that it promises; None if it promises none.
-        plan: layers by generation step, as far as the longest output reaches; None where rows decide for themselves.
-        training: key of its training: what the weights depend on beside base, data, trainer and seed. Equal keys
-            share one training; None is no training.
-        probes: the same for the small modules that are trained on its frozen weights.
+        target_speedup: the target layer speedup; None if it has none.
+        plan: layers by generation step, up to the longest output; None if rows decide when to exit.
+        training: key of its training, from everything that the weights depend on besides base, data, trainer and seed.
+            Settings with equal keys share one training; None is no training.
+        probes: such keys for the small modules that are trained on its frozen weights.
         passes: over the training split; None is the trainer's number.
     """
 
@@ -74,5 +74,5 @@ class MethodSpec:
 
     @property
     def budget(self) -> tuple[Any, ...]:
-        """What settings of different methods must share to be compared: a speedup, or exit layers."""
+        """Settings of different methods are compared if this is equal: a speedup, or exit layers."""
         return tuple(self.params.get(name) for name in ("speedup", "max_exit", "min_exit"))

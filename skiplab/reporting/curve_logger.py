@@ -16,7 +16,7 @@ FILE = "curves.jsonl"
 
 @final
 class Curves(Logger):
-    """Writes each point to a file, and to a run where there is one.
+    """Writes each point to a file, and to a tracker's run if there is one.
 
     Args:
         folder: the checkpoints' folder, whose JSON files are kept with the weights.
@@ -46,11 +46,11 @@ class Curves(Logger):
             self._tracker.log_points(self._run_id, points)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Those of a setting are written by its job."""
+        """Does nothing: the job logs the parameters of a setting."""
 
 
 def points(folder: Path) -> list[Point]:
-    """The curves kept with weights, those of steps that were done again once; none if there is no file."""
+    """The curves stored with weights; a repeated step counts once. Empty if there is no file."""
     found = {(name, step): (name, value, when, step) for name, value, when, step in _lines(folder / FILE)}
     return list(found.values())
 
@@ -60,5 +60,5 @@ def _lines(path: Path) -> Iterator[Point]:
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            # Cut short by a kill; the step was done again.
+            # A line that a kill cut short; its step was repeated.
             continue

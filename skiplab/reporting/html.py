@@ -1,4 +1,4 @@
-"""A comparison for people: one self-contained page."""
+"""A comparison's report: one self-contained HTML page."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Sample:
 
 
 def samples(items: Sequence["Item"], records: Sequence[Record], *, count: int) -> list[Sample]:
-    """The first test items with the outputs of all finished settings at their first seed, the full model's first."""
+    """The first test items with the outputs of all finished settings at their first seed, the full model first."""
     outputs: dict[str, Sequence[str]] = {}
     for record in records:
         outputs.setdefault(record.entry.label, record.outputs.texts)
@@ -39,7 +39,7 @@ def samples(items: Sequence["Item"], records: Sequence[Record], *, count: int) -
 
 @dataclass(frozen=True)
 class Page:
-    """What the report page shows.
+    """The contents of the report page.
 
     Attributes:
         notes: how to read the tables.

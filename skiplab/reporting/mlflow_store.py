@@ -1,4 +1,4 @@
-"""Open an MLflow store, and an experiment in it."""
+"""Open an MLflow store and an experiment in it."""
 
 import os
 import sqlite3
@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from skiplab.utils.files import is_in_memory
 from skiplab.utils.locks import exclusive
 
-# MLflow's own defaults would have a run stand still for minutes. What the user's environment sets stays.
+# With MLflow's defaults a run would hang for minutes. Values in the user's environment take precedence.
 _PATIENCE = MappingProxyType({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"})
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _DATABASES = ("postgresql", "mysql", "mssql")
-# By the module that is missing, what installs it.
+# By missing module, the command that installs it.
 _DRIVERS = MappingProxyType(
     {
         "psycopg2": "pip install psycopg2-binary, or 'skiplab[postgresql]' and a URI of postgresql+psycopg://...",
@@ -29,7 +29,7 @@ _DRIVERS = MappingProxyType(
 
 
 def connect(uri: str, experiment: str) -> None:
-    """Make a tracking store, and an experiment in it, MLflow's current ones; both are made if they are not there.
+    """Make a tracking store and an experiment in it MLflow's current ones; both are created if they do not exist.
 
     A sqlite store keeps its artifacts in the folder `mlartifacts` beside it.
 
@@ -46,21 +46,21 @@ def connect(uri: str, experiment: str) -> None:
             path = Path(uri.removeprefix("sqlite:///")).absolute()
             path.parent.mkdir(parents=True, exist_ok=True)
             _make_store(path)
-            # MLflow would try for minutes what sqlite refuses at once.
+            # MLflow would retry for minutes where sqlite refuses at once.
             with closing(sqlite3.connect(path, timeout=60)) as store:
                 store.execute("PRAGMA schema_version")
             uri, location = f"sqlite:///{path}", (path.parent / "mlartifacts").as_uri()
         elif uri.startswith(_DATABASES):
-            # MLflow would try for minutes to reach a database that is not there.
+            # MLflow would try for minutes to reach a missing database.
             sqlalchemy.create_engine(uri).connect().close()
         _make_current(uri)
         _make_experiment(experiment, location)
         mlflow.set_experiment(experiment)
         if uri.startswith("sqlite:///"):
-            # Writers in several processes, and fewer waits for the disk.
+            # WAL allows writers in several processes, and waits less for the disk.
             with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=60)) as store:
                 store.execute("PRAGMA journal_mode=WAL")
-        # The UI otherwise guesses between its two layouts.
+        # Otherwise the UI guesses which of its two layouts to show.
         mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
         _check_run_of_environment()
     except ModuleNotFoundError as error:
@@ -75,7 +75,8 @@ def connect(uri: str, experiment: str) -> None:
 
 
 def _make_current(uri: str) -> None:
-    """MLflow also puts the URI into the environment, where the next configuration would find it as the user's."""
+    """Set MLflow's URI and restore the environment: MLflow puts the URI there, where the next run would take it for the
+    user's."""
     given = os.environ.get(_URI_VARIABLE)
     mlflow.set_tracking_uri(uri)
     if given is None:
@@ -85,7 +86,7 @@ def _make_current(uri: str) -> None:
 
 
 def _make_store(path: Path) -> None:
-    """A sqlite store, there whole or not at all: MLflow would not open one that a kill left half made."""
+    """Create a sqlite store atomically: MLflow cannot open one that a kill left incomplete."""
     if path.exists():
         return
     with exclusive(path.with_name(f".{path.name}.lock"), f"the new store {path}"):
@@ -103,16 +104,16 @@ def _make_experiment(name: str, location: str | None) -> None:
     try:
         mlflow.create_experiment(name, artifact_location=location)
     except MlflowException as error:
-        # Another process was first.
+        # Another process created it first.
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 
 def _check_run_of_environment() -> None:
-    """`MLFLOW_RUN_ID` is the run that MLflow goes on with.
+    """Check `MLFLOW_RUN_ID`, the run that MLflow resumes.
 
     Raises:
-        ValueError: the store has none of this id.
+        ValueError: the store has no run with this id.
     """
     if not (run_id := os.environ.get("MLFLOW_RUN_ID")):
         return
@@ -122,5 +123,5 @@ def _check_run_of_environment() -> None:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise ValueError(
-            f"MLFLOW_RUN_ID={run_id} is no run of the tracking store {mlflow.get_tracking_uri()}; unset it"
+            f"MLFLOW_RUN_ID={run_id} is not a run of the tracking store {mlflow.get_tracking_uri()}; unset it"
         ) from error

@@ -1,7 +1,7 @@
 """MLflow: one parent run per experiment, one child per method and setting.
 
-If the store is lost, tracking stops with one warning, and the job continues.
-The jobs' run folders hold what they need to write it later.
+If the store is lost, tracking stops with one warning, and the job continues. Run folders hold everything that is needed
+to log the run later.
 """
 
 import json
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _POINTS_PER_REQUEST = 1000
-# Error codes by which a store says that what was asked for is not there, or cannot be.
+# Error codes of a working store for requests that are invalid, or for things that do not exist.
 _OF_THE_CALL = (
     "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS",
 )  # fmt: skip
 
 
 def _unless_lost(otherwise: Any) -> Callable[[F], F]:
-    """Make a method do nothing and return `otherwise` once the store is lost."""
+    """Decorator: once the store is lost, the method does nothing and returns `otherwise`."""
 
     def decorate(method: F) -> F:
         @wraps(method)
@@ -57,7 +57,7 @@ def _unless_lost(otherwise: Any) -> Callable[[F], F]:
 
 
 def _is_of_the_store(error: Exception) -> bool:
-    """Whether the store is at fault (out of reach, or no longer permitted), rather than a call that none would take."""
+    """Whether an error is the store's (unreachable, or access denied), and not that of an invalid call."""
     if isinstance(error, MlflowException):
         return error.error_code not in _OF_THE_CALL
     return not isinstance(error, FileNotFoundError)
@@ -86,10 +86,10 @@ class MLflowTracker(Tracker):
         return self._lost
 
     def lose(self, error: Exception) -> None:
-        """Track nothing more, and warn."""
+        """Stop tracking, and warn."""
         self._lost = f"the tracking store {mlflow.get_tracking_uri()} is lost: {str(error).splitlines()[0]:.300}"
         warnings.warn(
-            f"{self._lost}; the work goes on without it, and the same command started again writes what is missing",
+            f"{self._lost}; the run continues without it, and the same command writes what is missing later",
             stacklevel=3,
         )
 
@@ -123,13 +123,13 @@ class MLflowTracker(Tracker):
         except MlflowException as error:
             if run_id is None or _is_of_the_store(error):
                 raise
-            # The store or the experiment is another one by now, or the run was deleted.
+            # The store or the experiment has changed since, or the run was deleted.
             return mlflow.start_run(**options).info.run_id
 
     def _end(self, status: str) -> None:
         self._end_active_run(status)
         if self.lost:
-            # MLflow would try once more as Python ends. Should the store be back, the run is none that has everything.
+            # MLflow would end the run again at Python's exit; if the store is back by then, it must not look complete.
             with suppress(MlflowException, OSError):
                 mlflow.end_run("KILLED")
 
@@ -184,7 +184,7 @@ class MLflowTracker(Tracker):
 
     @_unless_lost(None)
     def log_table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
-        # As `mlflow.log_table` does, which would add to the rows of an earlier attempt.
+        # Like `mlflow.log_table`, which would append to the rows of an earlier attempt.
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         mlflow.log_dict({"columns": list(columns), "data": rows}, path)
         active = mlflow.active_run()
@@ -221,7 +221,7 @@ class MLflowTracker(Tracker):
             ),
         )
         with warnings.catch_warnings():
-            # MLflow asks for an example, for which it would load the model once more, and warns of its own type hints.
+            # MLflow asks for an input example, which would load the model again, and warns about its own type hints.
             warnings.filterwarnings("ignore", message=".*An input example was not provided")
             warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
             info = mlflow.pyfunc.log_model(

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# The palette of Okabe and Ito, which is safe for colour-blind readers.
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _MARKERS = "osD^vPX*<>"
-# Drawn in every panel of the plots by step.
+# This series is drawn in every panel of the plots by step.
 _REFERENCES = ("full", "hf_generate")
 
 
@@ -39,7 +39,7 @@ class Curve:
 
 
 def curves(summary: Sequence[Row], records: Sequence[Record]) -> list[Curve]:
-    """What is drawn: each setting's summary, with depth and speed of its first record."""
+    """The data of the plots: each setting's summary, with depth and speed of its first record."""
     first: dict[Setting, Record] = {}
     for record in records:
         first.setdefault(record.entry.over_seeds, record)
@@ -78,7 +78,7 @@ def figures(drawn: Sequence[Curve]) -> dict[str, "Figure"]:
 
 
 def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int | None = None) -> "Figure":
-    """Quality against layer speedup, or against the decode speedup measured at a batch size."""
+    """Quality by layer speedup, or by the decode speedup measured at a batch size."""
     figure, axes = axes_of(len(qualities))
     for axis, quality in zip(axes, qualities, strict=True):
         for number, (series, members) in enumerate(_by_series(drawn).items()):
@@ -102,7 +102,7 @@ def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int
 
 
 def _difference_figure(drawn: Sequence[Curve]) -> "Figure":
-    """Each setting's difference from its rival with its interval, one line per setting."""
+    """The difference between each setting and its rival, with the interval, one line per setting."""
     compared = [curve for curve in drawn if "against" in curve.row]
     rows = [curve.row for curve in compared]
     present = {figure.name for figure in FIGURES if any(f"{figure.name}_difference" in row for row in rows)}
@@ -187,7 +187,7 @@ def layer_figure(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure
 
 
 def throughput_figures(rows: Sequence[Row], last: Mapping[str, Mapping[str, Any]]) -> dict[str, "Figure"]:
-    """Tokens per second by batch, speedup realised against possible, and milliseconds by step; a panel per format.
+    """Tokens per second by batch size, decode speedup by bytes speedup, and milliseconds by step; a panel per format.
 
     Args:
         rows: result rows of a throughput run.
@@ -213,7 +213,7 @@ def throughput_figures(rows: Sequence[Row], last: Mapping[str, Mapping[str, Any]
         by_format[dtype].plot(*zip(*points, strict=True), label=label, **styles[label])
         by_format[dtype].set(xscale="log", yscale="log")
     legend_outside(speed, list(by_format.values()))
-    realised, by_format = panels("speedup that the bytes allow", "measured decode speedup")
+    realised, by_format = panels("bytes speedup", "measured decode speedup")
     for (label, dtype), members in by_system.items():
         points = [(row["bytes_speedup"], row["decode_speedup"]) for row in members if "realised_fraction" in row]
         style: dict[str, Any] = {**styles[label], "linestyle": ""}
@@ -268,13 +268,13 @@ def _by_series(drawn: Sequence[Curve]) -> dict[str, list[Curve]]:
 
 
 def legend_outside(figure: "Figure", axes: Sequence["Axes"]) -> None:
-    """One legend beside the panels, for the artists of all panels."""
+    """One legend beside the panels, for all of them."""
     drawn = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(list(drawn.values()), list(drawn), loc="outside right upper", frameon=False, fontsize=7)
 
 
 def curve_style(number: int) -> dict[str, Any]:
-    """Colour and marker of the curve of a number."""
+    """Colour and marker of curve number `number`."""
     return {
         "color": _COLOURS[number % len(_COLOURS)],
         "marker": _MARKERS[number % len(_MARKERS)],
@@ -286,7 +286,7 @@ def curve_style(number: int) -> dict[str, Any]:
 def axes_of(
     count: int, *, height: float = 3.5, width: float = 4.2, share: bool = False
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure of so many panels in a row."""
+    """A figure with `count` panels in a row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * count, height), layout="constrained")

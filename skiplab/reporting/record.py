@@ -10,7 +10,7 @@ from skiplab.reporting.results import Row
 
 
 class Setting(NamedTuple):
-    """A method in one of its settings: over its seeds, one line of a table."""
+    """A method in one of its settings; over all seeds it is one line of a table."""
 
     method: str
     name: str
@@ -20,14 +20,14 @@ class Setting(NamedTuple):
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        """Of a result row."""
+        """The setting of a result row."""
         return cls(row["method"], row["setting"])
 
 
 @final
 @dataclass(frozen=True)
 class Entry:
-    """A setting with one seed: what a result row is about."""
+    """A setting with one seed, the subject of a result row."""
 
     method: str
     setting: str
@@ -44,12 +44,12 @@ class Entry:
 
     @property
     def slug(self) -> str:
-        """The label in characters that file systems and registries take."""
+        """The label with only characters that file systems and registries accept."""
         return re.sub(r"[^a-z0-9._+]+", "-", self.label.lower()).strip("-")
 
     @property
     def key(self) -> str:
-        """A name for files, unique within a comparison."""
+        """A file name, unique within a comparison."""
         return f"{self.slug}-seed-{self.seed}"
 
 
@@ -59,7 +59,7 @@ class Timing:
     """A setting's speed at one batch size.
 
     Attributes:
-        figures: `batch_size` and what was measured at it.
+        figures: `batch_size`, and the figures measured at it.
         step_ms: median milliseconds by decode step.
     """
 
@@ -77,14 +77,14 @@ class Record:
     """One setting's outcome with one seed.
 
     Attributes:
-        series: the settings that make one curve.
-        chosen: index of the candidate that it decodes with; None means full depth, or no case.
-        trained: whether its seed trained it.
+        series: shared by the settings of one curve.
+        chosen: index of the candidate with which it decodes; None is full depth, or Hugging Face's `generate`.
+        trained: whether it was trained, so that it depends on the seed.
         timed: whether its speed is meaningful.
-        figures: what was measured of it, by names of the results vocabulary.
-        outputs: what it generated of the test split.
-        item_scores: scores behind figures that are means, by figure, one per test item.
-        definition: what it was made from, plain values; None for a record of an earlier version.
+        figures: its measurements, by the names of the results vocabulary.
+        outputs: its outputs on the test split.
+        item_scores: for figures that are means over items, the scores per test item.
+        definition: class and hyperparameters as plain values; None in a record of an earlier version.
         timings: one per timed batch size. All settings are timed in one interleaved run and stored together, so they
             are not among the plain values.
     """
@@ -132,11 +132,11 @@ class Record:
         """A record from plain values.
 
         Raises:
-            ValueError: they are no record.
+            ValueError: the values are not a record.
         """
         rest = dict(values)
         try:
             entry = Entry(*(rest.pop(name) for name in ("method", "setting", "seed")))
             return cls(entry=entry, outputs=Generation.from_plain(rest.pop("outputs")), **rest)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"this is no record of this version of skiplab: {error}") from error
+            raise ValueError(f"this is not a record of this version of skiplab: {error}") from error

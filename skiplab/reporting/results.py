@@ -1,4 +1,4 @@
-"""What a result row may hold, and the files a job leaves: `results.json` and `results.csv`."""
+"""The keys of result rows, and the result files of a job: `results.json` and `results.csv`."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def check_row(row: Mapping[str, Any]) -> None:
-    """Refuse a result row with names that no figure has, or figures that are no numbers.
+    """Refuse a result row with unknown figures, or with figures that are not finite numbers.
 
     Raises:
         ValueError: the message names the key.
@@ -49,7 +49,7 @@ def write_results(
     """Write `results.json` and `results.csv` into a run folder, each in one piece.
 
     Args:
-        summary: rows of `summary.summarise`, for `results.json` alone.
+        summary: rows of `summary.summarise`, only for `results.json`.
     """
     for row in rows:
         check_row(row)

@@ -1,4 +1,4 @@
-"""What a system does under a stream of requests."""
+"""Figures of a system that serves a stream of requests."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def _latency(name: str, meaning: str, share: int, position: int) -> Figure:
 
 STREAM_FIGURES = (
     Figure(name="arrivals", meaning="how the requests of a stream arrive: saturated, poisson, bursty or trace"),
-    Figure(name="load", meaning="rate of a stream's requests as a share of the system's own capacity", unit="share"),
-    Figure(name="slots", meaning="requests that a system decodes at a time, at most"),
+    Figure(name="load", meaning="request rate as a fraction of the system's own capacity", unit="share"),
+    Figure(name="slots", meaning="the most requests that a system decodes at a time"),
     Figure(name="requests", meaning="requests of a stream"),
     _shown(
         1,
@@ -51,14 +51,14 @@ STREAM_FIGURES = (
     _shown(
         5,
         name="occupancy",
-        meaning="share of the slots that are taken while a system works, mean over time",
+        meaning="fraction of the slots that are in use while the system works, mean over time",
         unit="share",
         form="{:.2f}",
     ),
     _shown(
         6,
         name="requests_per_s_at_target",
-        meaning="most requests per second of the loads at which p95 of milliseconds per token is within the target",
+        meaning="highest measured request rate at which the p95 of milliseconds per token meets the target",
         label="requests/s at target",
         unit="requests/s",
         form="{:,.2f}",

@@ -1,4 +1,4 @@
-"""Settings over their seeds, and each against its rival: means, intervals and paired tests."""
+"""Means of settings over their seeds, with intervals, and paired tests of each setting against its rival."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ def summarise(records: Sequence[Record], rivals: Mapping[Setting, Setting]) -> l
 
     Args:
         records: finished settings, seed by seed.
-        rivals: the setting that a setting is tested against.
+        rivals: by setting, the setting against which it is tested.
     """
     groups: dict[Setting, list[Record]] = {}
     for record in records:
@@ -73,7 +73,7 @@ def _summary(members: Sequence[Record]) -> Row:
 
 
 def _paired(name: str, own: Sequence[Record], other: Sequence[Record]) -> tuple[Scores, Scores]:
-    """Item scores of the seeds that both have; all of the other's where one of them is not trained, by no seed."""
+    """Item scores of the seeds that both have; all scores of both if one is untrained, because it has no seeds."""
     own_by_seed, other_by_seed = (
         {record.entry.seed: record.item_scores[name] for record in side} for side in (own, other)
     )

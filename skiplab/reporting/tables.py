@@ -1,4 +1,4 @@
-"""A comparison's rows laid out for reading: tables on the console, in Markdown and for the report."""
+"""Tables of a comparison's rows: for the console, in Markdown, and for the report."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _NOTES = (
-    "Small figures are 95% bootstrap intervals over test items and, where there are several, seeds (of few "
-    "seeds they understate the share; for BLEU they are then the lowest and the highest). Differences are "
+    "Small figures are 95% bootstrap intervals over test items and, if there are several, seeds (with few seeds they "
+    "understate the variance between seeds; for BLEU they are then the lowest and the highest value). Differences are "
     "paired by seed and item against the setting named, with p from a sign-flip permutation test over items, for "
     "these seeds, adjusted by Holm's method over the differences in the column. "
-    "For speeds they are quartiles over rounds. Speeds are of the first seed, medians over interleaved rounds "
-    "of one run. Methods are trained on from the base that full 1x is, as the training table says; full 1x "
-    "fine-tuned shows what further training alone gives. A batch's late steps, where few rows are left, count "
-    "as much as its early ones, so a schedule can gain more time than its layers per token say: compare with "
-    "the layer speedup of the timed steps."
+    "For speeds, small figures are quartiles over rounds. Speeds are those of the first seed, medians over interleaved "
+    "rounds of one run. The base is `full 1x`; methods are trained further from it, as the training table shows, and "
+    "`full 1x fine-tuned` shows the effect of further training at full depth. A batch's late steps, with few rows "
+    "left, count as much as its early ones, so a schedule can save more time than its layers per token suggest: "
+    "compare with the layer speedup of the timed steps."
 )
 
 _SIGNATURES = MappingProxyType(
@@ -32,11 +32,11 @@ _SIGNATURES = MappingProxyType(
     }
 )
 FEW_ITEMS = 100
-"""A split with fewer items is warned of where its figures stand."""
+"""Figures of a split with fewer items come with a warning."""
 
 
 class Cell(NamedTuple):
-    """A figure, and its interval."""
+    """A figure and its interval."""
 
     text: str
     interval: str = ""
@@ -47,7 +47,7 @@ class Table:
     """Formatted cells.
 
     Attributes:
-        errors: by line, why a setting has no figures.
+        errors: by line number, why a setting has no figures.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Table:
     errors: dict[int, str] = field(default_factory=dict)
 
     def print(self, console: "Console") -> None:
-        """The cells on the console, without intervals; a file or pipe gets lines as long as it takes."""
+        """Print the cells without intervals; in a file or pipe, lines are not wrapped."""
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
@@ -80,7 +80,7 @@ def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
 
 
 def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
-    """All tables: quality over seeds and against rivals, by seed where there are several, details, training, speed."""
+    """All tables: quality over seeds and against rivals, by seed if there are several, details, training, speed."""
     found = [_over_seeds(summary, rows)]
     if _many_seeds(rows):
         found.append(_by_seed(rows))
@@ -104,7 +104,7 @@ def notes(rows: Sequence[Row]) -> str:
 
 
 def few_items(split: str, count: int) -> str:
-    """What is to be said of figures of a split of fewer items than `FEW_ITEMS`."""
+    """The warning for a split with fewer items than `FEW_ITEMS`."""
     return f"The {split} split has {count} items, fewer than {FEW_ITEMS}: its figures are rough."
 
 
@@ -120,7 +120,7 @@ def markdown(laid: Sequence[Table], rows: Sequence[Row]) -> str:
 
 
 def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console") -> None:
-    """The main figures on the console, one line per setting, over seeds; the report has them all."""
+    """Print the main figures over seeds, one line per setting; the report has all figures."""
     from rich import box
     from rich.table import Table as RichTable
 
@@ -128,7 +128,7 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
     timed = sorted({row["batch_size"] for row in rows if "batch_size" in row})
     batches = timed if len(timed) <= 2 else [timed[0], timed[-1]]
     figures = _columns("console", summary)
-    # The first alone.
+    # Only the first.
     compared = list(_columns("difference", summary, suffix="_difference"))[:1]
     shown.add_column("method", overflow="fold")
     names = [column.label for column in figures.values()]
@@ -192,10 +192,10 @@ def one_line(row: Row) -> str:
 
 
 def _columns(place: Place, rows: Iterable[Row], suffix: str = "") -> dict[str, Column]:
-    """What a place shows of rows, by figure.
+    """The columns that a table shows of rows, by figure.
 
     Args:
-        suffix: behind the figures' names in the rows.
+        suffix: added to the figures' names in the rows.
     """
     keys = {key for row in rows for key in row}
     present = {figure.name for figure in FIGURES if f"{figure.name}{suffix}" in keys}
@@ -242,7 +242,7 @@ def _by_seed(rows: Sequence[Row]) -> Table:
 
 
 def _training(summary: Sequence[Row]) -> Table:
-    """What each trained setting's weights took, a mean over seeds."""
+    """The training cost of each trained setting, mean over seeds."""
     trained = [row for row in summary if "train_passes" in row]
     figures = _columns("training", trained)
     table = Table("Training", ["method", "setting", *(column.label for column in figures.values())])

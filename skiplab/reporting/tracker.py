@@ -1,4 +1,4 @@
-"""Where a job records its runs: the interface, and the tracker that records nothing."""
+"""The interface of trackers, to which a job logs its runs, and a tracker that does nothing."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ Point = tuple[str, float, int, int]
 
 
 class Tracker(ABC):
-    """Runs in a store, and what goes into them. Without a `run_id` a method writes to the active run."""
+    """Logs runs to a store. Without a `run_id`, methods write to the active run."""
 
     @property
     @abstractmethod
     def lost(self) -> str | None:
-        """Why nothing more is tracked; None as long as the store is reachable."""
+        """Why tracking has stopped; None while the store is reachable."""
 
     @abstractmethod
     def run(
@@ -36,18 +36,18 @@ class Tracker(ABC):
         The run ends FINISHED, KILLED when interrupted, FAILED when anything raises.
 
         Args:
-            run_id: a run to go on with, if the store has it.
+            run_id: a run to resume, if the store has it.
             nested: make it a child of the active run.
             parent: a run that another process has open; makes it a child of that one instead.
         """
 
     @abstractmethod
     def complete(self, run_id: str | None) -> bool:
-        """Whether nothing of a run is missing: it finished, was not deleted, and is of the active run's experiment."""
+        """Whether a run is complete: it finished, was not deleted, and belongs to the active run's experiment."""
 
     @abstractmethod
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Write parameters; those that the run already has stay."""
+        """Write parameters; those that the run already has are kept."""
 
     @abstractmethod
     def log_figures(self, row: Mapping[str, Any], *, group: str = "", run_id: str | None = None) -> None:
@@ -67,7 +67,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def log_dataset(self, split: "Dataset", name: str, context: str) -> None:
-        """Write a split as an input."""
+        """Log a split as an input data set."""
 
     @abstractmethod
     def log_table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
@@ -83,19 +83,19 @@ class Tracker(ABC):
 
     @abstractmethod
     def set_note(self, markdown: str) -> None:
-        """Set the text at the head of the run's page."""
+        """Set the description on the run's page."""
 
     @abstractmethod
     def register_method(self, folder: Path, name: str, *, tags: Mapping[str, Any] = {}) -> None:
         """Write a folder of `save_method` as a model, and as a new version of a registered model.
 
         Args:
-            tags: of the version.
+            tags: tags of the version.
         """
 
     @abstractmethod
     def new_run(self, name: str, parent: str, tags: Mapping[str, Any] = {}) -> str:
-        """Make a child of a run that does not become the active one; its id, empty if nothing is tracked."""
+        """Create a child of a run without making it active; returns its id, empty if nothing is tracked."""
 
     @abstractmethod
     def finish_run(
@@ -107,7 +107,7 @@ class Tracker(ABC):
         figures: Mapping[str, float] = {},
         note: str = "",
     ) -> None:
-        """Write parameters, figures and note of a run of `new_run` in one request, and end it.
+        """Write parameters, figures and note of a run made by `new_run` in one request, and end it.
 
         Args:
             status: `FINISHED`, `FAILED` or `KILLED`.
@@ -120,7 +120,7 @@ class Tracker(ABC):
 
 @final
 class NoTracker(Tracker):
-    """Records nothing: for jobs without a store, and for all ranks but the first."""
+    """Does nothing: for jobs without a store, and for all ranks except the first."""
 
     @property
     def lost(self) -> str | None:

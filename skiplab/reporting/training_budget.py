@@ -1,4 +1,4 @@
-"""What quality costs in training: each method's models for all its speeds, by their training budget."""
+"""Quality by training cost: the models that a method needs for all its speeds, by training budget."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FLAT = 0.01
-"""A training is flat where twice the passes lower its validation loss by less than this share."""
+"""A training is flat if doubling its passes lowers the validation loss by less than this fraction."""
 
-# A budget counts as the same if it is larger by no more than this share.
+# Budgets count as equal if one exceeds the other by at most this fraction.
 _SAME = 0.05
 
 
 @final
 @dataclass(frozen=True)
 class Point:
-    """A setting's record, and what it stands for.
+    """A setting's record, with its place among the budgets.
 
     Args:
-        family: settings that differ in speed and passes alone.
-        speedup: the layer speedup aimed at.
+        family: shared by settings that differ only in speed and passes.
+        speedup: the target layer speedup.
     """
 
     family: str
@@ -40,7 +40,7 @@ class Point:
 @final
 @dataclass(frozen=True)
 class Budget:
-    """A method's models for all its speeds, trained for so many passes.
+    """A method's models for all its speeds, at one number of passes.
 
     Args:
         points: of all speedups and seeds.
@@ -51,11 +51,11 @@ class Budget:
     points: Sequence[Point]
 
     def cost(self, name: str) -> float:
-        """A figure of the training's cost, summed over the models of a seed; the mean over seeds."""
+        """A cost figure summed over a seed's models, mean over seeds."""
         by_seed: dict[int, dict[Any, float]] = {}
         for point in self.points:
             figures = point.record.figures
-            # Settings decoded from one model have its time to the last digit.
+            # Settings that share a model have exactly the same training time, so equal values count once.
             model = (figures.get("train_cpu_s"), figures.get("train_gpu_s"))
             by_seed.setdefault(point.record.entry.seed, {})[model] = figures.get(name, 0.0)
         return sum(sum(models.values()) for models in by_seed.values()) / len(by_seed)
@@ -66,7 +66,7 @@ class Budget:
 
     @property
     def time(self) -> str:
-        """The figure of the training's time."""
+        """The name of the figure for training time."""
         return "train_gpu_s" if "train_gpu_s" in self.points[0].record.figures else "train_cpu_s"
 
     @cached_property
@@ -75,7 +75,7 @@ class Budget:
         return sum(losses) / len(losses)
 
     def quality(self, speedup: float, metric: str) -> tuple[float, float, float] | None:
-        """Mean over seeds and items at a speedup, and its interval; None if it was not measured."""
+        """A metric's mean over seeds and items at a speedup, with its interval; None if it was not measured."""
         scores_SI = [point.record.item_scores.get(metric) for point in self.points if point.speedup == speedup]
         measured_SI = [scores for scores in scores_SI if scores is not None]
         if not measured_SI:
@@ -93,7 +93,7 @@ def budgets(points: Iterable[Point]) -> list[Budget]:
 
 
 def budget_tables(found: Sequence[Budget], metric: str) -> list[Table]:
-    """Every budget with its cost and quality; and who comes how far with the same time for all speeds."""
+    """Two tables: every budget with its cost and quality; and quality at equal training time for all speeds."""
     return [_all_table(found, metric), *([_equal_table(found, metric)] if _first_family(found) else [])]
 
 
@@ -176,5 +176,5 @@ def _speedups(found: Sequence[Budget]) -> list[float]:
 
 
 def _first_family(found: Sequence[Budget]) -> str | None:
-    """The first method with a model per speed, whose budgets the others are held to."""
+    """The first method with one model per speed, to whose budgets the others are compared."""
     return next((budget.family for budget in found if budget.models > 1), None)

@@ -1,4 +1,4 @@
-"""The built-in figures. Import `FIGURES` from here: it is then known that they are registered."""
+"""The built-in figures. Import `FIGURES` from here, so that they are registered."""
 
 from skiplab.evaluation.bertscore import BERTSCORE_F1
 from skiplab.evaluation.e2e_scores import E2E_SCORES
@@ -12,15 +12,15 @@ __all__ = ["FIGURES"]
 
 _MIB, _KIB = 2**-20, 2**-10
 
-# Figures stand in this order in tables, in `results.csv` and in the report.
+# Tables, `results.csv` and the report show figures in this order.
 _IDENTITY = (
     Figure(name="method", meaning="which method"),
-    Figure(name="setting", meaning="what a person would call its setting"),
+    Figure(name="setting", meaning="short readable name of its setting"),
     Figure(name="seed", meaning="seed of its training"),
     Figure(name="seeds", meaning="seeds that the row is over", part="summary"),
-    Figure(name="backbone", meaning="which shape, where a job has several"),
+    Figure(name="backbone", meaning="model shape, if a job has several"),
     Figure(name="error", meaning="why the setting has no figures"),
-    Figure(name="target_speedup", meaning="layer speedup that the setting promises", unit="x", over_seeds="mean"),
+    Figure(name="target_speedup", meaning="target layer speedup of the setting", unit="x", over_seeds="mean"),
     Figure(
         name="threshold",
         meaning="exit threshold of an adaptive method; a setting such as `softmax ~3x` has one matched to a speedup",
@@ -28,7 +28,7 @@ _IDENTITY = (
         shown=(Shown(place="quality"),),
         over_seeds="mean",
     ),
-    Figure(name="against", meaning="method and setting of the rival that differences are against", part="summary"),
+    Figure(name="against", meaning="method and setting of the rival to which differences refer", part="summary"),
 )
 _CALIBRATION = (
     Figure(
@@ -40,15 +40,15 @@ _CALIBRATION = (
     ),
     Figure(
         name="delta",
-        meaning="what a calibrated setting is certified for: an expected loss of at most this against the full model",
+        meaning="bound of a calibrated setting's guarantee: its expected loss against the full model is at most this",
     ),
     Figure(
         name="epsilon",
-        meaning="chance, over draws of the calibration items, that a certified setting's expected loss is above delta",
+        meaning="probability, over draws of the calibration items, that a certified setting's loss exceeds delta",
     ),
     Figure(
         name="not_certified",
-        meaning="why a calibration certified no setting, which leaves full depth",
+        meaning="why a calibration certified no setting, so that full depth is used",
         label="not certified because",
         shown=(Shown(place="details"),),
         over_seeds="each",
@@ -72,7 +72,7 @@ _CALIBRATION = (
 _DEPTH = (
     Figure(
         name="layer_speedup",
-        meaning="layers of the backbone over mean_depth",
+        meaning="layers of the backbone divided by mean_depth",
         label="layer speedup",
         unit="x",
         form="{:.2f}x",
@@ -91,7 +91,7 @@ _DEPTH = (
     ),
     Figure(
         name="layers_per_step",
-        meaning="layers run per step of the timed batches, a step's deepest row counting",
+        meaning="layers run per step of the timed batches; the deepest row of a step counts",
         label="layers per step",
         unit="layers",
         form="{:.2f}",
@@ -99,7 +99,7 @@ _DEPTH = (
     ),
     Figure(
         name="step_layer_speedup",
-        meaning="layers of the full model over layers run, per step of the timed batches: a batch's step runs as deep "
+        meaning="layers of the full model divided by layers run, per step of the timed batches: a step runs as deep "
         "as its deepest row, and its late steps count as much as its early ones",
         label="layer speedup of the timed steps",
         unit="x",
@@ -116,7 +116,7 @@ _DEPTH = (
     ),
     Figure(
         name="roofline_fraction",
-        meaning="least decode time that the machine's measured bandwidth and matrix speed allow over the one taken",
+        meaning="least decode time that measured bandwidth and matrix speed allow, divided by the measured decode time",
         label="roofline",
         unit="share",
         form="{:.2f}",
@@ -124,7 +124,7 @@ _DEPTH = (
     ),
     Figure(
         name="realised_fraction",
-        meaning="decode_speedup over bytes_speedup",
+        meaning="decode_speedup divided by bytes_speedup",
         label="realised",
         form="{:.2f}",
         shown=(Shown(place="throughput", position=7),),
@@ -133,7 +133,7 @@ _DEPTH = (
 _TIME = (
     Figure(
         name="decode_speedup",
-        meaning="decode tokens/s over the full model's in the same run, median over rounds",
+        meaning="decode tokens/s divided by the full model's in the same run, median over rounds",
         label="decode speedup",
         unit="x",
         form="{:.2f}x",
@@ -145,7 +145,7 @@ _TIME = (
     Figure(
         name="decode_tokens_per_s",
         meaning="generated tokens after the first per second, prefill excluded, median over rounds; every prompt is "
-        "made to generate as many tokens as the full model gave it; rows that end leave the batch, but for "
+        "made to generate as many tokens as the full model did; rows that end leave the batch, except with "
         "hf_generate, whose batches run to their longest row",
         label="tokens/s",
         unit="tokens/s",
@@ -178,10 +178,10 @@ _TIME = (
         shown=(Shown(place="speed"), Shown(place="throughput", position=3)),
     ),
     Figure(name="end_to_end_tokens_per_s", meaning="generated tokens per second, prefill included", unit="tokens/s"),
-    Figure(name="timing_rounds", meaning="timed rounds behind the medians"),
+    Figure(name="timing_rounds", meaning="number of timed rounds"),
     Figure(
         name="kv_bytes",
-        meaning="bytes allocated for keys and values of a batch of the timing; the last states that an adaptive method "
+        meaning="bytes allocated for keys and values of a timed batch; the states that an adaptive method "
         "keeps for deferred keys and values are not counted",
         label="KV KiB",
         unit="bytes",
@@ -191,7 +191,7 @@ _TIME = (
     ),
     Figure(
         name="peak_memory_bytes",
-        meaning="most memory that decoding takes beyond the weights",
+        meaning="peak memory of decoding in addition to the weights",
         label="memory KiB",
         unit="bytes",
         form="{:,.0f}",
@@ -220,7 +220,7 @@ _PREDICTED = (
     ),
     Figure(
         name="predicted_speedup",
-        meaning="the full model's predicted decode time over this one's; not measured",
+        meaning="the full model's predicted decode time divided by this one's; not measured",
         unit="x",
         form="{:.2f}x",
         shown=(Shown(place="prediction"),),
@@ -228,12 +228,12 @@ _PREDICTED = (
 )
 _CONDITIONS = (
     Figure(name="parameters", meaning="weights of the backbone"),
-    Figure(name="test_items", meaning="items of the test split, which quality figures are over"),
-    Figure(name="batch_size", meaning="rows per batch in the timing"),
-    Figure(name="decode_batch_size", meaning="rows decoded at a time, where memory held fewer than were asked for"),
+    Figure(name="test_items", meaning="number of test items behind the quality figures"),
+    Figure(name="batch_size", meaning="batch size of the timing"),
+    Figure(name="decode_batch_size", meaning="batch size in decoding, if the configured one did not fit into memory"),
     Figure(
         name="train_batch_part",
-        meaning="largest share of a training batch that went through the model at a time, where memory did not hold "
+        meaning="largest fraction of a training batch that was processed at a time, if memory did not hold "
         "the whole: 0.5 is half the batch",
         unit="share",
     ),
@@ -245,7 +245,7 @@ _QUALITY = (
     BERTSCORE_F1,
     quality_figure(
         "slot_accuracy",
-        "slots both asked for and stated over slots that are either, 0 to 1, mean over items",
+        "Jaccard index of requested and stated slots, 0 to 1, mean over items",
         label="slot acc.",
         shown=(
             Shown(place="console"),
@@ -258,7 +258,7 @@ _QUALITY = (
     *E2E_SCORES.figures,
     Figure(
         name="perplexity",
-        meaning="of the references under the method's own plans, teacher-forced",
+        meaning="perplexity of the references under the method's own plans, teacher-forced",
         form="{:.3f}",
         sense="minimize",
         shown=(Shown(place="quality"),),

@@ -24,9 +24,9 @@ class NamedPlan:
     """A plan, and where it comes from.
 
     Attributes:
-        name: what a person would call it; part of a setting's name.
+        name: a short readable name; part of a setting's name.
         layer_speedup: on the outputs that it was chosen for; None if unknown.
-        origin: plain values, for the reader alone.
+        origin: plain values, only for information.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From a target speedup to a schedule: the solver, and how a user asks for a schedule. Pure Python."""
+"""The solver from a target speedup to a schedule, and the specification of a schedule. Pure Python."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -13,14 +13,14 @@ from skiplab.backbones.whole_weights import copy_whole
 
 @final
 class BestPass(Callback):
-    """Stores the weights whenever a pass lowers the validation loss, and gives the module the last stored ones at the
-    end. A training that goes on from a checkpoint finds the same pass.
+    """Stores the weights whenever a pass lowers the validation loss, and restores the best ones at the end of training.
+    A resumed training finds the same pass.
 
     Args:
-        folder: for the stored weights, which are removed in the end.
+        folder: for the stored weights, which are removed at the end.
 
     Attributes:
-        number: of the best pass so far, from 1; 0 before the first.
+        number: number of the best pass so far, from 1; 0 before the first.
         loss: its validation loss.
     """
 
@@ -54,6 +54,6 @@ class BestPass(Callback):
 
 
 def validation_loss(trainer: L.Trainer) -> float:
-    """That of the last pass; NaN before there is one."""
+    """The validation loss of the last pass; NaN before the first."""
     losses = [float(loss) for name, loss in trainer.callback_metrics.items() if name.endswith("valid_loss")]
     return losses[-1] if losses else float("nan")

@@ -23,12 +23,12 @@ _SHARE = 0.05
 class Checkpoints(Checkpoint):
     """Writes checkpoints between steps, and keeps the last two.
 
-    In a checkpoint are weights, optimizer, the loader's place and torch's generators, so that the steps behind it are
-    those of a training that was not cut off.
+    A checkpoint holds weights, optimizer state, the loader's position and torch's RNG states, so that a resumed
+    training takes the same steps as an uninterrupted one.
 
     Args:
-        every: seconds between two, or more where writing one takes more than a twentieth of that; 0 writes one after
-            each step.
+        every: seconds between two checkpoints, or more if writing one takes more than a twentieth of that; 0 writes
+            one after each step.
     """
 
     def __init__(self, folder: Path, every: float) -> None:
@@ -48,7 +48,7 @@ class Checkpoints(Checkpoint):
         self._generators = state_dict
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning does so itself, unless something asked for the number of steps before, as learning rates do.
+        # Lightning does this itself, unless something asked for the number of steps before, as learning rates do.
         if trainer.fit_loop.restarting:
             batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
             trainer.train_dataloader.load_state_dict({"batches": batches})  # type: ignore[union-attr]
@@ -56,8 +56,8 @@ class Checkpoints(Checkpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # Only here: what Lightning does before the first step may draw numbers.
-        # The checkpoint has the first rank's, which are not the other ranks'.
+        # Restored only here, because Lightning may draw random numbers before the first step.
+        # The checkpoint has only the first rank's RNG state, which other ranks must not take over.
         if (state := self._generators) is not None and trainer.world_size == 1:
             self._generators = None
             torch.set_rng_state(state["cpu"])
@@ -126,7 +126,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint: torch writes zip files, with a sum over each part."""
+    """What is wrong with a checkpoint, or None: torch writes zip files, which have a checksum per entry."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

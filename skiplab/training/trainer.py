@@ -32,7 +32,7 @@ StrategyName = Literal["auto", "ddp", "fsdp"]
 PARALLELISM_KEYS = ("devices", "num_nodes", "strategy", "accumulate")
 
 
-# Beside the weights, where memory did not hold a batch: the share of it that went through the model at a time.
+# A file beside the weights if a batch did not fit into memory: the fraction of it that was processed at a time.
 BATCH_PART = "batch_part.json"
 
 
@@ -47,14 +47,12 @@ class TrainerSpec:
         gradient_clip: largest gradient norm.
         precision, accelerator, num_nodes: as in `lightning.Trainer`.
         devices: processes on each node.
-        strategy: how several share the work. ddp: each holds the whole model; fsdp: each holds a share of weights,
-            gradients and optimizer states (FSDP2); auto: ddp if there are several.
-        gradient_checkpointing: whether the backward pass computes the layers' inner states again instead of
-            storing them.
-        keep: which weights a training ends with: those of the last pass, or of the best, the one with the lowest
+        strategy: how several processes share the work. ddp: each holds the whole model; fsdp: each holds a shard of
+            weights, gradients and optimizer states (FSDP2); auto: ddp if there are several processes.
+        gradient_checkpointing: whether the backward pass recomputes the layers' activations instead of storing them.
+        keep: which weights a training keeps: those of the last pass, or those of the best pass, which has the lowest
             validation loss.
-        compile: backend of `torch.compile`, such as inductor, for the decoder layers one by one; None runs them
-            as they are.
+        compile: backend of `torch.compile`, such as inductor, applied to each decoder layer; None compiles nothing.
     """
 
     max_epochs: int
@@ -107,14 +105,14 @@ class TrainerSpec:
 
     @property
     def processes(self) -> int:
-        """How many there are on all nodes."""
+        """Number of processes on all nodes."""
         return self.devices * self.num_nodes
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What the trained weights depend on, as plain values."""
+        """The settings that the trained weights depend on, as plain values."""
         recipe = {name: value for name, value in vars(self).items() if name not in PARALLELISM_KEYS}
-        # So that weights of versions without the choice are found.
+        # So that weights of versions without `keep` are found.
         return recipe if self.keep == "best" else {name: value for name, value in recipe.items() if name != "keep"}
 
     @property
@@ -127,7 +125,7 @@ class TrainerSpec:
         )
 
     def trainer(self, **options: Any) -> L.Trainer:
-        """Lightning's Trainer for it.
+        """Lightning's Trainer with these settings.
 
         Raises:
             ValueError: Lightning refuses accelerator, devices, strategy or precision.
@@ -161,7 +159,7 @@ class TrainerSpec:
             return ModelParallelStrategy(
                 data_parallel_size=self.processes,
                 tensor_parallel_size=1,
-                # One file, which any number of ranks goes on from.
+                # One file, from which any number of ranks can resume.
                 save_distributed_checkpoint=False,
                 process_group_backend=backend,
             )
@@ -205,13 +203,13 @@ def _non_finite(kind: str, loss: float, step: int) -> NonFiniteLossError:
 
 @contextmanager
 def layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[None]:
-    """Checkpointing, compilation and attention of the decoder layers, for as long as they are trained."""
+    """Sets gradient checkpointing, compilation and attention of the decoder layers for the time of the training."""
     if not isinstance(module, ExitModule):
         yield
         return
     layers: Any = module.backbone.model.get_decoder().layers
     for layer in layers:
-        # As Hugging Face's own switch does, whose name changes between its versions.
+        # What transformers' own switch does; the switch's name differs between versions.
         layer.gradient_checkpointing = spec.gradient_checkpointing
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         if spec.compile:
@@ -237,10 +235,10 @@ def train(
     checkpoint_every: float = 60.0,
     ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """Train in place; go on from the folder's checkpoint, with the same losses, if an earlier run left one.
+    """Train in place; resume from the folder's checkpoint, with the same losses, if an earlier run left one.
 
     Args:
-        checkpoint_every: seconds, as `Checkpoints` takes them.
+        checkpoint_every: in seconds, as for `Checkpoints`.
 
     Returns:
         The last logged metrics.

@@ -1,4 +1,4 @@
-"""What a training costs: passes, tokens, layers run on tokens, and time."""
+"""The cost of a training: passes, tokens, layer-tokens and time."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -24,16 +24,17 @@ _FILE = "training_cost.json"
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """The cost of one training, validation left out.
+    """The cost of one training, without validation.
 
     Attributes:
         passes: over the training split.
-        tokens: of prompts and targets, padding left out.
-        layer_tokens: positions that decoder layers ran on in forward passes, padding and a teacher's included.
-        cpu_s: seconds of processor time of all processes; None on a GPU.
-        gpu_s: seconds, times the devices; None on a CPU.
-        valid_loss: of the weights that were kept, by the loss that was trained.
-        kept_pass: the pass whose weights were kept, where that need not be the last.
+        tokens: of prompts and targets, without padding.
+        layer_tokens: positions on which decoder layers ran, summed over layers and forward passes; padding and a
+            teacher's layers are included.
+        cpu_s: CPU seconds of all processes; None on a GPU.
+        gpu_s: seconds times the number of GPUs; None on a CPU.
+        valid_loss: validation value of the training loss, with the weights that were kept.
+        kept_pass: the pass whose weights were kept, if `keep` is `best`.
     """
 
     passes: int
@@ -46,12 +47,12 @@ class TrainingCost:
 
     @classmethod
     def stored(cls, folder: Path) -> Self | None:
-        """The cost kept with weights; None if there is none."""
+        """The cost stored with weights; None if there is none."""
         known = load_json(folder / _FILE)
         return None if known is None else cls(**known)
 
     def row(self, probes: Iterable[Self] = ()) -> dict[str, Any]:
-        """By the results vocabulary, with that of probes trained on the same weights."""
+        """The figures of a result row, including the cost of probes trained on the same weights."""
         all_parts = [self, *probes]
         summed = {
             f"train_{name}": sum(found)
@@ -64,14 +65,14 @@ class TrainingCost:
 
 @final
 class CostMeter(Callback):
-    """Counts a training's cost, over all the runs that it took, and writes it beside the checkpoints at its end.
+    """Counts the cost of a training over all runs that it took, and writes it beside the checkpoints at the end.
 
-    Work that a cut off run did behind its last checkpoint, and that was done again, counts once. Of several processes
-    a checkpoint holds the first one's counts, with which all of them go on.
+    Work after the last checkpoint of an interrupted run, which is done again, counts once. With several processes a
+    checkpoint holds the counts of the first one, from which all of them resume.
 
     Args:
-        backbones: those that run in the training, a teacher's included.
-        best: what keeps the weights of another pass than the last.
+        backbones: all that run in the training, including a teacher.
+        best: keeps the weights of the best pass; None if those of the last pass are kept.
     """
 
     def __init__(self, folder: Path, backbones: Iterable[Backbone], best: BestPass | None = None) -> None:
@@ -83,7 +84,7 @@ class CostMeter(Callback):
         self._on_gpu = False
         self._since: float | None = None
         self._seconds, self._layer_tokens = 0.0, 0
-        # Of the steps since the last checkpoint; read only there, so that no step waits for the device.
+        # Counts since the last checkpoint stay on the device and are read only there, so that no step synchronises.
         self._tokens, self._counted = 0, torch.tensor(0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class CostMeter(Callback):
         self._on_gpu = pl_module.device.type == "cuda"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A training that goes on within an epoch does not start that epoch again.
+        # A training that resumes within an epoch gets no `on_train_epoch_start` for it.
         self._start()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -125,7 +126,7 @@ class CostMeter(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
         sums = self._sums()
-        # On the module's device, since NCCL reduces no tensors of a CPU.
+        # On the module's device, because NCCL cannot reduce CPU tensors.
         own = torch.tensor(list(sums.values()), dtype=torch.float64, device=pl_module.device)
         summed = dict(zip(sums, trainer.strategy.reduce(own, reduce_op="sum").tolist(), strict=True))
         loss = validation_loss(trainer) if self._best is None else self._best.loss
@@ -146,7 +147,7 @@ class CostMeter(Callback):
     def _start(self) -> None:
         if self._since is None:
             self._since = self._now()
-            # A compiled layer must not take the count for a constant.
+            # Otherwise a compiled layer would treat the count as a constant.
             count: Any = torch.compiler.disable(self._count)
             self._hooks = [layer.register_forward_pre_hook(count) for layer in self._layers]
 
@@ -175,6 +176,6 @@ class CostMeter(Callback):
         return {"seconds": self._seconds, "layer_tokens": self._layer_tokens, "tokens": self._tokens}
 
     def _count(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        # In a backward pass, checkpointed layers run a second time.
+        # Do not count the second forward pass of checkpointed layers, which happens in the backward pass.
         if torch._C._current_graph_task_id() == -1:
             self._layer_tokens += args[0].shape[0] * args[0].shape[1]

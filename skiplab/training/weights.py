@@ -22,15 +22,15 @@ from skiplab.utils.locks import exclusive
 
 
 def saved(folder: Path, ranks: Ranks = ALONE) -> bool:
-    """Whether a folder holds trained weights, as the first rank sees it."""
+    """Whether a folder holds trained weights, checked on the first rank."""
     return ranks.on_first(lambda: any(folder.glob("*.safetensors")))
 
 
 def load_backbone(folder: Path, dtype: torch.dtype | None = None) -> Backbone:
-    """The view over a model that `save_pretrained` wrote, its weights held once, ready to be trained.
+    """The backbone of a model that `save_pretrained` wrote, ready for training.
 
     Args:
-        dtype: number format of the weights; None is the folder's. What positions are rotated by stays float32.
+        dtype: number format of the weights; None is the folder's. Rotary frequencies stay float32.
 
     Raises:
         CheckpointError: the folder does not hold all the weights.
@@ -39,15 +39,15 @@ def load_backbone(folder: Path, dtype: torch.dtype | None = None) -> Backbone:
         return adapt(load_whole(folder, dtype=dtype or "auto").train())
     except (CheckpointError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # what transformers raises of a damaged configuration is of no one kind
+    except Exception as error:  # transformers raises errors of many types for a damaged configuration
         raise CheckpointError(f"cannot load {folder}: {type(error).__name__}: {error}") from error
 
 
 def overwrite(model: PreTrainedModel, folder: Path) -> None:
-    """Give a model the weights of a folder that holds one like it, in place and one at a time.
+    """Overwrite a model's weights in place, one by one, with those of a folder that holds the same kind of model.
 
     Raises:
-        CheckpointError: the folder's model is another, or not whole.
+        CheckpointError: the folder's model has another shape, or is incomplete.
     """
     with retrainable(folder):
         copy_whole(model, folder / "model.safetensors")
@@ -55,10 +55,10 @@ def overwrite(model: PreTrainedModel, folder: Path) -> None:
 
 @contextmanager
 def retrainable(folder: Path) -> Iterator[None]:
-    """Say of a folder that cannot be read that skiplab trains its weights again where it is missing.
+    """Adds to errors of reading a folder that skiplab trains the weights again if the folder is removed.
 
     Raises:
-        CheckpointError: reading the folder did.
+        CheckpointError: the block raised one.
     """
     try:
         yield
@@ -73,13 +73,13 @@ def load_or_train(
     complete: Callable[[Path], object] = lambda folder: None,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Give a model the folder's weights; if there are none, train them and keep them there.
+    """Load the folder's weights into a model; if there are none, train the model and save it there.
 
     One job at a time trains for a folder; others wait and load.
 
     Args:
         train: trains the model in place, and may leave it sharded over the ranks; its argument is a folder for
-            checkpoints, removed in the end but for JSON files, which are kept beside the weights.
+            checkpoints, which is removed at the end, except for its JSON files, which are kept beside the weights.
         complete: adds files to the folder before it becomes visible.
 
     Raises:
@@ -129,7 +129,7 @@ def _gathered(model: nn.Module, *, keep: bool) -> dict[str, Any] | None:
     gathered: dict[int, Any] = {}
     names: dict[str, Any] = model.state_dict(keep_vars=True)
     for weight in names.values():
-        # Tied weights once.
+        # Gather tied weights once.
         if id(weight) not in gathered:
             full = weight.full_tensor().cpu() if isinstance(weight, DTensor) else weight
             gathered[id(weight)] = full if keep else None
@@ -138,7 +138,7 @@ def _gathered(model: nn.Module, *, keep: bool) -> dict[str, Any] | None:
 
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which then takes the name; partial folders of killed processes are removed."""
+    """A temporary folder to fill, which is then renamed; partial folders of killed processes are removed."""
     for left in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(left)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")

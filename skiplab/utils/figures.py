@@ -53,7 +53,7 @@ class Column:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One thing that results can hold.
+    """One number or text that results can hold.
 
     Args:
         name: its key in rows.
@@ -67,8 +67,8 @@ class Figure:
         over_seeds: how a summary joins the seeds' values: their `mean`, or `each` different one; None leaves it out.
             Figures with item scores are averaged over seeds and items whatever this says.
         part: what holds it: a result `row`, a `summary`, or a search's `trial` alone.
-        trial: where a search's trial gets it without decoding: its `plan`, the `loss` of the references, or
-            `timing`. None: from scoring outputs, or trials have it not.
+        trial: where a search's trial gets it without decoding: from its `plan`, the `loss` of the references, or
+            `timing`. None if it comes from scored outputs, or if trials lack it.
     """
 
     name: str

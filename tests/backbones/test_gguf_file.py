@@ -191,7 +191,7 @@ def stating(**values: Any) -> Change:
         (surplus, r"a.gguf has unexpected tensors: rope_freqs.weight"),
         (biased, r"unexpected tensors: blk.0.attn_q.bias"),
         (reshaped, r"model.layers.0.mlp.up_proj.weight|cannot read"),
-        (stating(llama__rope__scaling__type="linear"), "states llama.rope.scaling.type='linear', which .* leaves out"),
+        (stating(llama__rope__scaling__type="linear"), "states llama.rope.scaling.type='linear', which .* ignores"),
         (stating(llama__attention__key_length=16), "states llama.attention.key_length=16, and its heads are of size 8"),
         (stating(llama__expert_count=8), "states llama.expert_count=8"),
         (stating(general__architecture="gpt2"), "is of the architecture 'gpt2'; of GGUF files skiplab reads llama"),

@@ -68,7 +68,7 @@ def test_weights_that_are_not_the_models_are_refused(tmp_path: Path, change: Any
     [
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-            "a Git LFS pointer .* `git lfs pull`",
+            "a Git LFS pointer.* `git lfs pull`",
         ),
         (None, "truncated or damaged"),
         (b"", "truncated or damaged"),

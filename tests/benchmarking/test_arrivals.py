@@ -62,7 +62,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
         read_trace(trace)
 
 
-@pytest.mark.parametrize(("text", "message"), [(None, "is no file"), ("\n", "has no requests")])
+@pytest.mark.parametrize(("text", "message"), [(None, "is not a file"), ("\n", "has no requests")])
 def test_a_trace_without_requests_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     trace = tmp_path / "trace.jsonl"
     if text is not None:

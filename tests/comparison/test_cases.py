@@ -79,7 +79,7 @@ def test_rivals_share_a_speedup_or_a_calibration() -> None:
     [
         ({**SKIP, "sweep": {"speedup": [9]}}, [0], "method skipdecode: target speedup 9 cannot be reached"),
         ({**SKIP, "decai": "linear"}, [0], "method skipdecode: .*unexpected keyword argument 'decai'"),
-        ({**SKIP, "calibrate": {"speedup": [3, 2]}}, [0], r"most careful value to the fastest, got \[3, 2\]"),
+        ({**SKIP, "calibrate": {"speedup": [3, 2]}}, [0], r"from the slowest to the fastest, got \[3, 2\]"),
         ({**SKIP, "calibrate": {"speedup": []}}, [0], "calibrate takes one hyperparameter and a list of its values"),
         ({**SKIP, "calibrate": {"speedup": [2, 9]}}, [0], "method skipdecode: target speedup 9 cannot be reached"),
         ({**SKIP, "sweep": {"speedup": [2, 2]}}, [0], "two settings are called 'skipdecode-2x-seed-0'"),

@@ -61,10 +61,10 @@ BAD: list[tuple[str, list[str], str, str]] = [
     ("throughput", ["throughput.batch_sizes=[1.5]"], "throughput.batch_sizes[0]", "must be an integer"),
     ("capacity", ["capacity.run=3"], "capacity.run", "must be a string or a list, got 3"),
     ("compare_calm", ["generation.do_sample=yes"], "generation.do_sample", "must be true or false, got 'yes'"),
-    ("compare_calm", ["generation.top_p=0.9"], "generation.top_p", "acts in sampling only: add do_sample=True"),
-    ("compare_calm", ["+generation.num_beams=4"], "generation.num_beams", "is not served, got 4; num_beams=1"),
+    ("compare_calm", ["generation.top_p=0.9"], "generation.top_p", "has an effect only in sampling: add"),
+    ("compare_calm", ["+generation.num_beams=4"], "generation.num_beams", "is not supported, got 4; num_beams=1"),
     ("compare_calm", ["+generation.temprature=1"], "generation.temprature", "did you mean temperature?"),
-    ("compare_calm", ["+generation.max_new_tokens=4"], "generation.max_new_tokens", "is given as max_new_tokens"),
+    ("compare_calm", ["+generation.max_new_tokens=4"], "generation.max_new_tokens", "must be set as max_new_tokens"),
     # Out of range.
     ("compare_calm", ["speedups=[]"], "speedups", "must have at least 1 item"),
     ("compare_calm", ["speedups=[0.5]"], "speedups[0]", "must be at least 1, got 0.5"),

@@ -54,7 +54,7 @@ def test_item_scores_are_means_over_draws(tmp_path: Path) -> None:
 
 
 def test_calibrations_are_of_greedy_decoding(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="calibrated settings are certified by greedy decoding alone"):
+    with pytest.raises(ConfigurationError, match="calibrated settings are certified only with greedy decoding"):
         compare(small_config(tmp_path, "generation=skipdecode_paper"), tmp_path / "run")
 
 
@@ -62,7 +62,7 @@ def test_plans_are_searched_by_greedy_decoding(tmp_path: Path) -> None:
     config = small_config(
         tmp_path, "generation.repetition_penalty=1.2", "~methods.skipdecode_calibrated", experiment="search_schedule"
     )
-    with pytest.raises(ConfigurationError, match="plans are searched by greedy decoding alone"):
+    with pytest.raises(ConfigurationError, match="plans are searched only with greedy decoding"):
         search(config, tmp_path / "run")
 
 

@@ -111,7 +111,7 @@ def test_what_would_change_finished_rows_is_refused(tmp_path: Path, trained: lis
     assert compare(small_config(tmp_path, *multi), folder)
     before, known = records(folder), (folder / "config.json").read_bytes()
     for overrides, message in (
-        (["speedups=[1.5,2]"], r"change: multi_layer 2x \(passes=2 instead of 1\); say what they had before"),
+        (["speedups=[1.5,2]"], r"change: multi_layer 2x \(passes=2 instead of 1\); set the earlier values"),
         (["methods.multi_layer.spread=0.2", "methods.multi_layer.passes=2"], r"differs in spread; passes=2 instead"),
         (["limit=8"], r"another configuration \(it differs in limit\)"),
     ):

@@ -122,7 +122,7 @@ def test_misspelt_and_unavailable_names_are_refused(home: Path, override: str, m
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my_metrics.NUMBER", "metrics: my_metrics.NUMBER is no metric but 3; it must be an instance of"),
+        ("my_metrics.NUMBER", "metrics: my_metrics.NUMBER is not a metric but 3; it must be a"),
         ("my_metrics.NOTHING", "metrics: cannot import my_metrics.NOTHING: .*NOTHING"),
         ("no_such_module.X", "metrics: cannot import no_such_module.X: .*no_such_module"),
         ("my_metrics.ROGUE", "'rouge_l' cannot be added: 'rouge_l' is taken by 'rouge_l'"),
@@ -143,7 +143,7 @@ def test_the_page_about_metrics_has_one_that_works(home: Path) -> None:
 
 def test_a_score_of_the_task_that_is_no_figure_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Restaurants, "item_scores", lambda self, prompt, output: {"politeness": 1.0})
-    with pytest.raises(ConfigurationError, match="the data scores 'politeness', which is no figure"):
+    with pytest.raises(ConfigurationError, match="the data scores 'politeness', which is not a registered figure"):
         prepare(small_config(home, "calibration.metric=rouge_l"))
 
 

@@ -109,7 +109,7 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
         (["trainer.devices=0"], "trainer.devices, num_nodes and accumulate must be at least 1, got 0, 1 and 1"),
         (["trainer.strategy=zero"], "trainer.strategy must be 'auto', 'ddp' or 'fsdp', got 'zero'"),
         (["trainer.accumulate=40"], "batch_size=32 examples cannot be divided among 1 processes in 40 parts each"),
-        (["+base.devices=2"], "base.devices is given as trainer.devices, for all training alike"),
+        (["+base.devices=2"], "base.devices must be set as trainer.devices, for all trainings"),
         (["+methods.x={sweep:{}}"], "methods.x must be a node with name and _target_"),
         (["benchmark.prompts=0"], "benchmark.prompts must be at least 1"),
         (["threads=0"], "threads must be at least 1"),

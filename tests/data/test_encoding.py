@@ -101,7 +101,7 @@ def test_bad_templates_say_what_is_wrong(tokenizer: PreTrainedTokenizerFast) -> 
         Template(prompt="Q:")
     with pytest.raises(ValueError, match=r"template.longest_target must be at least 2 tokens, got 1"):
         Template(longest_target=1)
-    with pytest.raises(ValueError, match=r"longest_prompt=2 leaves no token of the prompt"):
+    with pytest.raises(ValueError, match=r"longest_prompt=2 leaves no room for the prompt"):
         Encoding(tokenizer, Template(close="\nA:", longest_prompt=2), pretrained=True)
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="the tokenizer has no pad token"):

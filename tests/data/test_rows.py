@@ -95,7 +95,7 @@ def test_what_is_no_text_says_what_it_is(value: object, fault: str | None) -> No
 
 
 def test_damaged_parquet_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"x.parquet is no whole Parquet file"):
+    with pytest.raises(DataError, match=r"x.parquet is not a complete Parquet file"):
         read(tmp_path / "x.parquet", b"PAR1 and no more")
 
 

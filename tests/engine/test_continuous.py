@@ -178,11 +178,11 @@ def test_what_can_never_be_decoded_is_refused() -> None:
     ):
         engine.submit(RowRequest([5] * 8, 4))
     for request in (RowRequest([], 4), RowRequest([5], 0)):
-        with pytest.raises(ValueError, match="needs a prompt token and a token to generate"):
+        with pytest.raises(ValueError, match="needs at least one prompt token and one new token"):
             engine.submit(request)
-    with pytest.raises(ValueError, match="among those of each deeper one"):
+    with pytest.raises(ValueError, match="a subset of each deeper one"):
         engine.submit(RowRequest([5], 4), policy=TERMINATE)
-    with pytest.raises(ValueError, match="under the engine's policy"):
+    with pytest.raises(ValueError, match="cannot be mixed with another policy"):
         engine.submit(RowRequest([5], 4), policy=CoordinateExit(1.0))
     engine.submit(RowRequest([5], 4))
     with pytest.raises(QueueFullError, match="1 of 1 places"):

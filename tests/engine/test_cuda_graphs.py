@@ -145,9 +145,9 @@ def test_a_batch_ends_soon_after_its_last_row(backbone: Backbone) -> None:
 
 def test_other_weights_or_policies_are_refused(backbone: Backbone) -> None:
     graphs = recorded(backbone, FullDepth(6))
-    with pytest.raises(ValueError, match="made for another backbone or policy"):
+    with pytest.raises(ValueError, match="recorded for another backbone or policy"):
         decode(backbone, FullDepth(6), prompts(4), max_new_tokens=3, eos_id=EOS, pad_id=PAD, graphs=graphs)
-    with pytest.raises(ValueError, match="plans hold for all rows alike"):
+    with pytest.raises(ValueError, match="gives all rows the same plan"):
         recorded(backbone, CoordinateExit(0.0))
 
 

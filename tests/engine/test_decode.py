@@ -32,7 +32,7 @@ def test_on_step_sees_the_rows_that_still_decode() -> None:
 @pytest.mark.parametrize(
     ("rows", "limit", "message"),
     [
-        ([[5], []], 3, "row 1 needs a prompt token and a token to generate, got 0 and 3"),
+        ([[5], []], 3, "row 1 needs at least one prompt token and one new token, got 0 and 3"),
         ([[5]], 0, "got 1 and 0"),
         ([[5]], [3, 3], "expected one max_new_tokens per prompt, got 2 for 1"),
         ([[5] * 60], 10, "needs 60 prompt . 9 generated positions, the backbone has 64"),

@@ -48,7 +48,7 @@ def test_layers_run_on_the_last_rows() -> None:
 @pytest.mark.parametrize(
     ("plans", "message"),
     [
-        ([(0, 1, 2), (0, 5)], r"among those of each deeper one, got \[0, 5\] and \[0, 1, 2\]"),
+        ([(0, 1, 2), (0, 5)], r"a subset of each deeper one, got \[0, 5\] and \[0, 1, 2\]"),
         ([(0, 5), (0, 4)], "got"),
         ([(0,), (0, 5), (0, 4, 5), (1, 2, 4, 5)], r"got \[0, 4, 5\] and \[1, 2, 4, 5\]"),
     ],

@@ -142,10 +142,10 @@ def test_a_librarys_configuration_and_back() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 4}, "num_beams is not served, got 4; num_beams=1 is without it"),
-        ({"assistant_early_exit": 3}, "assistant_early_exit is not served, got 3; leave it out"),
-        ({"temprature": 0.4}, "temprature is no generation option; did you mean temperature?"),
-        ({"temperature": 0.4}, "temperature acts in sampling only: add do_sample=True"),
+        ({"num_beams": 4}, "num_beams is not supported, got 4; num_beams=1 turns it off"),
+        ({"assistant_early_exit": 3}, "assistant_early_exit is not supported, got 3; leave it out"),
+        ({"temprature": 0.4}, "temprature is not a generation option; did you mean temperature?"),
+        ({"temperature": 0.4}, "temperature has an effect only in sampling: add do_sample=True"),
         ({"do_sample": True, "temperature": 0}, "temperature must be a number above 0, got 0"),
         ({"do_sample": True, "temperature": "hot"}, "temperature must be a number above 0, got 'hot'"),
         ({"do_sample": True, "top_p": 1.2}, "top_p must be a number above 0 and at most 1, got 1.2"),
@@ -167,5 +167,5 @@ def test_what_is_not_served_or_makes_no_sense_is_refused_by_name(options: dict[s
 
 
 def test_a_checkpoints_option_that_is_not_served_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_beams is not served, got 3"):
+    with pytest.raises(ValueError, match="num_beams is not supported, got 3"):
         GenerationOptions.from_config(GenerationConfig(num_beams=3))

@@ -65,7 +65,7 @@ def test_a_registered_method_is_a_model_with_a_signature_and_no_pickle(folder: P
     ]
     for options in choices:
         assert model.predict(table, params=options) == method.generate(PROMPTS, **options) != expected
-    with pytest.raises(ValueError, match="temperature acts in sampling only: add do_sample=True"):
+    with pytest.raises(ValueError, match="temperature has an effect only in sampling: add do_sample=True"):
         model.predict(table, params={"temperature": 0.5})
     with pytest.raises(MlflowException, match="max_new_tokens"):
         model.predict(table, params={"max_new_tokens": "many"})

@@ -88,7 +88,7 @@ def test_decoding_goes_on_with_half_the_batch_to_the_same_tokens(tmp_path: Path)
 
     peak = peak_of(lambda: work("whole.json"), tmp_path)
     said = short_of_memory(work, peak, tmp_path / "told.txt")
-    assert "out of memory decoding 1024 rows; goes on with 512" in said
+    assert "out of memory decoding 1024 rows; retrying with 512" in said
     *whole, rows = json.loads((tmp_path / "whole.json").read_text())
     assert rows is None
     *short, rows = json.loads((tmp_path / "short.json").read_text())
@@ -134,7 +134,7 @@ def test_one_row_that_does_not_fit_is_an_error() -> None:
     def work(rows):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    with pytest.warns(UserWarning, match="goes on with 1"), pytest.raises(torch.OutOfMemoryError):
+    with pytest.warns(UserWarning, match="retrying with 1"), pytest.raises(torch.OutOfMemoryError):
         list(Halving(2, "decoding")([1, 2, 3], work))
 
 
@@ -155,7 +155,7 @@ def test_generate_of_hugging_face_halves_its_batch_too(monkeypatch: pytest.Monke
         return original(ids, **options)
 
     monkeypatch.setattr(backbone.model, "generate", short)
-    with pytest.warns(UserWarning, match="goes on with [24]"):
+    with pytest.warns(UserWarning, match="retrying with [24]"):
         halved = generate_hf(backbone, DATA, items, batch_size=8)
     assert halved.decode_batch_size == 2
     assert halved.tokens == whole.tokens

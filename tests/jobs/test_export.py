@@ -117,9 +117,9 @@ def test_the_base_is_a_model_too(home: Path) -> None:
     ("overrides", "message"),
     [
         (["run=nothing"], "run must be the folder of a comparison"),
-        (["setting=2x"], "got setting=2x, which is 3 of them; choose from method=skipdecode setting='2x', "),
-        (["method=skipdecode", "setting=9x"], "got method=skipdecode setting=9x, which is none of them"),
-        (["method=skipdecode", "setting=2x", "seed=7"], "seed=7, which is none of them"),
+        (["setting=2x"], "got setting=2x, which matches 3; choose from method=skipdecode setting='2x', "),
+        (["method=skipdecode", "setting=9x"], "got method=skipdecode setting=9x, which matches none"),
+        (["method=skipdecode", "setting=2x", "seed=7"], "seed=7, which matches none"),
         (["method=skipdecode", "setting=2x", "cache_dir=elsewhere"], "give the run's cache as cache_dir=DIR"),
     ],
 )

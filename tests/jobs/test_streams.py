@@ -86,7 +86,7 @@ def test_a_trace_is_served_instead(tmp_path: Path) -> None:
         ("streams.peers=[hf_continuous]", "does not run OPT"),
         ("streams.slots=0", "streams.slots"),
         ("streams.loads=[1.5]", "streams.loads"),
-        ("streams.trace=none.jsonl", "is no file"),
+        ("streams.trace=none.jsonl", "is not a file"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, override: str, message: str) -> None:

@@ -60,5 +60,5 @@ def test_the_report_has_budgets_equal_budgets_and_the_plot(run: Path) -> None:
 
 def test_without_swept_passes_there_is_nothing_to_compare(tmp_path: Path) -> None:
     without = [f"~methods.{name}.sweep.passes" for name in ("full", "skipdecode", "multi_layer", "calm")]
-    with pytest.raises(ConfigurationError, match=r"no method has any.*sweep.passes=\[1,2,4\]"):
+    with pytest.raises(ConfigurationError, match=r"no method sweeps them.*sweep.passes=\[1,2,4\]"):
         training_budget(small_config(tmp_path, *without, experiment="training_budget"), tmp_path / "run")

@@ -150,7 +150,7 @@ def test_options_that_do_nothing_here_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="parallelize is not an option of the model skiplab; choose from pretrained"):
         SavedMethodLM(str(tmp_path), parallelize=True)
     model = SavedMethodLM(str(tmp_path))
-    with pytest.raises(ValueError, match="num_beams is not served, got 4"):
+    with pytest.raises(ValueError, match="num_beams is not supported, got 4"):
         generated(model, ["fox"], num_beams=4, max_gen_toks=5)
     with pytest.raises(ValueError, match="seed would repeat draws"):
         generated(model, ["fox"], do_sample=True, temperature=1.0, seed=4, max_gen_toks=5)

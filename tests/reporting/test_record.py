@@ -44,7 +44,7 @@ def test_rows_are_one_per_timed_batch_size() -> None:
 
 @pytest.mark.parametrize("change", [{"row": {}}, {"figures": None, "by_item": {}}])
 def test_what_is_no_record_is_refused(change: dict) -> None:
-    with pytest.raises(ValueError, match="no record of this version of skiplab"):
+    with pytest.raises(ValueError, match="not a record of this version of skiplab"):
         Record.from_plain(record().plain() | change)
-    with pytest.raises(ValueError, match="no record of this version of skiplab"):
+    with pytest.raises(ValueError, match="not a record of this version of skiplab"):
         Record.from_plain({"row": {}, "outputs": {}})

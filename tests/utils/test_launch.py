@@ -42,7 +42,7 @@ def test_under_slurm_a_step_is_one_of_several_and_the_jobs_script_is_not(monkeyp
 
 
 def test_a_job_that_asks_for_several_processes_is_not_run_by_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"ask for 2 processes, and 1 run; start it by python -m skiplab.run"):
+    with pytest.raises(ConfigurationError, match=r"ask for 2 processes, and 1 run; start it with python -m skiplab"):
         compare(small_config(tmp_path, "trainer=ddp"), tmp_path / "run")
     with pytest.raises(ConfigurationError, match=r"runs in one process, got trainer.devices=2 .* as in trainer=cpu"):
         prepare(small_config(tmp_path, "trainer=ddp"))
