@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skiplab.engine.backbone import Backbone
+from skiplab.engine.backbone import Backbone, Rotary
 from skiplab.engine.kv_cache import KVCache, exchange
 
 
@@ -34,6 +34,7 @@ class Deferred:
         self._deferred_LBS = torch.zeros(backbone.num_layers, rows, columns, dtype=torch.bool)
         self._states_BSD: Tensor | None = None
         self._position_BS = torch.zeros(rows, columns, dtype=torch.int64)
+        self._table: Rotary | None = None
 
     def defer(self, h_B1D: Tensor, above_B: Tensor, columns: Sequence[int], positions: Sequence[int]) -> None:
         """Keep the last states of a step's rows for the layers from `above_B` on.
@@ -57,10 +58,16 @@ class Deferred:
         row_N, column_N = deferred_BS.nonzero(as_tuple=True)
         row_N = row_N if rows is None else rows[row_N]
         self._deferred_LBS[layer, row_N, column_N] = False
-        position_N1 = self._position_BS[row_N, column_N][:, None].to(self._backbone.device)
+        position_N = self._position_BS[row_N, column_N]
         states_N1D = self._states_BSD[row_N, column_N][:, None]
-        key_N1, value_N1 = self._backbone.project_kv(layer, states_N1D, self._backbone.rotary(position_N1))
+        key_N1, value_N1 = self._backbone.project_kv(layer, states_N1D, self._rotary(position_N))
         self._cache.put(layer, row_N, column_N, key_N1[:, :, 0], value_N1[:, :, 0])
+
+    def _rotary(self, position_N: Tensor) -> Rotary | None:
+        """The rotations of single positions, which are computed once for all positions."""
+        if self._table is None:
+            self._table = self._backbone.rotary(torch.arange(self._columns, device=self._backbone.device)[None])
+        return self._table and self._table.map(lambda part: part[0, position_N][:, None])
 
     def grow(self, columns: int) -> None:
         """Make room for more columns."""
@@ -69,7 +76,7 @@ class Deferred:
         self._position_BS = F.pad(self._position_BS, (0, more))
         if self._states_BSD is not None:
             self._states_BSD = F.pad(self._states_BSD, (0, 0, 0, more))
-        self._columns = columns
+        self._columns, self._table = columns, None
 
     def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:
         """Swap two rows, as `KVCache.exchange` does."""
