@@ -30,7 +30,7 @@ class Store:
         self.deferred = Deferred(self.backbone, self.cache, rows=4, columns=COLUMNS + STEPS)
         self.h_SBD = torch.randn(STEPS, 4, 1, 24)
         # Rows have prompts of different lengths.
-        self.position_SB = torch.arange(STEPS)[:, None] + torch.tensor([2, 1, 5, 3])
+        self.position_SB = torch.arange(STEPS)[:, None] + torch.tensor([2, 1, 0, 2])
 
     def defer(self, step: int, above: list[int], rows: list[int] | None = None) -> None:
         h_B1D = self.h_SBD[step - 1] if rows is None else self.h_SBD[step - 1, rows]
