@@ -119,5 +119,5 @@ def test_a_failure_counts_for_its_run(tmp_path: Path) -> None:
 
 
 def test_workers_and_shared_trainings_are_refused_together(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"workers=2 .* trainer.devices .* make the other 1"):
+    with pytest.raises(ConfigurationError, match=r"workers=2 .* trainer.devices .* set the other to 1"):
         prepare(small_config(tmp_path, "workers=2", "trainer.devices=2"), allow_distributed=True)
