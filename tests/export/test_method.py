@@ -249,7 +249,7 @@ def test_classes_of_ones_own_package_need_trust(tmp_path: Path) -> None:
     before = saved(tmp_path, OfOnesOwn(setup(), speedup=2.0), speedup=2.0)
     assert json.loads((tmp_path / "skiplab.json").read_text())["class"] == "tests.export.test_method.OfOnesOwn"
     for trust in ((), ("test",), ("tests.other",)):
-        with pytest.raises(SavedMethodError, match=r"give load_method\(..., trust=\['tests'\]\)"):
+        with pytest.raises(SavedMethodError, match=r"pass load_method\(..., trust=\['tests'\]\)"):
             load_method(tmp_path, trust=trust)
     for trust in (("tests",), ("tests.",), ["tests.export"]):
         assert load_method(tmp_path, trust=trust).tokens(PROMPTS) == before.tokens(PROMPTS)
