@@ -280,7 +280,7 @@ STORES = [
     bad("pip install mysqlclient", "tracking.uri='mysql://x@127.0.0.1:9/y'"),
     bad("cannot use the tracking store nothing://", MLFLOW_TRACKING_URI="nothing://x"),
     bad("error: tracking.uri must", MLFLOW_TRACKING_URI=""),
-    bad("MLFLOW_RUN_ID=0123 is no run", MLFLOW_RUN_ID="0123"),
+    bad("MLFLOW_RUN_ID=0123 is not a run", MLFLOW_RUN_ID="0123"),
     bad("search.storage", "search.storage='nothing://x'", experiment="search_schedule"),
     bad("search.storage", "search.storage=loop", experiment="search_schedule", arrange=loop("loop")),
 ]

@@ -3,10 +3,9 @@
 Shapes: N rows whose prompts end, V vocabulary.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -42,7 +41,6 @@ class Handle:
     row: LiveRow
     on_token: Callable[[int], None] | None = None
     done: bool = False
-    submitted: float = field(default_factory=time.perf_counter)
 
     @property
     def tokens(self) -> list[int]:

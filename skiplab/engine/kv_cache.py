@@ -6,6 +6,7 @@ Shapes: B rows, H key/value heads, T positions, N single positions, K head size.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -64,11 +65,18 @@ class Place:
     column: int | Tensor
     end: int | None = None
 
+    @cached_property
+    def row_index(self) -> Tensor:
+        """The rows by index, made once for all layers."""
+        if not isinstance(self.rows, slice):
+            return self.rows
+        device = None if isinstance(self.column, int) else self.column.device
+        return torch.arange(self.rows.start, self.rows.stop, device=device)
+
     def pick(self, index_N: Tensor) -> "Place":
         """The place of some of these rows."""
-        rows_R = torch.arange(self.rows.start, self.rows.stop) if isinstance(self.rows, slice) else self.rows
         column = self.column if isinstance(self.column, int) else self.column[index_N]
-        return Place(rows_R[index_N], column, self.end)
+        return Place(self.row_index[index_N], column, self.end)
 
 
 @final
@@ -97,9 +105,8 @@ class KVCache(KVStore):
             end = place.end or end
         else:
             assert place.end is not None
-            end, row = place.end, place.rows
-            row_R = torch.arange(row.start, row.stop, device=keys.device) if isinstance(row, slice) else row
-            new = (row_R, slice(None), place.column)
+            end = place.end
+            new = (place.row_index, slice(None), place.column)
             key_BHTK, value_BHTK = key_BHTK[:, :, 0], value_BHTK[:, :, 0]
         if end > keys.shape[2]:
             raise IndexError(f"layer {layer_idx} holds {keys.shape[2]} positions, asked to write up to {end}")

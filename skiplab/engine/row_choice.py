@@ -5,6 +5,7 @@ Shapes: B rows, N rows of one kind, T generated tokens, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import torch
@@ -33,7 +34,7 @@ class RowChoice:
     criteria: StoppingCriteriaList
     uniform_T: Tensor | None
 
-    @property
+    @cached_property
     def kind(self) -> GenerationOptions:
         """Rows whose options agree in this are sampled in one batch."""
         return replace(self.options, seed=None, max_new_tokens=None, num_return_sequences=1, stop_strings=())
@@ -57,7 +58,8 @@ class Chooser:
 
 def choose(logits_BV: Tensor, rows: Sequence[Chooser]) -> list[int]:
     """The next token of each row."""
-    tokens = greedy(logits_BV).tolist()
+    plain = any(row.choice is None for row in rows)
+    tokens = greedy(logits_BV).tolist() if plain else [0] * len(rows)
     kinds: dict[GenerationOptions, list[int]] = {}
     for place, row in enumerate(rows):
         if row.choice is not None:

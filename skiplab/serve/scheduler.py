@@ -1,10 +1,9 @@
 """Rows that clients ask for, decoded by an engine in a thread of its own."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 from skiplab.engine.continuous import Engine, Handle, QueueFullError
@@ -31,7 +30,6 @@ class Row:
     number: int
     on_token: Callable[[int], None]
     on_end: Callable[[BaseException | None], None]
-    submitted: float = field(default_factory=time.perf_counter)
     cancelled: bool = False
 
     def cancel(self) -> None:
