@@ -1,4 +1,4 @@
-"""The command line: `python -m skiplab.run experiment=NAME [key=value ...]`; without arguments, a list."""
+"""The command line: `skiplab` or `python -m skiplab.run`, with `experiment=NAME [key=value ...]`, or `list`."""
 
 import errno
 import os
@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -18,20 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from skiplab.comparison.catalog import KINDS, experiments, lines, list_names
 from skiplab.comparison.run_name import run_name
+from skiplab.utils.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from skiplab.utils.distributed import Ranks
-
-
-def experiments() -> dict[str, str]:
-    """Each experiment's name and its description."""
-    folder = files("experiments") / "experiment"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    return {
-        name.removesuffix(".yaml"): OmegaConf.create((folder / name).read_text())["description"]  # type: ignore[index]
-        for name in names
-    }
 
 
 def _run_name(experiment: str | None, overrides: Sequence[str]) -> str:
@@ -45,10 +36,17 @@ OmegaConf.register_new_resolver("skiplab.run_name", _run_name, replace=True)
 
 
 def print_experiments() -> None:
-    width = max(map(len, experiments()))
-    print("python -m skiplab.run experiment=NAME [key=value ...]\n")
-    for name, description in experiments().items():
-        print(f"  {name:{width}}  {description}")
+    _print("skiplab experiment=NAME [key=value ...]\nskiplab list [KIND ...]\n")
+    for line in lines("experiments", experiments()):
+        _print(line)
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        # Whoever reads has seen enough, as in `skiplab list | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @hydra.main(config_path="pkg://experiments", config_name="config", version_base="1.3")
@@ -196,15 +194,40 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
 
 
+def _find_own_packages() -> None:
+    """Add the working directory to the places of packages, as `python -m` does."""
+    try:
+        folder = os.getcwd()
+    except OSError as error:
+        raise SystemExit("error: the working directory was removed; change to one that exists (cd DIR)") from error
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _command(word: str, arguments: Sequence[str]) -> None:
+    """Run what the first word asks for, if it is no override."""
+    from skiplab.comparison.config_base import ConfigurationError
+
+    if word != "list":
+        known = {**{name: f"experiment={name}" for name in experiments()}, **dict.fromkeys(("list", *KINDS), "list")}
+        near = did_you_mean(word, known).removeprefix("; did you mean ").removesuffix("?")
+        hint = f"did you mean {known[near]}?" if near else "skiplab list shows what there is"
+        raise SystemExit(f"error: {word!r} cannot be read; expected list, or overrides such as experiment=NAME; {hint}")
+    try:
+        list_names(arguments, _print)
+    except ConfigurationError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
 def main() -> None:
     if len(sys.argv) == 1:
         print_experiments()
         return
+    if not sys.argv[1].startswith("-") and "=" not in sys.argv[1] and not sys.argv[1].startswith("~"):
+        _command(sys.argv[1], sys.argv[2:])
+        return
     signal.signal(signal.SIGTERM, _terminate)
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise SystemExit("error: the working directory was removed; change to one that exists (cd DIR)") from error
+    _find_own_packages()
     # Hydra then raises what it refuses instead of printing it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import mlflow
@@ -53,6 +54,12 @@ def test_without_arguments_the_experiments_are_listed(tmp_path: Path) -> None:
     [
         (["experiment=compare_clam"], "error: experiment=compare_clam is unknown; did you mean compare_calm?"),
         ([COMPARISON, "trainer.max_epoch=2"], "error: trainer.max_epoch is not in this configuration; did you mean"),
+        (
+            ["smok"],
+            "overrides such as experiment=NAME; did you mean experiment=smoke?",
+        ),
+        (["lst"], "did you mean list?"),
+        (["list", "metric"], "error: there is no list of metric; did you mean metrics?"),
         ([COMPARISON, "threads=0"], "error: threads must be at least 1, got 0"),
         ([COMPARISON, "hydra.run.dir=/proc/none"], "error: /proc/none: No such file or directory"),
         (["data=restaurants"], "experiment=NAME"),
@@ -77,6 +84,26 @@ def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(tmp_path: Pat
     assert line.startswith("error: unexpected TypeError: ")
     assert f"its traceback is in {log}: please report it" in line
     assert "Traceback" in log.read_text()
+
+
+def test_the_console_script_lists_completes_and_finds_packages_of_the_working_directory(tmp_path: Path) -> None:
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["skiplab"].partition(":")
+    script = tmp_path / "bin" / "skiplab"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+    script.chmod(0o755)
+    assert "  opt_tiny " in call(tmp_path, str(script), "list", "backbones").stdout
+
+    installed = call(tmp_path, str(script), "-sc", "install=bash").stdout
+    assert installed.endswith("hydra_bash_completion skiplab\n")
+    complete = f"{installed}\nCOMP_WORDS=(); COMP_CWORD=1; COMP_LINE='skiplab experiment=smo'; hydra_bash_completion"
+    path = f"{script.parent}:{os.environ['PATH']}"
+    done = call(tmp_path, "env", f"PATH={path}", "bash", "-c", f"{complete}; echo ${{COMPREPLY[@]}}")
+    assert done.stdout.split() == ["experiment=smoke"], done.stderr
+
+    (tmp_path / "mine.py").write_text("raise ValueError('mine was found')\n")
+    assert "mine was found" in call(tmp_path, str(script), COMPARISON, "job=mine.job").stderr
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from skiplab.benchmarking.roofline import Ceilings, Footprint, Step, bytes_speed
 from skiplab.benchmarking.timing import Timing, Workload
 from skiplab.engine.number_format import FORMATS
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.utils.suggestions import suggestion
 
 PEERS = ("hf_generate", "hf_generate_static", "ctranslate2")
 
@@ -46,7 +47,7 @@ class ThroughputSpec:
         for name, values, known in (("dtypes", self.dtypes, list(FORMATS)), ("peers", self.peers, list(PEERS))):
             for value in values:
                 if value not in known:
-                    raise ValueError(f"unknown throughput {name} {value!r}; choose from {', '.join(known)}")
+                    raise ValueError(f"unknown throughput {name} {value!r}{suggestion(value, known)}")
 
         if "ctranslate2" in self.peers and find_spec("ctranslate2") is None:
             raise ValueError("throughput's peer ctranslate2 is not installed: pip install 'skiplab[bench]'")

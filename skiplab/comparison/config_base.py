@@ -1,6 +1,5 @@
 """Shared by all parts of the configuration: strict models, and errors that name the key. It imports no torch."""
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from typing import Annotated, Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+
+from skiplab.utils.suggestions import did_you_mean, suggestion
 
 STRICT = ConfigDict(
     strict=True, extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True,
@@ -127,13 +128,6 @@ def what_to_give(key: str) -> str:
     return f"give it as {key}=VALUE (+{key}=VALUE where the experiment has no such key)"
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the word that was probably meant, or all known ones."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; choose from {', '.join(known)}" if known else ""
-
-
 def shown(value: Any) -> str:
     """A value as it is written in YAML, cut if it is long."""
     words = {None: "null", True: "true", False: "false"}
@@ -213,8 +207,7 @@ def _advice(key: str, value: Any, expected: str) -> str:
     if value is None:
         return f"; leave {key}=null out for the default"
     if isinstance(value, str) and (known := re.findall(r"'([^']+)'", expected)):
-        close = difflib.get_close_matches(value, known, n=1)
-        return f"; did you mean {close[0]}?" if close else ""
+        return did_you_mean(value, known)
     if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", value):
         return f"; write {value} without quotes"
     if isinstance(value, float) and value.is_integer() and "integer" in expected:

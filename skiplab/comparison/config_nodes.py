@@ -15,9 +15,9 @@ from skiplab.comparison.config_base import (
     Seed,
     explain,
     shown,
-    suggestion,
     what_to_give,
 )
+from skiplab.utils.suggestions import suggestion
 
 Kind = TypeVar("Kind")
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)

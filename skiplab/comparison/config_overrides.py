@@ -1,6 +1,5 @@
 """One-line messages for overrides that Hydra refuses. It imports no torch."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +7,8 @@ from hydra import compose, initialize_config_module
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from skiplab.comparison.config_base import GROUPS, suggestion, what_to_give
+from skiplab.comparison.config_base import GROUPS, what_to_give
+from skiplab.utils.suggestions import did_you_mean, suggestion
 
 
 def refused_overrides(error: Exception, arguments: Sequence[str]) -> str:
@@ -45,8 +45,8 @@ def _meant(key: str, given: str | None, overrides: Sequence[str]) -> str:
         return ""
     known = ["experiment", "method", *_keys(config)]
     parent, _, name = key.rpartition(".")
-    if close := difflib.get_close_matches(key, known, n=1, cutoff=0.8):
-        return f"; did you mean {close[0]}?"
+    if meant := did_you_mean(key, known, cutoff=0.8):
+        return meant
     siblings = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent]
     tail = f"; to set a key that the file leaves at its default, use +{given}" if given and parent else ""
     return f"{suggestion(name, siblings)}{tail}"

@@ -16,6 +16,7 @@ from skiplab.engine.number_format import FORMATS
 from skiplab.engine.policy import ExitPolicy
 from skiplab.methods.base import Setup
 from skiplab.reporting.results import Row
+from skiplab.utils.suggestions import suggestion
 
 
 @final
@@ -79,7 +80,7 @@ def check(options: Streams, prepared: Prepared) -> None:
     methods = list(dict.fromkeys(case.entry.method for case in prepared.cases))
     for name in options.static:
         if name not in methods:
-            raise ValueError(f"streams.static names {name!r}; choose from the methods {', '.join(methods)}")
+            raise ValueError(f"streams.static names {name!r}, which is no method here{suggestion(name, methods)}")
     with torch.device("meta"):
         backbone = prepared.new_backbone()
     if "hf_continuous" in options.peers and backbone.model.config.model_type == "opt":

@@ -1,7 +1,6 @@
 """Generation options: how tokens are chosen, and where an output ends. Names and meanings are those of transformers'
 `GenerationConfig`."""
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from typing import Any, Self, final
 
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
+
+from skiplab.utils.suggestions import suggestion
 
 # Options of `GenerationConfig` that are not supported, with the values at which they have no effect.
 _NOT_SERVED: Mapping[str, tuple[Any, ...]] = MappingProxyType({
@@ -165,9 +166,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
                 neutral = "".join(f"; {name}={one} turns it off" for one in _NOT_SERVED[name])
                 raise ValueError(f"{name} is not supported, got {value!r}{neutral or '; leave it out'}")
         elif name not in _NAMES:
-            close = difflib.get_close_matches(name, _NAMES, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(_NAMES)}"
-            raise ValueError(f"{name} is not a generation option; {hint}")
+            raise ValueError(f"{name} is not a generation option{suggestion(name, _NAMES)}")
         else:
             found[name] = _value(name, value)
     return found

@@ -6,7 +6,7 @@ from typing import Any, Literal, final, get_args
 
 from skiplab.evaluation.consistency import Consistency
 from skiplab.evaluation.learn_then_test import PValue, check_attainable, fixed_sequence, items_needed, p_value
-from skiplab.utils.figures import did_you_mean
+from skiplab.utils.suggestions import did_you_mean, suggestion
 
 
 @final
@@ -42,7 +42,7 @@ class CalibrationSpec:
             ("reference", self.reference, ("base", "own")),
         ):
             if value not in known:
-                raise ValueError(f"unknown calibration {name} {value!r}; choose one of {', '.join(known)}")
+                raise ValueError(f"unknown calibration {name} {value!r}{suggestion(value, known)}")
         for delta in self.delta:
             self._needed(delta)
         if self.p_value == "binomial" and self.consistency != "exact":

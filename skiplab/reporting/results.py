@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from skiplab.reporting.vocabulary import FIGURES
-from skiplab.utils.figures import did_you_mean
 from skiplab.utils.files import write_text
+from skiplab.utils.suggestions import did_you_mean
 
 SCHEMA = 1
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from skiplab.utils.suggestions import suggestion
+
 LayerPlan = tuple[int, ...]
 PlanKind = Literal["skip", "terminate"]
 
@@ -119,7 +121,7 @@ class ExitSchedule:
 
     def __post_init__(self) -> None:
         if self.decay not in DECAYS:
-            raise ValueError(f"unknown decay {self.decay!r}; choose one of {', '.join(DECAYS)}")
+            raise ValueError(f"unknown decay {self.decay!r}{suggestion(self.decay, DECAYS)}")
         if not 1 <= self.min_exit <= self.max_exit <= self.num_layers:
             raise ValueError(
                 f"exit layers must satisfy 1 <= min_exit <= max_exit <= num_layers, got "
@@ -156,7 +158,7 @@ class ExitSchedule:
             return skip_plan(self.num_layers, self.depth(step), self.warmup)
         if kind == "terminate":
             return terminate_plan(self.depth(step))
-        raise ValueError(f"unknown plan kind {kind!r}; choose one of {', '.join(get_args(PlanKind))}")
+        raise ValueError(f"unknown plan kind {kind!r}{suggestion(kind, get_args(PlanKind))}")
 
 
 def median_length(lengths: Sequence[int]) -> int:

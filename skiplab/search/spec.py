@@ -6,7 +6,8 @@ from typing import Any, Literal, final, get_args
 
 from skiplab.reporting.vocabulary import FIGURES
 from skiplab.search.space import SearchSpace
-from skiplab.utils.figures import Figure, Sense, did_you_mean
+from skiplab.utils.figures import Figure, Sense
+from skiplab.utils.suggestions import did_you_mean, suggestion
 
 Fidelity = Literal["once_for_all", "base", "fine_tune"]
 
@@ -77,7 +78,7 @@ class SearchSpec:
             *([("pruner", self.pruner, get_args(PrunerName))] if self.pruner is not None else []),
         ):
             if value not in known:
-                raise ValueError(f"unknown search.{name} {value!r}; choose one of {', '.join(known)}")
+                raise ValueError(f"unknown search.{name} {value!r}{suggestion(value, known)}")
         for name in ("trials", "tune_steps", "tune_reports", "profile_items", "profile_parts", "profile_stages"):
             if getattr(self, name) < 1:
                 raise ValueError(f"search.{name} must be at least 1, got {getattr(self, name)}")

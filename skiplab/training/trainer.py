@@ -23,6 +23,7 @@ from skiplab.training.checkpoints import Checkpoints, latest
 from skiplab.training.training_cost import CostMeter
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import save_json
+from skiplab.utils.suggestions import suggestion
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -90,8 +91,8 @@ class TrainerSpec:
         if not self.gradient_clip >= 0:
             raise ValueError(f"trainer gradient_clip must be at least 0, which clips nothing, got {self.gradient_clip}")
         if self.strategy not in get_args(StrategyName):
-            known = ", ".join(get_args(StrategyName))
-            raise ValueError(f"unknown trainer strategy {self.strategy!r}; choose one of {known}")
+            meant = suggestion(self.strategy, get_args(StrategyName))
+            raise ValueError(f"unknown trainer strategy {self.strategy!r}{meant}")
         if self.keep not in ("last", "best"):
             raise ValueError(f"trainer keep must be last or best, got {self.keep!r}")
         if self.keep == "best" and self.strategy == "fsdp":
@@ -99,8 +100,8 @@ class TrainerSpec:
                 "trainer keep=best needs whole weights in a process, and strategy=fsdp shards them; take ddp"
             )
         if self.compile is not None and self.compile not in torch.compiler.list_backends(exclude_tags=()):
-            known = ", ".join(torch.compiler.list_backends())
-            raise ValueError(f"unknown trainer compile {self.compile!r}; choose one of {known}, or null")
+            meant = suggestion(self.compile, torch.compiler.list_backends())
+            raise ValueError(f"unknown trainer compile {self.compile!r}, and not null{meant}")
         _ = self.optimization
 
     @property

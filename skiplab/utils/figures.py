@@ -1,9 +1,10 @@
 """The registry of figures: name, meaning, unit, format and interval of everything that results can hold."""
 
-import difflib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, final
+
+from skiplab.utils.suggestions import did_you_mean
 
 Sense = Literal["minimize", "maximize"]
 """Whether lower or higher is better."""
@@ -198,12 +199,6 @@ class Figures:
     def summary_keys(self) -> dict[str, str]:
         """Meanings of all keys that a summary row may have."""
         return {key: meaning for figure in self for key, meaning in figure.summary_keys.items()}
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """The end of a message about an unknown name: the nearest that is known, or nothing."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _keys(figure: Figure) -> set[str]:

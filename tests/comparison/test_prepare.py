@@ -87,7 +87,7 @@ def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_th
             [*EXITS, "+methods.skipdecode.max_exit=3", "+methods.skipdecode.min_exit=2", "methods.skipdecode.warmup=3"],
             "warmup must lie between 0 and min_exit=2, got 3",
         ),
-        (["methods.skipdecode.decay=lineal"], "unknown decay 'lineal'; choose one of linear, power"),
+        (["methods.skipdecode.decay=lineal"], "unknown decay 'lineal'; did you mean linear"),
         (["+methods.skipdecode.sped=2"], "methods.skipdecode.sped is unknown; did you mean spread"),
         (["~methods.calm.sweep.speedup", "+methods.calm.sweep.threshold=[2.0]"], "threshold must lie in"),
         (["backbone.max_positions=40"], "backbone has 40 positions"),

@@ -48,9 +48,9 @@ def test_all_passing_is_the_last() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"consistency": "loose"}, "unknown calibration consistency 'loose'; choose one of risk, textual, exact"),
+        ({"consistency": "loose"}, "unknown calibration consistency 'loose'; choose from risk, textual, exact"),
         ({"p_value": "t"}, "unknown calibration p_value 't'"),
-        ({"reference": "mine"}, "unknown calibration reference 'mine'; choose one of base, own"),
+        ({"reference": "mine"}, "unknown calibration reference 'mine'; choose from base, own"),
         ({"p_value": "binomial"}, "losses of 0 or 1: use consistency=exact"),
         ({"epsilon": 5.0}, "epsilon must lie between 0 and 1"),
     ],

@@ -80,10 +80,7 @@ def test_a_trace_is_served_instead(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (
-            "streams.static=[skipdcode]",
-            "streams.static names 'skipdcode'; choose from the methods full, skipdecode, calm",
-        ),
+        ("streams.static=[skipdcode]", "names 'skipdcode', which is no method here; did you mean skipdecode"),
         ("streams.peers=[hf_continuous]", "does not run OPT"),
         ("streams.slots=0", "streams.slots"),
         ("streams.loads=[1.5]", "streams.loads"),

@@ -109,7 +109,7 @@ def test_a_finished_batch_size_is_not_timed_again(home: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["throughput.dtypes=[float64]"], "unknown throughput dtypes 'float64'; choose from float32, bfloat16"),
+        (["throughput.dtypes=[float64]"], "unknown throughput dtypes 'float64'; did you mean float16"),
         (
             ["throughput.peers=[vllm]"],
             "unknown throughput peers 'vllm'; choose from hf_generate, hf_generate_static, ctranslate2",

@@ -147,7 +147,7 @@ def test_plans_that_come_back_are_refused() -> None:
         ({"min_exit": 0.5}, "min_exit=0.5"),
         ({"warmup": 3}, "warmup must lie between 0 and min_exit=2, got 3"),
         ({"horizon": 1}, "horizon must be at least 2"),
-        ({"decay": "lineal"}, "unknown decay 'lineal'; choose one of linear, power"),
+        ({"decay": "lineal"}, "unknown decay 'lineal'; did you mean linear"),
         ({"decay": "constant"}, "set max_exit equal to min_exit"),
         ({"decay": "power", "rate": -1}, "rate of the power decay must be at least 0.001"),
         ({"decay": "step", "rate": 1}, "rate of the step decay must be at least 2"),

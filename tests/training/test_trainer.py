@@ -124,7 +124,7 @@ def test_compiled_layers_learn_the_same(tmp_path: Path) -> None:
 
 
 def test_an_unknown_compiler_is_named() -> None:
-    with pytest.raises(ValueError, match=r"unknown trainer compile 'gcc'; choose one of .*inductor"):
+    with pytest.raises(ValueError, match=r"unknown trainer compile 'gcc', and not null; choose from .*inductor"):
         replace(SPEC, compile="gcc")
 
 

@@ -34,7 +34,7 @@ def test_figures_are_found_by_name_and_keep_their_order() -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest_that_is_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown figure 'rogue_l'; did you mean 'rouge_l'\?"):
+    with pytest.raises(ValueError, match=r"unknown figure 'rogue_l'; did you mean rouge_l\?"):
         FIGURES["rogue_l"]
     with pytest.raises(ValueError, match=r"unknown figure 'xyz'$"):
         FIGURES["xyz"]
