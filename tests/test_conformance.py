@@ -23,6 +23,7 @@ from skiplab.engine.cuda_graphs import StepGraphs
 from skiplab.engine.decode import DecodeResult, decode
 from skiplab.engine.parallel_forward import causal_mask, planned_logits, positions
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.methods.spec import MethodSpec
 from skiplab.schedules.exit_schedule import layer_steps
@@ -164,7 +165,7 @@ def test_step_by_step_equals_parallel_forward(engine: Backbone, policies: list[E
 def test_recorded_steps_give_the_same_tokens(engine: Backbone, policies: list[ExitPolicy]) -> None:
     rows = prompts(4)
     for policy in policies:
-        if isinstance(policy, RowwisePolicy):
+        if isinstance(policy, RowwisePolicy | Speculative):
             continue
         graphs = StepGraphs(engine, policy, rows=4, prompt_columns=9, new_tokens=STEPS)
         expected = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
@@ -226,7 +227,8 @@ def test_kv_memory_is_what_the_plan_says(engine: Backbone, policies: list[ExitPo
     for policy in policies:
         result = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
         steps_L = [sum(layer in policy.plan(step) for step in range(1, STEPS)) for layer in range(engine.num_layers)]
-        slots = sum(columns + steps for steps in steps_L if steps)
+        drafts = policy.drafting.length if isinstance(policy, Speculative) else 0
+        slots = sum(columns + steps + drafts for steps in steps_L if steps)
         width = engine.kv_heads * engine.head_size
         assert result.kv_bytes == 2 * len(rows) * slots * width * 4
 

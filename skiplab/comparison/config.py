@@ -66,6 +66,7 @@ class Benchmark(Section):
     rounds: Annotated[int, Field(ge=2)]
     warmup: Annotated[int, Field(ge=0)]
     layers_at: PositiveInt | None
+    assisted: dict[Literal["hf_prompt_lookup", "hf_assistant_early_exit"], list[PositiveInt]]
 
 
 class Tracking(Section):

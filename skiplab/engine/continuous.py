@@ -143,7 +143,7 @@ class Engine:
         self.check(request)
         if policy is not None and any(isinstance(one, RowwisePolicy | Speculative) for one in (policy, self._policy)):
             raise ValueError(
-                "a policy under which rows decide when to exit or tokens are drafted cannot be mixed with another policy"
+                "a policy that drafts, or under which rows exit on their own, cannot be mixed with another policy"
             )
         if policy is not None:
             self._check_plans(policy)
@@ -196,7 +196,7 @@ class Engine:
             self._live.begin(handle.row)
 
     def _grow(self, columns: int) -> None:
-        drafts = self._policy.draft_length if isinstance(self._policy, Speculative) else 0
+        drafts = self._policy.drafting.length if isinstance(self._policy, Speculative) else 0
         self._cache.grow([columns + drafts] * self._backbone.num_layers)
         self._live.grow(columns + drafts)
         self._columns = columns
@@ -244,17 +244,17 @@ class Engine:
             return
         room = [handle.request.limit - len(handle.tokens) for handle in handles]
         for handle, found in zip(handles, rounds.run([one.chooser for one in handles], room), strict=True):
-            self._extend(handle, found.tokens, found.depths)
+            self._extend(handle, found.tokens, len(handle.row.plan))
 
     def _take(self, rows: Sequence[LiveRow], logits_BV: Tensor, depths: Sequence[int]) -> None:
         handles = [self._running[row.index] for row in rows]
         tokens = choose(logits_BV, [handle.chooser for handle in handles])
         for handle, token, depth in zip(handles, tokens, depths, strict=True):
-            self._extend(handle, [token], [depth])
+            self._extend(handle, [token], depth)
 
-    def _extend(self, handle: Handle, tokens: Sequence[int], depths: Sequence[int]) -> None:
+    def _extend(self, handle: Handle, tokens: Sequence[int], depth: int) -> None:
         """Append a row's tokens, up to the one that ends it."""
-        for token, depth in zip(tokens, depths, strict=True):
+        for token in tokens:
             if handle.done:
                 # Cancelled by a callback.
                 return

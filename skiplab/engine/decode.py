@@ -139,7 +139,9 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Ste
     # A layer that only the prompt pass runs needs no cache.
     slots_L = [prefix_columns(columns, run) if run > 1 else 0 for run in steps_L]
     if isinstance(policy, Speculative):
-        cache = backbone.new_cache(len(request.prompts), [slots and slots + policy.draft_length for slots in slots_L])
+        cache = backbone.new_cache(
+            len(request.prompts), [slots and slots + policy.drafting.length for slots in slots_L]
+        )
         choices = [request.row_choice(row, backbone.device) for row in range(len(request.prompts))]
         return SpeculativeRun(backbone, policy, cache, prefill(cache), choices, prompt_BP.tolist())
     cache = backbone.new_cache(len(request.prompts), slots_L)

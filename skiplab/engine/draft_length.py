@@ -6,8 +6,9 @@ equation 1).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Self, final
 
 
 def expected_tokens(acceptance: float, length: int) -> float:
@@ -40,11 +41,75 @@ class DraftCounts:
     Attributes:
         verifications: rows that were verified, summed over rounds.
         drafted, accepted: drafts, and those that the full model confirmed.
+        layers: layer passes that the rows went through, to draft and to verify.
     """
 
     verifications: int = 0
     drafted: int = 0
     accepted: int = 0
+    layers: int = 0
+
+    @classmethod
+    def total(cls, parts: Sequence[Self]) -> Self | None:
+        """The sum; None of nothing."""
+        if not parts:
+            return None
+        return cls(*(sum(getattr(part, name) for part in parts) for name in vars(parts[0])))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What a results row says of them."""
+        if not self.verifications:
+            return {}
+        tokens = self.accepted + self.verifications
+        found = {"tokens_per_verification": tokens / self.verifications, "layers_per_token": self.layers / tokens}
+        return found | ({"draft_acceptance": self.accepted / self.drafted} if self.drafted else {})
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Drafting:
+    """How tokens are drafted.
+
+    Args:
+        length: tokens drafted per round, or the most if `adaptive`.
+        adaptive: choose the number by what was accepted and by measured times; 0 if drafting does not pay.
+        threshold: a round drafts no further once the product of a row's draft probabilities, averaged over rows, is
+            below this; None never stops for this reason.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    length: int = 4
+    adaptive: bool = False
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"draft length must be at least 1, got {self.length}; for no drafts use full depth")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ValueError(f"draft threshold must lie between 0 and 1, got {self.threshold}; null turns it off")
+
+    def check_fits(self, max_positions: int) -> None:
+        """Refuse a length that can never be verified.
+
+        Raises:
+            ValueError: it is not below the model's number of positions.
+        """
+        if self.length >= max_positions:
+            raise ValueError(
+                f"draft length {self.length} must be below the model's {max_positions} positions; lower it"
+            )
+
+    def chooser(self) -> "DraftLength":
+        """A new chooser of the number of drafts."""
+        return AdaptiveLength(self.length) if self.adaptive else FixedLength(self.length)
+
+    def __str__(self) -> str:
+        """Such as `drafts 4`, `drafts up to 4 above 0.5`."""
+        bound = "" if self.threshold is None else f" above {self.threshold:g}"
+        return f"drafts {'up to ' if self.adaptive else ''}{self.length}{bound}"
 
 
 class DraftLength(ABC):
@@ -104,8 +169,8 @@ class AdaptiveLength(DraftLength):
         self._rounds += 1
         tested = [(accepted, accepted < outcome.drafted) for accepted in outcome.accepted]
         if outcome.drafted:
-            self._accepted = _KEEP * self._accepted + sum(accepted for accepted, _ in tested) / len(tested)
-            self._rejected = _KEEP * self._rejected + sum(failed for _, failed in tested) / len(tested)
+            self._accepted = _REMEMBER * self._accepted + sum(accepted for accepted, _ in tested) / len(tested)
+            self._rejected = _REMEMBER * self._rejected + sum(failed for _, failed in tested) / len(tested)
             self._draft.add(outcome.draft_seconds / outcome.drafted)
         self._verify.setdefault(outcome.drafted, _RunningMean()).add(outcome.verify_seconds)
 
@@ -142,8 +207,9 @@ class _RunningMean:
         return self._sum / self._weight if self._weight else 0.0
 
 
-# Weight of earlier rounds, per round.
+# Weight of earlier rounds, per round: for times, and for acceptance, which varies more.
 _KEEP = 0.9
+_REMEMBER = 0.97
 # One round of so many is spent on learning.
 _EXPLORE = 24
 # The first rounds: the longest, to learn the acceptance, and none, to learn the cost of a plain step.

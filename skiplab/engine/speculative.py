@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.draft_length import AdaptiveLength, DraftCounts, DraftLength, FixedLength, Outcome
+from skiplab.engine.draft_length import DraftCounts, Drafting, Outcome
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.engine.row_choice import Chooser, choose
@@ -34,57 +34,24 @@ class Speculative(ExitPolicy):
     Args:
         drafter: gives the layers that draft the token of a generation step. They need not be nested.
         num_layers: of the backbone.
-        draft_length: tokens drafted per round, or the most if `adaptive`.
-        adaptive: choose the number by what was accepted and by measured times; 0 if drafting does not pay.
-        threshold: a round drafts no further once the product of a row's draft probabilities, averaged over rows, is
-            below this; None never stops for this reason.
 
     Raises:
-        ValueError: an argument is out of its range, the drafter lets rows decide when to exit, or it runs all layers.
+        ValueError: the drafter lets rows decide when to exit, or it runs all layers.
     """
 
-    def __init__(
-        self,
-        drafter: ExitPolicy,
-        num_layers: int,
-        *,
-        draft_length: int = 4,
-        adaptive: bool = False,
-        threshold: float | None = None,
-    ) -> None:
+    def __init__(self, drafter: ExitPolicy, num_layers: int, drafting: Drafting) -> None:
         if isinstance(drafter, RowwisePolicy | Speculative):
             raise ValueError("a drafter must have planned layers; rows that decide when to exit cannot draft")
-        if draft_length < 1:
-            raise ValueError(f"draft_length must be at least 1, got {draft_length}; for no drafts use full depth")
-        if threshold is not None and not 0 < threshold < 1:
-            raise ValueError(f"threshold must lie between 0 and 1, got {threshold}; null turns it off")
         if len(drafter.plan(1)) >= num_layers:
             raise ValueError(
                 f"a drafter must run fewer than the model's {num_layers} layers, got {len(drafter.plan(1))} at step 1"
             )
         self.drafter = drafter
-        self.draft_length = draft_length
-        self.adaptive = adaptive
-        self.threshold = threshold
+        self.drafting = drafting
         self._plan = terminate_plan(num_layers)
 
     def plan(self, step: int) -> LayerPlan:
         return self._plan
-
-    def check_fits(self, max_positions: int) -> None:
-        """Refuse a draft length that can never be verified.
-
-        Raises:
-            ValueError: it is not below the model's number of positions.
-        """
-        if self.draft_length >= max_positions:
-            raise ValueError(
-                f"draft_length={self.draft_length} must be below the model's {max_positions} positions; lower it"
-            )
-
-    def length(self) -> DraftLength:
-        """A new controller of the number of drafts."""
-        return AdaptiveLength(self.draft_length) if self.adaptive else FixedLength(self.draft_length)
 
 
 @final
@@ -94,12 +61,10 @@ class Verified:
 
     Attributes:
         tokens: accepted drafts and the full model's next token; at least one.
-        depths: layer passes of the round, shared out over these tokens, so that their mean is the layers per token.
         logits_TV: the full model's scores from which the tokens were chosen.
     """
 
     tokens: list[int]
-    depths: list[int]
     logits_TV: Tensor
 
 
@@ -112,11 +77,11 @@ class Rounds:
     """
 
     def __init__(self, backbone: Backbone, policy: Speculative, live: LiveRows) -> None:
-        policy.check_fits(backbone.max_positions)
+        policy.drafting.check_fits(backbone.max_positions)
         self._device = backbone.device
         self._policy = policy
         self._live = live
-        self._length = policy.length()
+        self._length = policy.drafting.chooser()
         self.counts = DraftCounts()
 
     def run(self, choosers: Sequence[Chooser], room: Sequence[int]) -> list[Verified]:
@@ -124,7 +89,7 @@ class Rounds:
 
         Args:
             choosers: how each row's next token is chosen.
-            room: tokens that each row may still generate; tokens beyond are not returned.
+            room: tokens that each row may still generate; a row may gain more, which its caller drops.
         """
         length = min(self._length.next(), max(room) - 1)
         started = time.perf_counter()
@@ -145,10 +110,10 @@ class Rounds:
         self.counts.verifications += len(rows)
         self.counts.drafted += outcome.drafted * len(rows)
         self.counts.accepted += sum(outcome.accepted)
-        return [
-            self._moved(row, tokens[:limit], layers + len(full), logits_TV)
-            for row, tokens, limit, logits_TV in zip(rows, found, room, logits_BTV, strict=True)
-        ]
+        self.counts.layers += (layers + len(full)) * len(rows)
+        for row, tokens in zip(rows, found, strict=True):
+            row.column += len(tokens)
+        return [Verified(*gained) for gained in zip(found, logits_BTV, strict=True)]
 
     def _draft(self, choosers: Sequence[Chooser], length: int) -> tuple[list[list[int]], int]:
         """Each row's drafts, and the number of layers that ran for them."""
@@ -163,22 +128,16 @@ class Rounds:
             ahead = [chooser.after(draft) for chooser, draft in zip(choosers, drafts, strict=True)]
             for draft, token in zip(drafts, choose(logits_BV, ahead), strict=True):
                 draft.append(token)
-            if self._policy.threshold is not None:
+            if self._policy.drafting.threshold is not None:
                 chosen_B1 = self._tensor([draft[-1:] for draft in drafts])
                 probability_B *= logits_BV.float().softmax(-1).gather(1, chosen_B1)[:, 0]
-                if float(probability_B.mean()) < self._policy.threshold:
+                if float(probability_B.mean()) < self._policy.drafting.threshold:
                     break
         return drafts, layers
 
     def _deepest(self, rows: Sequence[LiveRow], offset: int) -> LayerPlan:
         """The plan of all rows. One plan keeps them in one pass; a deeper one drafts no worse."""
         return max((self._policy.drafter.plan(row.step + offset) for row in rows), key=len)
-
-    def _moved(self, row: LiveRow, tokens: list[int], layers: int, logits_TV: Tensor) -> Verified:
-        row.column += len(tokens)
-        share, left = divmod(layers, len(tokens))
-        depths = [share + (place < left) for place in range(len(tokens))]
-        return Verified(tokens, depths, logits_TV)
 
     def _tensor(self, values: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, device=self._device)

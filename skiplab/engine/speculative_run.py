@@ -25,7 +25,7 @@ class SpeculativeRun(BatchRun):
     ahead keeps its tokens until the others have theirs.
 
     Args:
-        cache: with room for `policy.draft_length` columns behind the batch's last.
+        cache: with room for `policy.drafting.length` columns behind the batch's last.
         choices: how each row's tokens are chosen; None is greedy.
         prompts: token ids per row as `choices` see them.
     """
@@ -40,7 +40,7 @@ class SpeculativeRun(BatchRun):
         prompts: Sequence[Sequence[int]],
     ) -> None:
         rows, prompt_columns = prefilled.mask_BP.shape
-        columns = prompt_columns + prefilled.longest - 1 + policy.draft_length
+        columns = prompt_columns + prefilled.longest - 1 + policy.drafting.length
         runner = step_runner(backbone, policy, cache, rows=rows, columns=columns)
         self._live = LiveRows(backbone, cache, runner, columns=columns)
         self._rounds = Rounds(backbone, policy, self._live)
@@ -53,14 +53,8 @@ class SpeculativeRun(BatchRun):
         # Scores of the tokens that were not handed out yet.
         self._scores: list[deque[Tensor]] = [deque() for _ in self._all]
         tokens = choose(prefilled.logits_BV, [self._chooser(row) for row in self._all])
-        depth = len(policy.plan(0))
-        self._take(
-            self._all,
-            [
-                Verified([token], [depth], logits_1V)
-                for token, logits_1V in zip(tokens, prefilled.logits_BV[:, None], strict=True)
-            ],
-        )
+        first = zip(tokens, prefilled.logits_BV[:, None], strict=True)
+        self._take(self._all, [Verified([token], logits_1V) for token, logits_1V in first])
         self._hand_out(0)
 
     def advance(self, step: int) -> None:
@@ -89,8 +83,9 @@ class SpeculativeRun(BatchRun):
         """Append each row's tokens, up to the one that ends it."""
         ended: list[LiveRow] = []
         for row, verified in zip(rows, found, strict=True):
-            for token, depth, logits_V in zip(verified.tokens, verified.depths, verified.logits_TV, strict=False):
-                self._live.take(row, token, depth)
+            # Scores of drafts that were not accepted are left over.
+            for token, logits_V in zip(verified.tokens, verified.logits_TV, strict=False):
+                self._live.take(row, token, len(row.policy.plan(0)))
                 self._scores[row.index].append(logits_V)
                 if self._ends(row):
                     ended.append(row)

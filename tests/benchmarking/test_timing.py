@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from skiplab.benchmarking.hf_systems import hf_generate_system
 from skiplab.benchmarking.timing import (
     Clock,
     Round,
     Timing,
     Workload,
     engine_system,
-    hf_generate_system,
     interleave,
     quartiles,
 )

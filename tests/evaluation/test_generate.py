@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from skiplab.benchmarking.timing import Clock, hf_generate_system
+from skiplab.benchmarking.hf_systems import hf_generate_system
+from skiplab.benchmarking.timing import Clock
 from skiplab.engine.policy import FullDepth
 from skiplab.evaluation.generate import generate, generate_hf
 from tests.export.test_saved_method import DATA, backbone
