@@ -160,7 +160,7 @@ VALUES = [
     bad("error: workers must be", "workers=0", experiment="search_schedule"),
     bad("in memory", "search.storage='sqlite:///:memory:'", experiment="search_schedule"),
     bad("error: throughput.batch_sizes[0]", "throughput.batch_sizes=[2.5]", experiment="throughput"),
-    bad("error: throughput needs a prompt token and two new ones", "throughput.new_tokens=0", experiment="throughput"),
+    bad("error: throughput needs at least one prompt token", "throughput.new_tokens=0", experiment="throughput"),
 ]  # fmt: skip
 
 GROUPS = ("trainer", "data", "backbone", "tracking")
@@ -247,7 +247,7 @@ FILES = [
     unreadable(schedule(name=3)),
     unreadable(schedule(num_layers="12")),
     unreadable(schedule(num_layers=float("inf"))),
-    unreadable(schedule(plans=[]), "the first segment of a plan begins at step 1"),
+    unreadable(schedule(plans=[]), "the first segment of a plan must begin at step 1"),
     unreadable(schedule(plans="all")),
     unreadable(schedule(layer_speedup=float("nan"))),
     unreadable(schedule(layer_speedup="fast")),

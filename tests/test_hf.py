@@ -178,9 +178,9 @@ def test_processors_criteria_and_stop_strings(model: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 2}, "does not serve num_beams=2"),
-        ({"output_hidden_states": True, "return_dict_in_generate": True}, "does not serve output_hidden_states=True"),
-        ({"guidance_scale": 2.0}, "does not serve guidance_scale=2.0"),
+        ({"num_beams": 2}, "does not support num_beams=2"),
+        ({"output_hidden_states": True, "return_dict_in_generate": True}, "does not support output_hidden_states=True"),
+        ({"guidance_scale": 2.0}, "does not support guidance_scale=2.0"),
     ],
 )
 def test_unsupported_options_are_refused(model: Any, options: dict[str, Any], message: str) -> None:

@@ -90,7 +90,7 @@ def test_a_killed_run_resumes_where_it_stopped(tmp_path: Path) -> None:
     assert json.loads((folder / "results.json").read_text())["rows"]
 
     assert start(tmp_path, *COMPARE).wait() == 0, output(tmp_path)
-    assert "skipdecode 1.5x: finished before" in output(tmp_path)
+    assert "skipdecode 1.5x: already finished" in output(tmp_path)
     assert finished == {path: path.stat().st_mtime_ns for path in finished}
     rows = json.loads((folder / "results.json").read_text())["rows"]
     assert len(rows) == 2 * 5
@@ -105,7 +105,7 @@ def test_an_interrupted_run_is_marked_in_its_store(tmp_path: Path) -> None:
     wait_for(tmp_path, "cache/method-*.training/step-*.ckpt", process)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130, output(tmp_path)
-    assert "the same command goes on from what is finished" in output(tmp_path)
+    assert "interrupted; run the same command again to resume" in output(tmp_path)
     assert "Traceback" not in output(tmp_path)
     statuses = {run.info.run_name: run.info.status for run in stored_runs(tmp_path)}
     assert statuses["full 1x"] == "FINISHED"
@@ -126,7 +126,7 @@ def test_simultaneous_runs_share_folder_cache_and_store_without_loss(tmp_path: P
     folders = [f"hydra.run.dir={tmp_path}/{name}" for name in ("one", "one", "other")]
     processes = [start(tmp_path, *small, folder) for folder in folders]
     assert [process.wait() for process in processes] == [0, 0, 0], output(tmp_path)
-    assert "finished before" in output(tmp_path)
+    assert "already finished" in output(tmp_path)
     assert "is lost" not in output(tmp_path)
     for name in ("one", "other"):
         assert [row["setting"] for row in json.loads((tmp_path / name / "results.json").read_text())["rows"]] == ["1x"]

@@ -192,9 +192,9 @@ def stating(**values: Any) -> Change:
         (biased, r"unexpected tensors: blk.0.attn_q.bias"),
         (reshaped, r"model.layers.0.mlp.up_proj.weight|cannot read"),
         (stating(llama__rope__scaling__type="linear"), "states llama.rope.scaling.type='linear', which .* ignores"),
-        (stating(llama__attention__key_length=16), "states llama.attention.key_length=16, and its heads are of size 8"),
+        (stating(llama__attention__key_length=16), "states llama.attention.key_length=16, but its heads have size 8"),
         (stating(llama__expert_count=8), "states llama.expert_count=8"),
-        (stating(general__architecture="gpt2"), "is of the architecture 'gpt2'; of GGUF files skiplab reads llama"),
+        (stating(general__architecture="gpt2"), "has the architecture 'gpt2'; skiplab reads GGUF files of llama"),
         (stating(split__count=3), "is one of 3 parts; join them"),
         (stating(tokenizer__ggml__pre="unheard-of"), "cannot be rebuilt .*pre 'unheard-of'.; put the original"),
         (stating(tokenizer__ggml__model="bert"), "cannot be rebuilt"),
@@ -213,7 +213,7 @@ def test_a_tokenizer_beside_the_file_is_used_if_it_fits_the_model(tmp_path: Path
     assert PretrainedCheckpoint(name=str(tmp_path / "a.gguf")).tokenizer().pad_token == "<pad>"
     loaded(tmp_path / "a.gguf")
     byte_bpe_tokenizer(["another text"] * 9, 300).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"of \d+ tokens of .* are others in the tokenizer.json beside it"):
+    with pytest.raises(CheckpointError, match=r"of \d+ tokens of .* differ from those in the tokenizer.json beside it"):
         loaded(tmp_path / "a.gguf")
 
 

@@ -153,7 +153,7 @@ def test_folders_with_an_incomplete_or_ambiguous_configuration_are_refused(tmp_p
     path.write_text(json.dumps(config))
     tiny_backbone("llama").model.save_pretrained(tmp_path / "lora")
     with pytest.raises(
-        CheckpointError, match=r"holds a whole model beside an adapter of .*move adapter_config.json away"
+        CheckpointError, match=r"holds both a whole model and an adapter of .*move adapter_config.json away"
     ):
         loaded(tmp_path / "lora")
 

@@ -106,10 +106,10 @@ def test_it_is_a_search_objective(home: Path, objective: str, sense: str) -> Non
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+search.objectives.brevty=maximize", "objectives.brevty is no figure of a trial; did you mean 'brevity'?"),
-        ("+search.objectives.brevity=minimize", "search.objectives.brevity=minimize: brevity is to maximize"),
-        ("+search.constraints.word.at_least=3", "constraints.word is no figure of a trial; did you mean 'words'?"),
-        ("+search.objectives.bertscore_f1=maximize", "bertscore_f1 is no figure of a trial"),
+        ("+search.objectives.brevty=maximize", "objectives.brevty is not a figure of a trial; did you mean 'brevity'?"),
+        ("+search.objectives.brevity=minimize", "search.objectives.brevity must be maximize, got minimize"),
+        ("+search.constraints.word.at_least=3", "constraints.word is not a figure of a trial; did you mean 'words'?"),
+        ("+search.objectives.bertscore_f1=maximize", "bertscore_f1 is not a figure of a trial"),
         ("calibration.metric=brevty", "for this data, got 'brevty'; did you mean 'brevity'?"),
         ("calibration.metric=words", "calibration metric must be one of rouge_1, .*brevity for this data, got 'words'"),
     ],

@@ -188,7 +188,7 @@ def test_bad_calls_are_refused_before_anything_is_decoded(
 def test_streams_refuse_bad_options_at_once(method: SavedMethod) -> None:
     with pytest.raises(ValueError, match="not a generation option"):
         method.stream("a", nothing=1)
-    with pytest.raises(ValueError, match="a stream is of one output, got num_return_sequences=2"):
+    with pytest.raises(ValueError, match="a stream has one output, got num_return_sequences=2"):
         method.stream("a", do_sample=True, num_return_sequences=2)
 
 

@@ -127,7 +127,7 @@ def test_folders_without_a_loadable_method_are_refused(tmp_path: Path) -> None:
     for change, message in (
         ({"class": "os.system"}, "os.system is not a class of skiplab. or baselines."),
         ({"class": "skiplab.utils.files.load_json"}, "skiplab.utils.files.load_json is not a method of skiplab"),
-        ({"format": 9}, "has format 9, this skiplab reads 1"),
+        ({"format": 9}, "has format 9, but this version of skiplab reads 1"),
     ):
         path.write_text(json.dumps(description | change))
         with pytest.raises(SavedMethodError, match=message):

@@ -83,7 +83,7 @@ def test_a_run_killed_at_every_moment_in_turn_reaches_the_same_results(undisturb
         check_whole(tmp_path)
     assert command(tmp_path) == 0, output(tmp_path)
     assert results(tmp_path) == results(undisturbed)
-    assert "timing: finished before" in output(tmp_path)
+    assert "timing: already finished" in output(tmp_path)
     assert statuses(f"sqlite:///{tmp_path}/mlflow.db") == statuses(f"sqlite:///{undisturbed}/mlflow.db")
 
 

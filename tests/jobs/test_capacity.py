@@ -85,5 +85,5 @@ def test_several_runs_are_fitted_together(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_run_without_stored_settings_must_be_given_alone(measured: Path) -> None:
     twice = f"capacity.run=[{measured}/measured,{measured}/measured]"
-    with pytest.raises(ConfigurationError, match="kept none of its own; give it alone"):
+    with pytest.raises(ConfigurationError, match="has stored none; give this folder alone"):
         capacity(config(measured, twice), measured / "run")

@@ -146,7 +146,7 @@ def test_a_finished_search_is_not_made_again(home: Path) -> None:
 
 def test_a_study_of_another_space_is_refused(home: Path) -> None:
     other = small(home, *CALIBRATED, "search.space.warmup=[1,2]")
-    with pytest.raises(ConfigurationError, match=r"study 'search_schedule' in this storage is of another search"):
+    with pytest.raises(ConfigurationError, match=r"study 'search_schedule' in this storage belongs to another search"):
         search(other, home / "other")
 
 

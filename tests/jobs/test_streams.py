@@ -64,7 +64,7 @@ def test_the_report_has_plots_by_load(folder: Path) -> None:
 
 def test_finished_rounds_are_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert streams(config(), folder)
-    assert "round 2: finished before" in capsys.readouterr().out
+    assert "round 2: already finished" in capsys.readouterr().out
 
 
 def test_a_trace_can_be_served_instead(tmp_path: Path) -> None:

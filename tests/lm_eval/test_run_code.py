@@ -68,7 +68,7 @@ def test_without_a_sandbox_no_program_is_run(tmp_path: Path, monkeypatch: pytest
     )
     assert child.read_text() != source
     monkeypatch.setattr(run_code, "_CHILD", child)
-    with pytest.raises(RuntimeError, match="lets no process leave the network"):
+    with pytest.raises(RuntimeError, match="cannot isolate a process from the network"):
         passes("pass")
 
 

@@ -67,10 +67,10 @@ def test_random_plans_include_every_kind() -> None:
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
-        ([], "begins at step 1"),
-        ([(2, [0])], "begins at step 1"),
+        ([], "must begin at step 1"),
+        ([(2, [0])], "must begin at step 1"),
         ([(1, [0, 1]), (1, [0])], "ascending steps, got 1 after 1"),
-        ([(1, [0]), (3, [1])], r"from step 3 on a plan runs some of the layers before it .*got \[1\] after \[0\]"),
+        ([(1, [0]), (3, [1])], r"from step 3 on a plan must run some of the layers .*got \[1\] after \[0\]"),
         ([(1, [])], "from step 1 on"),
         ([(1, [7])], "from step 1 on"),
     ],

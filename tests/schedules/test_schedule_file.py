@@ -58,8 +58,8 @@ def test_an_exported_schedule_decodes_the_same() -> None:
         ({"schedule": "nowhere.yaml"}, "schedule=nowhere.yaml cannot be read"),
         ({"schedule": {"name": "x", "plans": []}}, "num_layers is missing"),
         ({"schedule": {**FOUND.plain(), "num_layers": 12}}, "is for 12 layers, the backbone has 6"),
-        ({"schedule": {**FOUND.plain(), "plans": [3]}}, "must be a list of from_step and layers"),
-        ({"schedule": {**FOUND.plain(), "plans": [{"from_step": 1, "layers": [6]}]}}, "from step 1 on a plan runs"),
+        ({"schedule": {**FOUND.plain(), "plans": [3]}}, "must be a list of mappings with from_step"),
+        ({"schedule": {**FOUND.plain(), "plans": [{"from_step": 1, "layers": [6]}]}}, "from step 1 on a plan must run"),
         ({"schedule": FOUND.plain(), "decay": "cosine", "warmup": 2}, "leave decay, warmup at the default"),
     ],
 )  # fmt: skip
@@ -71,7 +71,7 @@ def test_bad_schedules(options: dict[str, Any], message: str) -> None:
 
 
 def test_files_without_a_schedule_are_refused(tmp_path: Path) -> None:
-    for text, message in (("- a", "expected a mapping, got list"), ("a: [", "is not YAML")):
+    for text, message in (("- a", "expected a mapping, got list"), ("a: [", "is not valid YAML")):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):
             named_plan(f"{tmp_path}/bad.yaml", 6)

@@ -87,9 +87,9 @@ def test_the_solvers_answer_is_a_point_of_the_space() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": []}, "kind takes different values of skip, terminate"),
-        ({"kind": ["jump"]}, r"kind takes .* got \['jump'\]"),
-        ({"decay": ["linear", "linear"]}, "decay takes different values"),
+        ({"kind": []}, "kind must list distinct values of skip, terminate"),
+        ({"kind": ["jump"]}, r"kind must list .* got \['jump'\]"),
+        ({"decay": ["linear", "linear"]}, "decay must list distinct values"),
         ({"max_exit": [5, 2]}, r"max_exit is inverted: \[5, 2\]"),
         ({"min_exit": [2]}, "min_exit takes a range of two numbers"),
         ({"min_exit": ["a", 2]}, "min_exit takes a range of two numbers"),

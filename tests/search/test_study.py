@@ -116,7 +116,9 @@ def test_a_study_is_resumed_by_its_name(place: str) -> None:
     again = study_at(place, space=[1, 2])
     assert [trial.values for trial in again.trials] == [trial.values for trial in study.trials]
     assert again.metric_names == ["loss"]
-    with pytest.raises(ValueError, match=r"study 's' in this storage is of another search \(it differs in space\)"):
+    with pytest.raises(
+        ValueError, match=r"study 's' in this storage belongs to another search \(it differs in space\)"
+    ):
         study_at(place, space=[1, 3])
     with pytest.raises(ValueError, match=r"differs in objectives.*search.study=NAME"):
         open_study(storage_at(place), "s", directions=BOTH, identity={"space": [1, 2]})

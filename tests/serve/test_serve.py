@@ -68,7 +68,7 @@ def test_models_health_and_metrics(address: str) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"model": "other"}, 404, "there is no model 'other' here, but 'tiny'"),
+        ({"model": "other"}, 404, "there is no model 'other' here; this server has 'tiny'"),
         ({"prompt": []}, 400, "must ask for 1 to 64 outputs, got 0"),
         ({"prompt": ["a"] * 30, "n": 3, "temperature": 1}, 400, "1 to 64 outputs, got 90"),
         ({"prompt": "a" * 500}, 400, "is longer than the"),
@@ -82,8 +82,8 @@ def test_models_health_and_metrics(address: str) -> None:
         ({"n": 2, "temperature": 0}, 400, "n=2 at temperature=0 would repeat one output"),
         ({"best_of": 3}, 400, "best_of"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty"),
-        ({"nothing": 1}, 400, "nothing: is not served"),
-        ({"prompt": "a" * 2**20}, 413, "a request may have 1048576 bytes"),
+        ({"nothing": 1}, 400, "nothing: is not supported"),
+        ({"prompt": "a" * 2**20}, 413, "a request may have at most 1048576 bytes"),
     ],
 )
 def test_each_bad_request_gets_a_specific_error(address: str, body: dict[str, Any], status: int, message: str) -> None:

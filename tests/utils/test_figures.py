@@ -49,7 +49,7 @@ def test_a_name_that_is_taken_is_refused(name: str) -> None:
 def test_invalid_names_and_senses_are_refused() -> None:
     with pytest.raises(ValueError, match="letters, digits and underscores, such as rouge_l; got 'exact match'"):
         Figure(name="exact match", meaning="")
-    with pytest.raises(ValueError, match="sense of figure x is minimize, maximize or None, got 'up'"):
+    with pytest.raises(ValueError, match="sense of figure x must be minimize, maximize or None, got 'up'"):
         Figure(name="x", meaning="", sense="up")  # type: ignore[arg-type]
 
 

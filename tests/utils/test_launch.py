@@ -60,13 +60,13 @@ def test_two_processes_give_the_results_of_one_even_if_one_was_killed(tmp_path: 
     ranks = {child.environ().get("RANK"): child for child in psutil.Process(process.pid).children()}
     ranks["1"].send_signal(signal.SIGKILL)
     assert process.wait() == 128 + signal.SIGKILL, output(tmp_path)
-    told = "process 1 was killed by signal 9, and the others were ended; the same command goes on"
+    told = "process 1 was killed by signal 9, and the others were stopped; run the same command again to resume"
     assert told in output(tmp_path)
     assert not ranks["0"].is_running()
 
     (tmp_path / "output.txt").unlink()
     assert start(tmp_path, *command).wait() == 1, output(tmp_path)
-    assert output(tmp_path).count("full 1x: finished before") == 1
+    assert output(tmp_path).count("full 1x: already finished") == 1
     assert output(tmp_path).count("failed faulty always: RuntimeError: no loss today") == 1
     assert "Traceback" not in output(tmp_path)
     statuses = {run.info.run_name: run.info.status for run in stored_runs(tmp_path)}
