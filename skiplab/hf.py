@@ -65,7 +65,7 @@ def generate(
         input_ids: left-padded prompts (B, P).
 
     Raises:
-        ValueError: the model is not a saved method, or an option is not served, such as beam search.
+        ValueError: the model is not a saved method, or an option is not supported, such as beam search.
     """
     _check(generation_config, model_kwargs)
     streamer = streamer or _streamer_of_the_caller(model)
@@ -139,13 +139,13 @@ def _check(config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
     for name, off in _NOT_SERVED.items():
         value = getattr(config, name, None)
         if value is not None and value not in off:
-            raise ValueError(f"skiplab.hf.generate does not serve {name}={value!r}; leave it out")
+            raise ValueError(f"skiplab.hf.generate does not support {name}={value!r}; leave it out")
     if model_kwargs.get("inputs_embeds") is not None:
         raise ValueError("skiplab.hf.generate needs input_ids, got inputs_embeds")
     for name in _CACHES:
         cache = model_kwargs.get(name)
         if cache is not None and hasattr(cache, "get_seq_length") and cache.get_seq_length() > 0:
-            raise ValueError("skiplab.hf.generate keeps keys and values itself; leave the filled cache out")
+            raise ValueError("skiplab.hf.generate manages keys and values itself; leave out the filled cache")
 
 
 def _keeps_scores(config: GenerationConfig, policy: ExitPolicy) -> bool:

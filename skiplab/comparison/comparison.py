@@ -135,7 +135,7 @@ class Comparison:
             self._errors[entry] = why
             self._print(f"{counter} {entry.label}: failed: {why}", style="red")
             return
-        self._print(f"{counter} {entry.label}{': finished before' if finished else ''}")
+        self._print(f"{counter} {entry.label}{': already finished' if finished else ''}")
         try:
             if finished is not None:
                 self._complete(finished)
@@ -192,7 +192,7 @@ class Comparison:
         if complete:
             self._print(f"report: {self._session.folder.path / 'report.html'}")
         if why := self._session.tracker.lost:
-            self._print(f"not tracked: {why}; the same command writes it", style="red")
+            self._print(f"not tracked: {why}; run the same command again to write it", style="red")
 
     def _time(self) -> None:
         """Measure the speed of the first seed's settings."""

@@ -202,7 +202,9 @@ class RunConfig(Launch):
             ConfigurationError: the section is missing.
         """
         if (found := getattr(self, name)) is None:
-            raise ConfigurationError(f"{name} is missing or null, and {self.job} needs it; take an experiment with it")
+            raise ConfigurationError(
+                f"{name} is missing or null, and {self.job} needs it; use an experiment that has it"
+            )
         return found
 
     @model_validator(mode="after")

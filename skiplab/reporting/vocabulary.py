@@ -18,7 +18,7 @@ _IDENTITY = (
     Figure(name="method", meaning="which method"),
     Figure(name="setting", meaning="short readable name of its setting"),
     Figure(name="seed", meaning="seed of its training"),
-    Figure(name="seeds", meaning="seeds that the row is over", part="summary"),
+    Figure(name="seeds", meaning="seeds that the row averages over", part="summary"),
     Figure(name="backbone", meaning="model shape, if a job has several"),
     Figure(name="error", meaning="why the setting has no figures"),
     Figure(name="target_speedup", meaning="target layer speedup of the setting", unit="x", over_seeds="mean"),
