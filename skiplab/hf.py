@@ -31,7 +31,7 @@ from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.request import Request
 from skiplab.engine.speculative import Speculative
 from skiplab.engine.stop_strings import stop_criterion
-from skiplab.engine.token_choice import Choosing, uniforms
+from skiplab.engine.token_choice import Choosing, step_keys
 from skiplab.export.description import NO_DATA, build_module
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _request(
     limit = (config.max_length or 0) - columns
     keys = torch.randint(2**63 - 1, (rows,)).tolist()
     # End of sequence is among the criteria.
-    choosing = Choosing(processors, criteria, uniforms(keys, limit) if config.do_sample else None)
+    choosing = Choosing(processors, criteria, step_keys(keys, limit) if config.do_sample else None)
     pad = config.pad_token_id
     return Request(ids, [limit] * rows, (), 0 if pad is None else int(pad), choosing)  # type: ignore[arg-type]
 

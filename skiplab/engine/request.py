@@ -5,6 +5,7 @@ Shapes: B rows, P prompt columns.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from secrets import randbits
 from typing import TYPE_CHECKING, final
@@ -18,7 +19,7 @@ from skiplab.engine.generation import GREEDY, GenerationOptions
 from skiplab.engine.logits_processing import processors, warpers
 from skiplab.engine.row_choice import RowChoice
 from skiplab.engine.stop_strings import stop_criterion
-from skiplab.engine.token_choice import Choosing, Greedy, Processed, TokenChoice, row_key, uniforms
+from skiplab.engine.token_choice import Choosing, Greedy, Processed, TokenChoice, row_key, step_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ class Request:
         """The largest limit."""
         return max(self.limits)
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Width of the padded prompts."""
         return max(map(len, self.prompts))
@@ -70,11 +71,11 @@ class Request:
         choosing = self.choosing
         if choosing is None:
             return None
-        uniform_T = None if choosing.uniform_BT is None else choosing.uniform_BT[row]
+        key_T = None if choosing.key_BT is None else choosing.key_BT[row]
         options = choosing.options
         if options is None:
-            drawn = GREEDY if uniform_T is None else GenerationOptions(do_sample=True, top_k=0)
-            return RowChoice(drawn, choosing.processors, choosing.criteria, uniform_T)
+            drawn = GREEDY if key_T is None else GenerationOptions(do_sample=True, top_k=0)
+            return RowChoice(drawn, choosing.processors, choosing.criteria, key_T)
         padding = self.columns - len(self.prompts[row])
         found = processors(
             options, prompt_columns=self.columns, padding_B=torch.tensor([padding], device=device),
@@ -82,7 +83,7 @@ class Request:
         )  # fmt: skip
         # `sample` applies the warpers.
         kept = LogitsProcessorList(found[: len(found) - len(warpers(options, torch.device(device)))])
-        return RowChoice(options, kept, choosing.criteria, uniform_T)
+        return RowChoice(options, kept, choosing.criteria, key_T)
 
     def check(self, max_positions: int) -> None:
         """Refuse a batch that cannot be decoded.
@@ -123,7 +124,7 @@ class RowRequest:
     eos_ids: tuple[int, ...] = ()
     choice: RowChoice | None = None
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Positions whose keys and values it needs."""
         return len(self.prompt) + self.limit - 1
@@ -211,7 +212,7 @@ class Decoding:
                 custom=self.processors,
             ),
             criteria=self._criteria(columns),
-            uniform_BT=uniforms(keys, max(limits)) if self.options.do_sample else None,
+            key_BT=step_keys(keys, max(limits)) if self.options.do_sample else None,
             options=None if self.processors or self.criteria else self.options,
         )
         return Request(prompts, limits, self.eos_ids, self.pad_id, choosing)

@@ -4,8 +4,11 @@ Drafts and verification use the same weights and the same cache, so the drafter 
 al., arXiv 2309.08168; LayerSkip, arXiv 2404.16710). The verification computes all layers' keys and values of the
 drafted positions, so it also fills the layers that the drafter skipped.
 
-Output is that of full depth, token for token. In sampling too: drafter and full model draw with the same random number
-of the row's step, and a draft is accepted if the full model draws the same token.
+Output is that of full depth, token for token. In sampling too: drafter and full model draw with the same random key of
+the row's step (`skiplab.engine.sampling`), and a draft is accepted if the full model draws the same token. So a seed
+gives one output, whatever the drafter and the number of drafts. The accept-reject rule (Leviathan et al., arXiv
+2211.17192) keeps only the distribution; it accepts a draft with probability `1 - d`, and this one at about
+`(1 - d) / (1 + d)` or more.
 
 Shapes: B rows, T drafted positions and one more, V vocabulary.
 """

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2_contingency
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.continuous import Engine
@@ -19,7 +20,7 @@ from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, Scheduled
 from skiplab.engine.request import Decoding, Request, RowRequest
 from skiplab.engine.speculative import Speculative
 from skiplab.schedules.exit_schedule import ExitSchedule, skip_plan, terminate_plan
-from tests.tiny import EOS, LAYOUTS, PAD, CoordinateExit, prompts, tiny_backbone
+from tests.tiny import EOS, LAYOUTS, PAD, VOCABULARY, CoordinateExit, prompts, tiny_backbone
 
 BACKBONES = {layout: tiny_backbone(layout) for layout in LAYOUTS}
 FULL = FullDepth(6)
@@ -65,6 +66,24 @@ def test_every_option_chooses_as_at_full_depth(rows: int, given: dict[str, Any])
     backbone, options = BACKBONES["pre_norm"], GenerationOptions.of(**given)
     policy = Speculative(DRAFTERS["constant"], 6, Drafting(length=4))
     assert sampled(backbone, policy, options, rows) == sampled(backbone, FULL, options, rows)
+
+
+def draws(policy: ExitPolicy, seed: int) -> list[list[int]]:
+    """10,000 outputs of three tokens for each of five prompts."""
+    options = GenerationOptions.of(do_sample=True, temperature=0.7, seed=seed, num_return_sequences=10_000)
+    requests = Decoding(options, 3, None, PAD).requests(prompts(5, seed=2), batch_size=50_000)
+    return [row for request in requests for row in decode_request(BACKBONES["llama"], policy, request).sequences()]
+
+
+def test_samples_have_the_distribution_of_full_depth() -> None:
+    """Two samples of 50,000 outputs, drawn with seeds fixed here, by prompt and last token."""
+    found, expected = draws(Speculative(DRAFTERS["constant"], 6, Drafting(length=2)), 11), draws(FULL, 12)
+    assert len(found) == len(expected) == 50_000
+    for prompt in range(5):
+        rows = slice(prompt * 10_000, (prompt + 1) * 10_000)
+        counts = [torch.bincount(torch.tensor(one[rows])[:, 2], minlength=VOCABULARY) for one in (found, expected)]
+        table = torch.stack(counts).numpy()
+        assert chi2_contingency(table[:, table.min(0) >= 5]).pvalue > 1e-3
 
 
 @settings(deadline=None, max_examples=15)
