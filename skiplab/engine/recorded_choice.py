@@ -46,12 +46,12 @@ class RecordedChoice:
     Attributes:
         ids_BC: prompt and output; columns of padding, and those not generated yet, repeat a token of the row's
             prompt, so that the set of tokens that processors see is exact.
-        uniform_BT: the random numbers to sample with.
+        key_BT: random keys to sample with, one per generation step.
     """
 
     def __init__(self, *, rows: int, columns: int, new_tokens: int, device: torch.device) -> None:
         self.ids_BC = torch.zeros(rows, columns, dtype=torch.int64, device=device)
-        self.uniform_BT = torch.zeros(rows, new_tokens, dtype=torch.float64, device=device)
+        self.key_BT = torch.zeros(rows, new_tokens, dtype=torch.int64, device=device)
         self._options: GenerationOptions | None = None
         self._eos_ids: tuple[int, ...] = ()
 
@@ -67,8 +67,8 @@ class RecordedChoice:
         self.ids_BC.copy_(last_B1.expand_as(self.ids_BC))
         self.ids_BC[:, :columns] = torch.where(mask_BP, prompt_BP, last_B1)
         self.ids_BC[:, columns] = token_B
-        if choosing.uniform_BT is not None:
-            self.uniform_BT[:, : choosing.uniform_BT.shape[1]] = choosing.uniform_BT.to(self.uniform_BT.device)
+        if choosing.key_BT is not None:
+            self.key_BT[:, : choosing.key_BT.shape[1]] = choosing.key_BT.to(self.key_BT.device)
 
     @property
     def further_eos(self) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ class RecordedChoice:
 
     def keys(self) -> set[tuple[object, ...]]:
         """The keys of all steps of the batch."""
-        return {self.key(0), self.key(self.uniform_BT.shape[1])}
+        return {self.key(0), self.key(self.key_BT.shape[1])}
 
     def at(self, step: int) -> Choose:
         """The function that chooses the tokens of a step."""
@@ -105,7 +105,7 @@ class RecordedChoice:
             scores_BV = processors(self.ids_BC, logits_BV.float())  # type: ignore[arg-type]
             if not options.do_sample:
                 return greedy(scores_BV)  # type: ignore[arg-type]
-            return draw(scores_BV, self.uniform_BT.index_select(1, step_1))  # type: ignore[arg-type]
+            return draw(scores_BV, self.key_BT.index_select(1, step_1))  # type: ignore[arg-type]
 
         return choose
 

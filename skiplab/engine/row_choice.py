@@ -26,13 +26,18 @@ class RowChoice:
         options: the row's.
         processors: the row's logits processors without warpers; called with a batch of this one row.
         criteria: stopping criteria, called with a batch of this one row.
-        uniform_T: the random numbers to sample with; None takes the likeliest token.
+        key_T: random keys to sample with, one per generation step; None takes the likeliest token.
     """
 
     options: GenerationOptions
     processors: LogitsProcessorList
     criteria: StoppingCriteriaList
-    uniform_T: Tensor | None
+    key_T: Tensor | None
+
+    def key(self, step: int) -> Tensor:
+        """The random key of a generation step; behind the row's limit, where tokens are dropped, the last one."""
+        assert self.key_T is not None
+        return self.key_T[min(step, len(self.key_T) - 1)]
 
     @cached_property
     def kind(self) -> GenerationOptions:
@@ -54,6 +59,11 @@ class Chooser:
     choice: RowChoice | None
     ids: Sequence[int]
     step: int
+
+    def after(self, tokens: Sequence[int]) -> "Chooser":
+        """The same row some tokens later."""
+        ids = [*self.ids, *tokens] if self.choice is not None else self.ids
+        return Chooser(self.choice, ids, self.step + len(tokens))
 
 
 def choose(logits_BV: Tensor, rows: Sequence[Chooser]) -> list[int]:
@@ -88,5 +98,5 @@ def _chosen(logits_NV: Tensor, kind: GenerationOptions, rows: Sequence[Chooser])
             scores_NV[place] = row.choice.processors(ids_1T, scores_NV[place : place + 1].clone())[0]  # type: ignore[arg-type]
     if not kind.do_sample:
         return greedy(scores_NV).tolist()
-    uniforms = [row.choice.uniform_T[row.step] for row in rows if row.choice and row.choice.uniform_T is not None]
-    return sample(scores_NV, kind, torch.stack(uniforms)[:, None].to(logits_NV.device)).tolist()
+    keys = [row.choice.key(row.step) for row in rows if row.choice]
+    return sample(scores_NV, kind, torch.stack(keys)[:, None].to(logits_NV.device)).tolist()

@@ -25,7 +25,7 @@ def greedy(logits_BV: Tensor) -> Tensor:
 
 
 def row_key(seed: int, prompt: Sequence[int], number: int = 0) -> int:
-    """The key of a row's random numbers; it does not depend on the batch or on the row's place in it.
+    """The key of a row's randomness; it does not depend on the batch or on the row's place in it.
 
     Args:
         prompt: token ids, so that rows with the same seed get different numbers.
@@ -35,9 +35,9 @@ def row_key(seed: int, prompt: Sequence[int], number: int = 0) -> int:
     return int.from_bytes(blake2b(data, digest_size=16).digest(), "little")
 
 
-def uniforms(keys: Sequence[int], steps: int) -> Tensor:
-    """Random numbers (B, T) in [0, 1), float64, from only row key and step (Philox; Salmon et al., SC 2011)."""
-    rows = [np.random.Generator(np.random.Philox(key=key)).random(steps) for key in keys]
+def step_keys(keys: Sequence[int], steps: int) -> Tensor:
+    """Random int64 (B, T), from only row key and step (Philox; Salmon et al., SC 2011)."""
+    rows = [np.random.Philox(key=key).random_raw(steps).view(np.int64) for key in keys]
     return torch.from_numpy(np.stack(rows))
 
 
@@ -49,14 +49,14 @@ class Choosing:
     Attributes:
         processors, criteria: called as `generate` calls them, with all rows of the batch in their order, prompts and
             padding included; rows that have ended stay in it as padding, with scores of 0.
-        uniform_BT: the random numbers to sample with; None takes the likeliest token.
+        key_BT: random keys to sample with, one per generation step; None takes the likeliest token.
         options: the options that describe all processors and criteria; None if the caller added others. Recorded
             steps are made from them.
     """
 
     processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
     criteria: StoppingCriteriaList = field(default_factory=StoppingCriteriaList)
-    uniform_BT: Tensor | None = None
+    key_BT: Tensor | None = None
     options: GenerationOptions | None = None
 
 
@@ -101,21 +101,21 @@ class Processed(TokenChoice):
         self._choosing = choosing
         self._columns = prompt_BP.shape[1]
         self._ids_BT = torch.cat([prompt_BP, room_BT], dim=1)
-        uniform_BT = choosing.uniform_BT
+        key_BT = choosing.key_BT
         # `sample` applies the warpers.
         warping = 0 if choosing.options is None else len(warpers(choosing.options, prompt_BP.device))
         self._processors = LogitsProcessorList(choosing.processors[: len(choosing.processors) - warping])
-        self._uniform_BT = None if uniform_BT is None else uniform_BT.to(prompt_BP.device)
+        self._key_BT = None if key_BT is None else key_BT.to(prompt_BP.device)
 
     def choose(self, logits_AV: Tensor, index_A: Tensor, step: int) -> Tensor:
         column = self._columns + step
         scores_AV = self._scores(logits_AV, index_A, self._ids_BT[:, :column])
-        if self._uniform_BT is None:
+        if self._key_BT is None:
             token_A = greedy(scores_AV)
         else:
-            uniform_A1 = self._uniform_BT[index_A, step][:, None]
+            key_A1 = self._key_BT[index_A, step][:, None]
             options = self._choosing.options
-            token_A = draw(scores_AV, uniform_A1) if options is None else sample(scores_AV, options, uniform_A1)
+            token_A = draw(scores_AV, key_A1) if options is None else sample(scores_AV, options, key_A1)
         self._ids_BT[index_A, column] = token_A
         return token_A
 
