@@ -8,6 +8,18 @@ from mkdocs.structure.files import File, Files
 from site_pages import configuration_page, notebook_page
 
 
+_OPTIONAL_GUIDES = {"Lossless decoding": "lossless.md"}
+
+
+def on_config(config: Any) -> Any:
+    """Add the guides that are not written yet to the navigation once they exist."""
+    (guides,) = (section["Guides"] for section in config.nav if "Guides" in section)
+    for title, page in _OPTIONAL_GUIDES.items():
+        if Path(config.docs_dir, page).exists():
+            guides.append({title: page})
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the page of all configuration values, and one for each notebook."""
     files.append(File.generated(config, "configuration_values.md", content=configuration_page()))
