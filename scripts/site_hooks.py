@@ -6,25 +6,29 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 from site_pages import configuration_page, notebook_page
-
+from site_reference import module_pages
 
 _OPTIONAL_GUIDES = {"Lossless decoding": "lossless.md"}
 
 
 def on_config(config: Any) -> Any:
-    """Add the guides that are not written yet to the navigation once they exist."""
-    (guides,) = (section["Guides"] for section in config.nav if "Guides" in section)
+    """Add to the navigation the guides that may be missing, and the pages of modules."""
+    sections = {title: pages for section in config.nav for title, pages in section.items()}
     for title, page in _OPTIONAL_GUIDES.items():
         if Path(config.docs_dir, page).exists():
-            guides.append({title: page})
+            sections["Guides"].append({title: page})
+    further = [{package: f"reference/modules/{package}.md"} for package in module_pages()]
+    sections["Reference"].append({"Further modules": further})
     return config
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the page of all configuration values, and one for each notebook."""
+    """Add the page of all configuration values, and one for each notebook and each package."""
     files.append(File.generated(config, "configuration_values.md", content=configuration_page()))
     for path in sorted(Path(config.docs_dir, "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook_page(path)))
+    for package, content in module_pages().items():
+        files.append(File.generated(config, f"reference/modules/{package}.md", content=content))
     return files
 
 

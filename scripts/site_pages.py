@@ -114,7 +114,9 @@ def _is_heading(lines: list[str], line: int) -> bool:
 
 
 def _source(node: Any, lines: list[str]) -> str:
-    """A value as its file has it, in one line."""
+    """A value as its file has it, in one line; a list of one item a line has brackets instead of dashes."""
+    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+        return f"[{', '.join(_source(item, lines) for item in node.value)}]"
     text = "\n".join(lines)[node.start_mark.index : node.end_mark.index]
     kept = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     return " ".join(" ".join(kept).split())
@@ -207,7 +209,7 @@ def _markdown(cell: Mapping[str, Any]) -> str:
         data = output.get("data", {})
         if "image/png" in data:
             image = "".join(data["image/png"]).replace("\n", "")
-            parts.append(f"![{''.join(data['text/plain'])}](data:image/png;base64,{image})")
+            parts.append(f"![Plot](data:image/png;base64,{image})")
         else:
             text = "".join(output["text"] if output["output_type"] == "stream" else data["text/plain"])
             parts.append(f"```text\n{text.rstrip()}\n```")

@@ -4,7 +4,6 @@
 """
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -14,7 +13,7 @@ from skiplab.comparison.config import load
 from skiplab.comparison.config_base import launch
 
 
-def overrides() -> Iterator[tuple[str, ...]]:
+def overrides() -> list[tuple[str, ...]]:
     """The overrides of each such command, without Hydra's own, once each."""
     found: dict[tuple[str, ...], Line] = {}
     for line in lines():
@@ -26,7 +25,7 @@ def overrides() -> Iterator[tuple[str, ...]]:
         given = tuple(word for word in words if "=" in word and not re.match(r"-|hydra[./]|install=", word))
         if given:
             found.setdefault(given, line)
-    return iter(found)
+    return list(found)
 
 
 @pytest.mark.parametrize("given", overrides(), ids=" ".join)
@@ -40,4 +39,4 @@ def test_a_documented_command_is_valid(given: tuple[str, ...]) -> None:
 
 
 def test_there_are_commands() -> None:
-    assert len(list(overrides())) > 20
+    assert len(overrides()) > 20

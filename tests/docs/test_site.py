@@ -21,4 +21,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     page = (tmp_path / "site" / "reference" / "schedules" / "index.html").read_text()
     assert "solve_schedule" in page
     assert "target_speedup" in page
+    assert "paired_differences" in (tmp_path / "site" / "reference" / "evaluation" / "index.html").read_text()
+    assert "DraftCounts" in (tmp_path / "site" / "reference" / "engine" / "index.html").read_text()
+    assert "LiveRows" in (tmp_path / "site" / "reference" / "modules" / "skiplab.engine" / "index.html").read_text()
     assert "trainer.batch_size" in (tmp_path / "site" / "configuration_values" / "index.html").read_text()
