@@ -13,8 +13,12 @@ from skiplab.comparison.config import load
 from skiplab.comparison.config_base import launch
 
 
-def overrides() -> list[tuple[str, ...]]:
-    """The overrides of each such command, without Hydra's own, once each."""
+def overrides(*, printed: bool) -> list[tuple[str, ...]]:
+    """The overrides of each such command, without Hydra's own, once each.
+
+    Args:
+        printed: of the commands that only print their configuration, in place of those that run.
+    """
     found: dict[tuple[str, ...], Line] = {}
     for line in lines():
         starts = [place for place, word in enumerate(line.argv) if word in ("skiplab", "skiplab.run")]
@@ -23,12 +27,18 @@ def overrides() -> list[tuple[str, ...]]:
             continue
         words = line.argv[starts[0] + 1 :]
         given = tuple(word for word in words if "=" in word and not re.match(r"-|hydra[./]|install=", word))
-        if given:
+        if given and printed == bool({"--cfg", "--info"} & set(line.argv)):
             found.setdefault(given, line)
     return list(found)
 
 
-@pytest.mark.parametrize("given", overrides(), ids=" ".join)
+@pytest.mark.parametrize("given", overrides(printed=True), ids=" ".join)
+def test_a_documented_command_can_print_its_configuration(given: tuple[str, ...]) -> None:
+    with initialize_config_module("experiments", version_base="1.3"):
+        assert "methods" in compose("config", overrides=[*given, "tracking.experiment=docs"])
+
+
+@pytest.mark.parametrize("given", overrides(printed=False), ids=" ".join)
 def test_a_documented_command_is_valid(given: tuple[str, ...]) -> None:
     with initialize_config_module("experiments", version_base="1.3"):
         config = compose("config", overrides=[*given, "tracking.experiment=docs"])
@@ -39,4 +49,5 @@ def test_a_documented_command_is_valid(given: tuple[str, ...]) -> None:
 
 
 def test_there_are_commands() -> None:
-    assert len(overrides()) > 20
+    assert len(overrides(printed=False)) > 20
+    assert overrides(printed=True)
