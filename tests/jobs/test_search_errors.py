@@ -22,7 +22,7 @@ from tests.store import written
         (["search.objectives.loss=maximize"], "objectives.loss must be minimize, got maximize"),
         (["search.objectives.loss=down"], "objectives.loss must be one of minimize, maximize, got 'down'"),
         ([NO_SPEED, "+search.objectives.bleu=maximize"], "a quality and one of layer_speedup, decode_speedup"),
-        (["+search.constraints.blue.at_least=1"], "constraints.blue is no figure"),
+        (["+search.constraints.blue.at_least=1"], "constraints.blue is not a figure"),
         (["+search.constraints.loss.below=1"], "constraints.loss takes at_least: X or at_most: X"),
         (["search.pruner=median"], "needs fidelity=fine_tune, whose training it cuts short, and one objective"),
         (["+search.space.training={distill:[0,1]}"], "training needs search.fidelity=fine_tune, whose training"),
