@@ -45,7 +45,7 @@ def test_what_cannot_draft_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(ValueError, match="drafts keep the output of full depth, but 2x decodes with fewer layers"):
         load_method(tmp_path / "skip", draft={"speedup": 3})
     saved(tmp_path / "full", Full(setup()))
-    with pytest.raises(ValueError, match="draft: .*'speed'.*its keys are those of method/speculative.yaml"):
+    with pytest.raises(ValueError, match=r"draft: .*'speed'.*its keys are those of method/speculative.yaml"):
         load_method(tmp_path / "full", draft={"speed": 3})
     with pytest.raises(ValueError, match="draft length must be at least 1, got 0"):
         load_method(tmp_path / "full", draft={"speedup": 3, "draft": {"length": 0}})
