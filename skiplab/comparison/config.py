@@ -28,6 +28,7 @@ from skiplab.comparison.config_base import (
     validate,
 )
 from skiplab.comparison.config_capacity import Capacity
+from skiplab.comparison.config_drafts import Drafts
 from skiplab.comparison.config_generation import options_of
 from skiplab.comparison.config_nodes import build, check_value, make, target
 from skiplab.comparison.config_streams import Streams
@@ -132,6 +133,7 @@ class RunConfig(Launch):
         search: the section of `experiment=search_schedule`.
         throughput: the section of jobs that time a model shape.
         streams: the section of `experiment=streams`.
+        drafts: the section of `experiment=search_draft`.
         steps_per_round: for `experiment=scaling`; the first two steps of a round are not timed.
     """
 
@@ -165,6 +167,7 @@ class RunConfig(Launch):
     throughput: Annotated[InstanceOf[ThroughputSpec], BeforeValidator(_throughput)] | None = None
     capacity: Capacity | None = None
     streams: Streams | None = None
+    drafts: Drafts | None = None
     steps_per_round: Annotated[int, Field(ge=3)] | None = None
     search: Annotated[Any, BeforeValidator(_search)] = None
 

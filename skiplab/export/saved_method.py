@@ -32,6 +32,7 @@ from skiplab.export.description import (
     read_description,
 )
 from skiplab.export.description import SavedMethodError as SavedMethodError
+from skiplab.export.drafts import with_drafts
 from skiplab.export.method import SavedMethod as SavedMethod
 from skiplab.export.model_card import model_card
 from skiplab.methods.base import ExitModule, Setup
@@ -131,6 +132,7 @@ def load_method(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     fast: bool = True,
+    draft: Mapping[str, Any] | None = None,
     trust: Sequence[str] = (),
 ) -> SavedMethod:
     """Load what `save_method` wrote. The folder's `generation_config.json` gives the defaults of each call.
@@ -139,11 +141,13 @@ def load_method(
         device: None takes a GPU if torch can use one, else the CPU.
         dtype: a number format, `float32`, `bfloat16`, `float16` or `int8`; None takes the folder's.
         fast: whether to pack weights on a CPU and record steps on a GPU, which takes memory for a second copy.
+        draft: keywords of `SelfSpeculative`, such as `{"speedup": 3}`, with which a method that runs all layers drafts
+            its tokens; None decodes as saved.
         trust: packages beside skiplab and baselines whose classes the folder may name, such as `myproject`.
 
     Raises:
         CheckpointError: the folder holds no saved method, its weights are incomplete, or its class is not trusted.
-        ValueError: there is no such device or number format.
+        ValueError: there is no such device or number format, or the method cannot draft so.
     """
     if isinstance(trust, str):
         raise ValueError(f"trust must be a list of packages, got {trust!r}; write trust=[{trust!r}]")
@@ -155,7 +159,7 @@ def load_method(
     try:
         # Before the weights are read.
         method_class(description["class"], trust)
-        return _loaded(folder, description, trust, _Placement(device, number_format, fast))
+        method = _loaded(folder, description, trust, _Placement(device, number_format, fast))
     except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # libraries raise many kinds of errors on a damaged folder
@@ -163,6 +167,7 @@ def load_method(
             f"{folder} cannot be loaded: {type(error).__name__}: {error}. It is damaged, or was saved by another "
             "version of skiplab: load it with that version, or save the method again"
         ) from error
+    return method if draft is None else with_drafts(method, draft)
 
 
 @dataclass(frozen=True)

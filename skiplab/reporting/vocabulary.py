@@ -224,7 +224,7 @@ _PREDICTED = (
         meaning="the full model's predicted decode time divided by this one's; not measured",
         unit="x",
         form="{:.2f}x",
-        shown=(Shown(place="prediction"),),
+        shown=(Shown(place="prediction"), Shown(place="speed")),
     ),
 )
 _CONDITIONS = (

@@ -1,6 +1,7 @@
 """`python -m skiplab.serve FOLDER`: a saved method behind OpenAI's interface."""
 
 import argparse
+import json
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -22,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         limits = Limits(**{field.name: getattr(given, field.name) for field in fields(Limits)})
-        method = load_method(given.folder, device=given.device, dtype=given.dtype, fast=given.fast, trust=given.trust)
+        options = {name: getattr(given, name) for name in ("device", "dtype", "fast", "draft", "trust")}
+        method = load_method(given.folder, **options)
     except (CheckpointError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -40,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="of the model; the folder's name by default")
     parser.add_argument("--device", help="cpu, cuda or cuda:NUMBER; a GPU by default if there is one")
     parser.add_argument("--dtype", help="float32, bfloat16, float16 or int8; the folder's by default")
+    parser.add_argument(
+        "--draft", type=json.loads, metavar="JSON", help='draft tokens with some layers, such as {"speedup": 3}'
+    )
     parser.add_argument("--trust", action="append", default=[], help="a package of your own whose method it is")
     parser.add_argument("--no-fast", dest="fast", action="store_false", help="no packed weights, no recorded steps")
     for field in fields(Limits):

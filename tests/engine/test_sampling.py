@@ -35,15 +35,16 @@ def test_noise_is_the_published_generators() -> None:
 
 @pytest.mark.parametrize("vocabulary", [5, 300, 2000])
 def test_draws_follow_the_softmax(vocabulary: int) -> None:
-    scores_V, count = scores(vocabulary, seed=1), 40_000
+    scores_V, count = scores(vocabulary, seed=1), 20_000
     seen_V = torch.bincount(draw(scores_V.expand(count, -1), keys(count)), minlength=vocabulary)
     expected_V = scores_V.double().softmax(-1) * count
     # The rare ones together.
     order = expected_V.argsort(descending=True)
     often = order[expected_V[order] >= 5]
     rest = count - expected_V[often].sum(), count - seen_V[often].sum()
-    found = [*seen_V[often].tolist(), int(rest[1])], [*expected_V[often].tolist(), float(rest[0])]
-    assert chisquare(*(column if rest[0] > 1 else column[:-1] for column in found), sum_check=False).pvalue > 1e-3
+    kept = slice(None) if rest[0] > 1 else slice(-1)
+    counts, expected = [*seen_V[often].tolist(), int(rest[1])], [*expected_V[often].tolist(), float(rest[0])]
+    assert chisquare(counts[kept], expected[kept], sum_check=False).pvalue > 1e-3
 
 
 def test_a_draw_never_takes_a_token_of_probability_zero() -> None:

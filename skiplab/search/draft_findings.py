@@ -1,0 +1,97 @@
+"""What a search of drafters found: files, a page, and what the tracker and the console show."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+
+from skiplab.comparison import publish
+from skiplab.comparison.session import Session
+from skiplab.reporting import html
+from skiplab.reporting.plots import axes_of
+from skiplab.reporting.results import Row, write_results
+from skiplab.reporting.tables import flat_table
+from skiplab.search.draft_cost import DraftCosts, ModelErrors
+from skiplab.utils.environment import environment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NOTES = (
+    "Each drafter was timed in turns with full depth on the same weights; a speedup is the median over rounds, with "
+    "quartiles in small print. Output is that of full depth in every row. The fastest of many drafters is a little "
+    "faster here than when it is timed again."
+)
+_SHOWN = 20
+
+
+def write_findings(session: Session, rows: Sequence[Row], costs: DraftCosts | None, errors: ModelErrors | None) -> None:
+    """Write results, plots and report of a search, and log them to the active run.
+
+    Args:
+        rows: fastest first.
+    """
+    config, folder, tracker = session.prepared.config, session.folder.path, session.tracker
+    described = environment(config.seeds)
+    if costs is not None:
+        described |= {"draft_costs": vars(costs)}
+    if errors is not None:
+        described |= {"draft_model_errors": vars(errors)}
+    write_results(folder, job="search_draft", experiment=config.tracking.experiment, environment=described, rows=rows)
+    found = sentences(rows, errors)
+    table = flat_table("Fastest drafters", list(rows[:_SHOWN]), "speed", ("method", "setting"))
+    page = html.Page(
+        title=config.tracking.experiment,
+        description=config.description or "",
+        task=session.prepared.data.source.name,
+        rows=rows,
+        tables=[table],
+        figures=draft_figures(rows),
+        samples=[],
+        environment=described,
+        config=OmegaConf.to_yaml(OmegaConf.create(config.plain)),
+        notes=" ".join([*found, _NOTES]),
+    )
+    publish.publish(tracker, folder, page)
+    tracker.log_figures(rows[0])
+    table.print(session.console)
+    for sentence in found:
+        session.console.print(sentence, highlight=False)
+    session.console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def sentences(rows: Sequence[Row], errors: ModelErrors | None) -> list[str]:
+    """The fastest drafter, and how well drafters can be told apart without timing them."""
+    best = rows[0]
+    low, high = best["decode_speedup_quartiles"]
+    found = [
+        f"{best['setting']} decodes {best['decode_speedup']:.2f} times as fast as full depth "
+        f"(quartiles {low:.2f} to {high:.2f}), with {best['tokens_per_verification']:.2f} tokens per verification at "
+        f"batch size {best['batch_size']}."
+    ]
+    if errors is not None:
+        found += [
+            f"The cost model's speeds are off by {errors.median:.0%} in the median and {errors.largest:.0%} at most, "
+            f"for {errors.held_out} drafters that it was not fitted to; their rank correlation with measured speeds is "
+            f"{errors.rank_of_speeds:.2f}.",
+            f"The rank correlation of teacher-forced agreement alone with measured speed is "
+            f"{errors.rank_of_agreement:.2f}.",
+        ]
+    return found
+
+
+def draft_figures(rows: Sequence[Row]) -> "dict[str, Figure]":
+    """Measured decode speedup by predicted speedup, and by teacher-forced agreement."""
+    found: dict[str, Figure] = {}
+    for name, label in (("predicted_speedup", "predicted speedup"), ("draft_agreement", "teacher-forced agreement")):
+        known = [row for row in rows if name in row]
+        if not known:
+            continue
+        plot, (axis,) = axes_of(1, width=5)
+        axis.scatter([row[name] for row in known], [row["decode_speedup"] for row in known], s=14)
+        if name == "predicted_speedup":
+            ends = [min(row["decode_speedup"] for row in known), max(row["decode_speedup"] for row in known)]
+            axis.plot(ends, ends, color="gray", linewidth=1)
+        axis.set(xlabel=label, ylabel="measured decode speedup")
+        found[f"speed_by_{name}"] = plot
+    return found

@@ -1,0 +1,156 @@
+"""One run of `experiment=search_draft`: an Optuna study of drafters by their measured decode speed."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+
+from skiplab.benchmarking.timing import Timing, Workload, engine_system, interleave
+from skiplab.comparison.config_drafts import Drafts
+from skiplab.comparison.model_store import ModelStore
+from skiplab.comparison.session import Session
+from skiplab.comparison.timed_systems import spread_workload
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import IGNORE
+from skiplab.engine.packed_linear import prepack
+from skiplab.engine.parallel_forward import planned_logits
+from skiplab.engine.policy import ExitPolicy, FullDepth, Planned
+from skiplab.methods.base import Optimization, Setup
+from skiplab.methods.speculative import SelfSpeculative
+from skiplab.reporting.results import Row
+from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
+from skiplab.search.draft_cost import DraftCosts, Measured, ModelErrors, evaluated
+from skiplab.search.draft_space import draft_layers, hyperparameters, suggest
+
+FIGURES = "figures"
+
+
+@final
+class DraftSearch:
+    """Times drafters one after another, each in turns with full depth on the same weights.
+
+    Trials are in Optuna's storage, with all their figures; a resumed search continues after them.
+    """
+
+    def __init__(self, session: Session, options: Drafts, study: Study) -> None:
+        self._session = session
+        self._prepared = session.prepared
+        self._options = options
+        self._study = study
+        self._models = ModelStore(session)
+
+    def run(self) -> tuple[list[Row], DraftCosts | None, ModelErrors | None]:
+        """Rows of all trials, fastest first, and the cost model with its errors; None of it with too few trials."""
+        while (left := self._options.trials - len(self._finished())) > 0:
+            self._study.optimize(self._measure, n_trials=left)
+        judged = evaluated(self._without_threshold())
+        costs, errors = judged or (None, None)
+        rows = [self._row(trial.params, trial.user_attrs[FIGURES], costs) for trial in self._distinct()]
+        return sorted(rows, key=lambda row: -row["decode_speedup"]), costs, errors
+
+    def _measure(self, trial: Trial) -> float:
+        params = suggest(trial, self._options)
+        known = next((one for one in self._finished() if one.params == trial.params), None)
+        figures = dict(known.user_attrs[FIGURES]) if known else self._figures(params)
+        trial.set_user_attr(FIGURES, figures)
+        self._session.console.print(
+            f"trial {trial.number + 1} of {self._options.trials}: {self._drafting(params).setting}, "
+            f"{figures['decode_speedup']:.2f}x",
+            highlight=False,
+        )
+        return figures["decode_speedup"]
+
+    def _figures(self, params: dict[str, Any]) -> Row:
+        drafted, full = self._timed(self._drafting(params).policy)
+        return {**drafted.row(full), "draft_agreement": self._agreement(self._layers(params))}
+
+    def _timed(self, policy: ExitPolicy) -> tuple[Timing, Timing]:
+        systems: Mapping[str, ExitPolicy] = {"full": FullDepth(self._backbone.num_layers), "drafts": policy}
+        options = self._prepared.config.benchmark
+        timings, errors = interleave(
+            {name: engine_system(self._packed, one, self._workload) for name, one in systems.items()},
+            self._workload,
+            rounds=options.rounds,
+            warmup=options.warmup,
+            device=self._prepared.device,
+        )
+        for error in errors.values():
+            raise error
+        return timings["drafts"], timings["full"]
+
+    @torch.inference_mode()
+    def _agreement(self, layers: LayerPlan) -> float:
+        """Share of target tokens at which a drafter's likeliest token is the full model's, in one parallel pass."""
+        drafter = Planned([terminate_plan(self._backbone.num_layers), layers])
+        same, count = 0, 0
+        for batch, full_BG in zip(self._models.selection_batches, self._chosen, strict=True):
+            scored_BG = batch.target_BG != IGNORE
+            # The first token comes from the prompt, which runs at full depth.
+            scored_BG[:, 0] = False
+            drafted_BG = planned_logits(self._backbone, drafter, batch).argmax(-1)
+            same += int((drafted_BG == full_BG)[scored_BG].sum())
+            count += int(scored_BG.sum())
+        return same / max(1, count)
+
+    @cached_property
+    def _chosen(self) -> list[torch.Tensor]:
+        """The full model's likeliest tokens (B, G) of each selection batch."""
+        full = FullDepth(self._backbone.num_layers)
+        with torch.inference_mode():
+            return [planned_logits(self._backbone, full, batch).argmax(-1) for batch in self._models.selection_batches]
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        """With the weights of the first drafting method of the configuration."""
+        case = next(case for case in self._prepared.cases if case.candidates[0].method is SelfSpeculative)
+        return self._models.module(case.candidates[0], case.entry.seed, None).backbone
+
+    @cached_property
+    def _packed(self) -> Backbone:
+        return prepack(self._backbone, rows=self._options.batch_size)
+
+    @cached_property
+    def _workload(self) -> Workload:
+        data = self._prepared.data
+        return spread_workload(
+            data.items("selection"), self._models.lengths, batch_size=self._options.batch_size,
+            options=self._prepared.config.benchmark, pad_id=data.pad_id,
+        )  # fmt: skip
+
+    def _layers(self, params: Mapping[str, Any]) -> LayerPlan:
+        return draft_layers(params["kind"], params["depth"], self._backbone.num_layers)
+
+    def _drafting(self, params: dict[str, Any]) -> SelfSpeculative:
+        setup = Setup(self._backbone, self._models.lengths, Optimization(learning_rate=1.0))
+        return SelfSpeculative(setup, **hyperparameters(params, self._backbone.num_layers))
+
+    def _row(self, params: dict[str, Any], figures: Row, costs: DraftCosts | None) -> Row:
+        setting, seed = self._drafting(params).setting, self._prepared.config.seeds[0]
+        row: Row = {"method": "speculative", "setting": setting, "seed": seed}
+        if costs is not None and params["threshold"] is None:
+            row["predicted_speedup"] = costs.speedup(figures["draft_agreement"], params["length"], params["depth"])
+        return {**row, **figures}
+
+    def _finished(self) -> list[Any]:
+        return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def _distinct(self) -> list[Any]:
+        """Finished trials without repetitions."""
+        found = {str(sorted(trial.params.items(), key=str)): trial for trial in reversed(self._finished())}
+        return list(reversed(found.values()))
+
+    def _without_threshold(self) -> Sequence[Measured]:
+        return [
+            Measured(
+                length=trial.params["length"],
+                depth=trial.params["depth"],
+                agreement=figures["draft_agreement"],
+                tokens=figures["tokens_per_verification"],
+                speedup=figures["decode_speedup"],
+            )
+            for trial in self._distinct()
+            if trial.params["threshold"] is None and (figures := trial.user_attrs[FIGURES])
+        ]
