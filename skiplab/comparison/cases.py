@@ -149,4 +149,7 @@ def _combinations(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
 
 
 def _named(key: str, value: Any) -> str:
-    return f"{key}={'+'.join(value) if isinstance(value, Mapping) else value}"
+    """A swept value in a family's name: of a mapping its texts, and the keys of its numbers."""
+    if isinstance(value, Mapping):
+        value = "+".join(inner if isinstance(inner, str) else name for name, inner in value.items())
+    return f"{key}={value}"

@@ -71,6 +71,15 @@ class _State:
 _Key = tuple[LayerPlan, int] | tuple[LayerPlan, int, tuple[object, ...]]
 
 
+def unrecordable(policy: ExitPolicy) -> str | None:
+    """What the decode steps of a policy lack to be recorded; None if they can be."""
+    if isinstance(policy, RowwisePolicy):
+        return "a policy that gives all rows the same plan"
+    if not all(map(policy.prompt.is_held_whole, policy.plan(1))):
+        return "layers that have keys and values of the whole prompt, which this prompt plan does not give them"
+    return None
+
+
 @final
 class StepGraphs:
     """The recorded steps of a policy for one batch size, and the tensors that they work on.
@@ -82,7 +91,7 @@ class StepGraphs:
         record: whether a GPU records the steps; otherwise they run eagerly, so that a profiler sees them.
 
     Raises:
-        ValueError: under the policy, rows decide when to exit.
+        ValueError: the policy's steps cannot be recorded.
     """
 
     def __init__(
@@ -95,8 +104,8 @@ class StepGraphs:
         new_tokens: int,
         record: bool = True,
     ) -> None:
-        if isinstance(policy, RowwisePolicy):
-            raise ValueError("recorded steps need a policy that gives all rows the same plan")
+        if reason := unrecordable(policy):
+            raise ValueError(f"recorded steps need {reason}")
         self.backbone = backbone
         self._stepping = with_kernels(backbone)
         self.policy = policy

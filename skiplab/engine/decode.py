@@ -16,6 +16,7 @@ from skiplab.engine.cuda_graphs import GraphRun, StepGraphs
 from skiplab.engine.kv_cache import KVStore
 from skiplab.engine.parallel_forward import forward, prefix_columns
 from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.prompt_columns import batch_columns
 from skiplab.engine.recorded_choice import not_recordable
 from skiplab.engine.request import Request
 from skiplab.schedules.exit_schedule import layer_steps
@@ -116,11 +117,10 @@ def decode_steps(
 def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: StepGraphs | None) -> BatchRun:
     """The prompt pass."""
     prompt_BP, mask_BP = (tensor.to(backbone.device) for tensor in request.left_padded())
-    columns = prompt_BP.shape[1]
     steps_L = layer_steps(policy.plan, backbone.num_layers, request.longest - 1)
+    columns_L = batch_columns(policy.prompt, [min(run, 1) for run in steps_L], mask_BP)
 
     def prefill(cache: KVStore) -> Prefilled:
-        columns_L = [columns if run else 0 for run in steps_L]
         h_BTD = forward(backbone, prompt_BP, mask_BP, columns_L=columns_L, cache=cache)
         return Prefilled(
             logits_BV=backbone.head(h_BTD[:, -1]),
@@ -135,9 +135,10 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Ste
     if graphs is not None:
         return GraphRun(graphs, prefill(graphs.prompt_cache()), request.choosing, prompt_BP)
     # A layer that only the prompt pass runs needs no cache.
-    cache = backbone.new_cache(
-        len(request.prompts), [prefix_columns(columns, run) if run > 1 else 0 for run in steps_L]
-    )
+    slots_L = [
+        prefix_columns(columns.held, run) if run > 1 else 0 for columns, run in zip(columns_L, steps_L, strict=True)
+    ]
+    cache = backbone.new_cache(len(request.prompts), slots_L)
     return EagerRun(backbone, policy, cache, prefill(cache))
 
 
