@@ -1,7 +1,7 @@
-"""What every method must satisfy on every backbone layout and device: all files of `experiments/method/` are collected.
+"""Requirements for every method (all files of `experiments/method/`) on every backbone layout and device.
 
-A decoded token must have exactly the logits of a parallel forward in which each layer updates just the
-positions that ran it, while all positions offer it their keys and values.
+A decoded token must have exactly the logits of a parallel forward in which each layer updates only the positions that
+ran it, and attends to the keys and values of all positions.
 """
 
 import itertools
@@ -23,6 +23,7 @@ from skiplab.engine.cuda_graphs import StepGraphs, unrecordable
 from skiplab.engine.decode import DecodeResult, decode
 from skiplab.engine.parallel_forward import causal_mask, planned_logits, positions
 from skiplab.engine.policy import ExitPolicy, PromptPlanned, RowwisePolicy
+from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.methods.spec import MethodSpec
 from skiplab.schedules.exit_schedule import layer_steps
@@ -44,7 +45,7 @@ METHODS += VARIANTS
 
 @cache
 def composed(method: str) -> Any:
-    """A method file for two speedups, as plain values."""
+    """The node of a method file with two speedups, as plain values."""
     overrides = [f"method={method.split()[0]}", "speedups=[1.5,2.5]", *VARIANTS.get(method, [])]
     with initialize_config_module("experiments", version_base="1.3"):
         config = compose("config", overrides=overrides)
@@ -52,7 +53,7 @@ def composed(method: str) -> Any:
 
 
 def candidates(method: str, backbone: Backbone) -> list[MethodSpec]:
-    """What a method file makes for two speedups; of a calibration's hypotheses a few, from first to last."""
+    """The specs of a method file for two speedups; of a calibration's hypotheses only a few, from first to last."""
     cases = expand({"only": composed(method)}, [0], setup(backbone), deltas=[0.1])
     return [candidate for case in cases for candidate in case.candidates[:: max(1, len(case.candidates) // 2)]]
 
@@ -71,7 +72,7 @@ def on(device: torch.device | None, batch: Batch) -> Batch:
 
 
 def train_probes(module: ExitModule, steps: int = 20) -> None:
-    """A few steps for each of the module's probes, as a run would train them."""
+    """Train each of the module's probes for a few steps, as a run would."""
     device = module.backbone.device
     for probe in module.probes:
         probe.to(device)
@@ -107,7 +108,7 @@ def engine(modules: list[ExitModule]) -> Backbone:
 def decode_with_logits(
     backbone: Backbone, policy: ExitPolicy, rows: list[list[int]], limit: int = STEPS, eos_id: int | None = None
 ) -> tuple[DecodeResult, dict[tuple[int, int], Tensor]]:
-    """The result, and the logits of every (row, step)."""
+    """The result of decoding, and the logits by (row, step)."""
     seen: dict[tuple[int, int], Tensor] = {}
 
     def on_step(step: int, index_B: Tensor, logits_BV: Tensor) -> None:
@@ -119,7 +120,7 @@ def decode_with_logits(
 
 @torch.inference_mode()
 def reference_logits(backbone: Backbone, policy: ExitPolicy, prompt: list[int], tokens: list[int], depths: list[int]):
-    """Logits of each generated token, from the layers that its step ran, without cache or prefix slicing."""
+    """Logits of each generated token, computed with the layers that its step ran, without cache or prefix slicing."""
     ids_1T = torch.tensor([[*prompt, *tokens[:-1]]], device=backbone.device)
     valid_1T = torch.ones_like(ids_1T, dtype=torch.bool)
     ran_LT = prompt_runs(policy.prompt, backbone.num_layers, len(prompt), ids_1T.shape[1]).to(backbone.device)
@@ -148,7 +149,7 @@ def prompt_runs(plan: PromptPlan, num_layers: int, length: int, columns: int) ->
 
 
 def check_parallel_forward(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]]) -> DecodeResult:
-    """Every decoded token's logits are those of the layers that its step ran."""
+    """Check that the logits of every decoded token are those of the layers that its step ran."""
     result, seen = decode_with_logits(backbone, policy, rows)
     for row, tokens in enumerate(result.sequences()):
         expected_TV = reference_logits(backbone, policy, rows[row], tokens, result.depth_BT[row].tolist())
@@ -158,7 +159,7 @@ def check_parallel_forward(backbone: Backbone, policy: ExitPolicy, rows: list[li
 
 
 def check_rows_alone(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]]) -> None:
-    """Batched and padded, a row gets the tokens and depths that it gets on its own."""
+    """Check that a row of a padded batch gets the tokens and depths that it gets alone."""
     batched = decode(backbone, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
     for row, prompt in enumerate(rows):
         single = decode(backbone, policy, [prompt], max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
@@ -168,7 +169,7 @@ def check_rows_alone(backbone: Backbone, policy: ExitPolicy, rows: list[list[int
 
 
 def check_leaving_rows(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]], limits: list[int]) -> None:
-    """Rows that end leave without touching the others."""
+    """Check that rows that end do not affect the others."""
     free = decode(backbone, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
     cut = decode(backbone, policy, rows, max_new_tokens=limits, eos_id=None, pad_id=PAD)
     assert cut.sequences() == [tokens[:limit] for tokens, limit in zip(free.sequences(), limits, strict=True)]
@@ -227,12 +228,12 @@ def test_batched_and_padded_equals_single(engine: Backbone, policies: list[ExitP
         check_rows_alone(engine, policy, prompts(6, seed=3))
 
 
-def test_rows_that_end_leave_without_touching_the_others(engine: Backbone, policies: list[ExitPolicy]) -> None:
+def test_rows_that_end_do_not_affect_the_others(engine: Backbone, policies: list[ExitPolicy]) -> None:
     for policy in policies:
         check_leaving_rows(engine, policy, prompts(5, seed=4), [3, STEPS, 1, 6, 2])
 
 
-def test_plans_nest_and_depth_follows_them(engine: Backbone, policies: list[ExitPolicy]) -> None:
+def test_plans_are_nested_and_depths_follow_them(engine: Backbone, policies: list[ExitPolicy]) -> None:
     for policy in policies:
         layer_steps(policy.plan, engine.num_layers, 4 * STEPS)
         result = decode(engine, policy, prompts(3), max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
@@ -243,13 +244,14 @@ def test_plans_nest_and_depth_follows_them(engine: Backbone, policies: list[Exit
             assert all(1 <= depth <= most for depth, most in zip(depths, planned, strict=True))
 
 
-def test_kv_memory_is_what_the_plan_says(engine: Backbone, policies: list[ExitPolicy]) -> None:
+def test_kv_memory_is_what_the_plan_needs(engine: Backbone, policies: list[ExitPolicy]) -> None:
     rows = prompts(3)
     for policy in policies:
         result = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
         steps_L = [sum(layer in policy.plan(step) for step in range(1, STEPS)) for layer in range(engine.num_layers)]
+        drafts = policy.drafting.length if isinstance(policy, Speculative) else 0
         held_L = [max(policy.prompt.held(layer, len(row), 99) for row in rows) for layer in range(engine.num_layers)]
-        slots = sum(held + steps for held, steps in zip(held_L, steps_L, strict=True) if steps)
+        slots = sum(held + steps + drafts for held, steps in zip(held_L, steps_L, strict=True) if steps)
         width = engine.kv_heads * engine.head_size
         assert result.kv_bytes == 2 * len(rows) * slots * width * 4
 

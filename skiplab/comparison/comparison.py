@@ -11,6 +11,7 @@ from skiplab.comparison.cases import Case, rivals
 from skiplab.comparison.claims import Claims
 from skiplab.comparison.decoders import Decoders
 from skiplab.comparison.growth import not_asked_for
+from skiplab.comparison.hf_entries import hf_entries
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.records import Records
 from skiplab.comparison.session import Session
@@ -51,10 +52,7 @@ class Comparison:
         self._ranks = session.ranks
         self._supplement = supplement or Supplement()
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in self._prepared.cases}
-        if self._config.benchmark.batch_sizes:
-            # Hugging Face's `generate` decodes greedily, whatever the settings do.
-            setting = "full depth" if self._config.generation.is_default else "full depth greedy"
-            self._cases[Entry("hf_generate", setting, self._config.seeds[0])] = None
+        self._cases |= dict.fromkeys(hf_entries(self._config))
         self._full_entry = self._prepared.cases[0].entry
         self._records = Records(session.folder, self._cases)
         self._models = ModelStore(session)
@@ -137,7 +135,7 @@ class Comparison:
             self._errors[entry] = why
             self._print(f"{counter} {entry.label}: failed: {why}", style="red")
             return
-        self._print(f"{counter} {entry.label}{': finished before' if finished else ''}")
+        self._print(f"{counter} {entry.label}{': already finished' if finished else ''}")
         try:
             if finished is not None:
                 self._complete(finished)
@@ -194,7 +192,7 @@ class Comparison:
         if complete:
             self._print(f"report: {self._session.folder.path / 'report.html'}")
         if why := self._session.tracker.lost:
-            self._print(f"not tracked: {why}; the same command writes it", style="red")
+            self._print(f"not tracked: {why}; run the same command again to write it", style="red")
 
     def _time(self) -> None:
         """Measure the speed of the first seed's settings."""

@@ -20,7 +20,7 @@ from skiplab.engine.batch_run import BatchRun, DecodeResult, Prefilled
 from skiplab.engine.fused_layers import with_kernels
 from skiplab.engine.kv_cache import StaticKVCache
 from skiplab.engine.parallel_forward import prefix_columns
-from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.recorded_choice import Choose, RecordedChoice
 from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
@@ -73,8 +73,8 @@ _Key = tuple[LayerPlan, int] | tuple[LayerPlan, int, tuple[object, ...]]
 
 def unrecordable(policy: ExitPolicy) -> str | None:
     """What the decode steps of a policy lack to be recorded; None if they can be."""
-    if isinstance(policy, RowwisePolicy):
-        return "a policy that gives all rows the same plan"
+    if not policy.follows_plan:
+        return "a policy that gives all rows the same plan, and one token per step"
     if not all(map(policy.prompt.is_held_whole, policy.plan(1))):
         return "layers that have keys and values of the whole prompt, which this prompt plan does not give them"
     return None
@@ -85,7 +85,7 @@ class StepGraphs:
     """The recorded steps of a policy for one batch size, and the tensors that they work on.
 
     Args:
-        policy: must give all rows the same plan.
+        policy: must give all rows the same plan, and one token per step.
         rows: the exact number of rows per batch.
         prompt_columns, new_tokens: the most that a batch may have.
         record: whether a GPU records the steps; otherwise they run eagerly, so that a profiler sees them.

@@ -19,6 +19,8 @@ from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.prompt_columns import batch_columns
 from skiplab.engine.recorded_choice import not_recordable
 from skiplab.engine.request import Request
+from skiplab.engine.speculative import Speculative
+from skiplab.engine.speculative_run import SpeculativeRun
 from skiplab.schedules.exit_schedule import layer_steps
 
 OnStep = Callable[[int, Tensor, Tensor], None]
@@ -138,6 +140,12 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Ste
     slots_L = [
         prefix_columns(columns.held, run) if run > 1 else 0 for columns, run in zip(columns_L, steps_L, strict=True)
     ]
+    if isinstance(policy, Speculative):
+        cache = backbone.new_cache(
+            len(request.prompts), [slots and slots + policy.drafting.length for slots in slots_L]
+        )
+        choices = [request.row_choice(row, backbone.device) for row in range(len(request.prompts))]
+        return SpeculativeRun(backbone, policy, cache, prefill(cache), choices, prompt_BP.tolist())
     cache = backbone.new_cache(len(request.prompts), slots_L)
     return EagerRun(backbone, policy, cache, prefill(cache))
 

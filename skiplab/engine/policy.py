@@ -5,7 +5,7 @@ Shapes: B rows, D hidden size, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
@@ -18,8 +18,13 @@ Propagation = Literal["lazy", "eager"]
 
 
 class ExitPolicy(ABC):
-    """Chooses the layers of each decode step. Plans must be nested: a layer that a step omits never runs again."""
+    """Chooses the layers of each decode step. Plans must be nested: a layer that a step omits never runs again.
 
+    Attributes:
+        follows_plan: whether a step runs exactly the layers of its plan, for all rows, and yields one token per row.
+    """
+
+    follows_plan: ClassVar[bool] = True
     _prompt: PromptPlan | None = None
 
     @abstractmethod
@@ -37,6 +42,8 @@ class ExitPolicy(ABC):
 class RowwisePolicy(ExitPolicy, ABC):
     """A policy under which each row may exit before the end of the plan. The layers above its exit compute keys and
     values from the state in which it exited."""
+
+    follows_plan = False
 
 
 class AdaptivePolicy(RowwisePolicy, ABC):
@@ -137,15 +144,19 @@ class PromptPlanned(ExitPolicy):
     """The decode steps of another policy, after a prompt of which layers run only parts.
 
     Args:
-        decoding: must give all rows the same plan.
+        decoding: must follow its plan (`ExitPolicy.follows_plan`).
 
     Raises:
-        ValueError: rows decide when to exit, or the prompt's last position leaves out a layer of step 1.
+        ValueError: rows decide when to exit, tokens are drafted, or the prompt's last position leaves out a layer of
+            step 1.
     """
 
     def __init__(self, decoding: ExitPolicy, prompt: PromptPlan) -> None:
-        if isinstance(decoding, RowwisePolicy):
-            raise ValueError("a prompt plan needs a policy that gives all rows the same plan")
+        if not decoding.follows_plan:
+            raise ValueError(
+                "a prompt plan needs a policy that gives all rows the same plan and one token per step, got "
+                f"{type(decoding).__name__}"
+            )
         check_prompt(prompt, [decoding.plan(1)])
         self._decoding = decoding
         self._prompt = prompt

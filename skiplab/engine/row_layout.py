@@ -5,7 +5,7 @@ Shapes: B rows that decode, S key positions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from torch import Tensor
 from skiplab.engine.backbone import Backbone
 from skiplab.schedules.exit_schedule import LayerPlan
 from skiplab.schedules.prompt_plan import PromptPlan
-
-if TYPE_CHECKING:
-    from skiplab.engine.live_rows import LiveRow
 
 
 @final
@@ -57,6 +54,15 @@ def row_prompts(plan: PromptPlan, decoding: LayerPlan, lengths: Sequence[int]) -
     ]
 
 
+class CacheRow(Protocol):
+    """What is used of a row (`LiveRow`): which columns of each layer are padding, and which are filled."""
+
+    @property
+    def prompt(self) -> RowPrompt | None: ...
+    def filled(self, layer: int) -> int: ...
+    def padding(self, layer: int) -> int: ...
+
+
 class Placed(NamedTuple):
     """The newest columns of rows in some layers.
 
@@ -86,7 +92,7 @@ class Layout:
         self._backbone = backbone
         self._mask_BS: Tensor | None = None
 
-    def place(self, rows: Sequence["LiveRow"]) -> Placed:
+    def place(self, rows: Sequence[CacheRow]) -> Placed:
         """The newest columns of the rows, whose number and order must be as at the step before."""
         layer = self.layers[0]
         columns = [row.filled(layer) for row in rows]
@@ -109,7 +115,7 @@ class Layout:
         return self._mask_BS
 
 
-def layouts(rows: Sequence["LiveRow"], layers: LayerPlan, *, columns: int, backbone: Backbone) -> list[Layout]:
+def layouts(rows: Sequence[CacheRow], layers: LayerPlan, *, columns: int, backbone: Backbone) -> list[Layout]:
     """Layers by where the rows have their columns; one group if all rows hold whole prompts."""
     if all(row.prompt is None for row in rows):
         return [Layout(layers, columns=columns, backbone=backbone)]

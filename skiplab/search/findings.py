@@ -68,7 +68,7 @@ class Findings:
             session.tracker.log_file(path, "schedules")
         chosen = self._chosen(records)
         if chosen is None:
-            session.console.print("no schedule meets search.select; full depth is the answer", highlight=False)
+            session.console.print("no schedule meets search.select; full depth remains", highlight=False)
             return
         path = session.folder.path / "schedule.yaml"
         chosen.write(path)

@@ -10,10 +10,12 @@ from skiplab.engine.batch import collate
 from skiplab.engine.continuous import Engine
 from skiplab.engine.cuda_graphs import StepGraphs
 from skiplab.engine.decode import decode
+from skiplab.engine.draft_length import Drafting
 from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, PromptPlanned, Scheduled
 from skiplab.engine.prompt_columns import batch_columns, columns_of
 from skiplab.engine.request import RowRequest
+from skiplab.engine.speculative import Speculative
 from skiplab.schedules.exit_schedule import ExitSchedule
 from skiplab.schedules.prompt_plan import ALL, NONE, PromptPart, PromptPlan
 from tests.test_conformance import check_leaving_rows, decode_with_logits, reference_logits
@@ -156,8 +158,9 @@ def test_layers_store_what_the_plan_says() -> None:
 def test_what_cannot_be_decoded_is_refused() -> None:
     with pytest.raises(ValueError, match=r"leaves out \[3, 4, 5\] there"):
         PromptPlanned(FullDepth(6), PromptPlan((*[ALL] * 3, *[PromptPart(share=0.5)] * 3)))
-    with pytest.raises(ValueError, match="gives all rows the same plan"):
-        PromptPlanned(CoordinateExit(1.0), PromptPlan.whole(tuple(range(6))))
+    for policy in (CoordinateExit(1.0), Speculative(SKIP, 6, Drafting())):
+        with pytest.raises(ValueError, match=f"the same plan and one token per step, got {type(policy).__name__}"):
+            PromptPlanned(policy, PromptPlan.whole(tuple(range(6))))
     ends = PromptPlanned(FullDepth(6), PromptPlan((PromptPart(last=1),) * 6))
     with pytest.raises(ValueError, match="keys and values of the whole prompt, which this prompt plan does not give"):
         StepGraphs(BACKBONES["pre_norm"], ends, rows=1, prompt_columns=4, new_tokens=4)

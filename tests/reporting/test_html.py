@@ -1,4 +1,4 @@
-"""The page."""
+"""The HTML report."""
 
 from skiplab.evaluation.generate import Generation
 from skiplab.reporting.html import Page, html, samples
@@ -9,7 +9,7 @@ from tests.reporting.test_tables import FULL, ROWS, SKIP, SUMMARY
 
 
 def records(*batches: int) -> list[Record]:
-    """Of the full model and of SkipDecode, timed at some batch sizes."""
+    """Records of the full model and of SkipDecode, timed at some batch sizes."""
     speeds = {"decode_speedup": 2.0, "decode_tokens_per_s": 50.0, "layers_per_step": 3.0}
     return [
         Record(
@@ -31,7 +31,7 @@ class OneItem:
     prompt, references = "say <it>", ["said"]
 
 
-def test_the_page_escapes_text_and_holds_every_plot() -> None:
+def test_the_page_escapes_text_and_has_every_plot() -> None:
     drawn = figures(curves(SUMMARY, records(1, 8)))
     assert set(drawn) == {
         "quality_by_layer_speedup",
@@ -72,7 +72,7 @@ def test_many_batch_sizes_are_one_plot() -> None:
     assert titles == ["layers per step (deepest row)", "ms per token", "decode speedup"]
 
 
-def test_layer_times_stack_to_the_step() -> None:
+def test_stacked_layer_times_add_up_to_the_step() -> None:
     layers = [{"rows": 4.0, "layer_ms": 1.0, "kv_ms": 0.5, "head_ms": 0.25}, {"other_ms": 0.25}]
     figure = layer_figure({"calm": layers})
     assert figure.axes[0].get_title() == "calm: 2.00 ms"

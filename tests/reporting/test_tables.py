@@ -1,4 +1,4 @@
-"""Rows laid out for reading."""
+"""Tables of results for people to read."""
 
 import io
 
@@ -48,7 +48,7 @@ SUMMARY: list[Row] = [
 ]
 
 
-def test_a_line_per_setting_and_columns_per_batch_size() -> None:
+def test_tables_have_a_line_per_setting_and_columns_per_batch_size() -> None:
     quality, speed = tables(ROWS, SUMMARY)
     assert quality.errors == {2: "ValueError: a < b"}
     assert quality.lines[2] == [Cell("lost"), Cell("<b>")]
@@ -82,7 +82,7 @@ def test_without_timing_there_is_no_speed_table() -> None:
     assert [table.title for table in tables([FULL, SKIP], SUMMARY)] == ["Quality"]
 
 
-def test_the_console_shows_every_setting_whole() -> None:
+def test_no_setting_is_truncated_on_the_console() -> None:
     text = io.StringIO()
     print_table(ROWS, SUMMARY, Console(file=text, width=80))
     lines = [line.split() for line in text.getvalue().splitlines()]
@@ -102,7 +102,7 @@ def printed(row: Row) -> str:
     return stream.getvalue()
 
 
-def test_a_task_is_shown_by_the_figures_that_are_its_custom() -> None:
+def test_the_console_shows_the_usual_figures_of_a_task() -> None:
     rouges = {"rouge_1": 0.401, "rouge_2": 0.202, "rouge_l": 0.303}
     summary = printed({**FULL, **rouges})
     assert all(figure in summary for figure in ("0.401", "0.202", "0.303"))
@@ -116,6 +116,6 @@ def test_a_task_is_shown_by_the_figures_that_are_its_custom() -> None:
     assert "ROUGE-1" not in quality.header
 
 
-def test_the_notes_say_how_bleu_was_computed() -> None:
+def test_the_notes_have_the_signature_of_bleu() -> None:
     assert notes([{**FULL, "bleu_signature": "nrefs:1|tok:13a"}, FULL]).endswith("sacrebleu's, nrefs:1|tok:13a.")
     assert "sacrebleu" not in notes([FULL])
