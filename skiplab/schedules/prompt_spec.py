@@ -27,7 +27,7 @@ class PromptSpec:
             least 1.
 
     Raises:
-        ValueError: an argument is out of its range, or belongs to another form.
+        ValueError: an argument is out of its range or of another type, or belongs to another form.
     """
 
     form: PromptForm
@@ -40,6 +40,7 @@ class PromptSpec:
     def __post_init__(self) -> None:
         if self.form not in get_args(PromptForm):
             raise ValueError(f"prompt form must be one of {', '.join(get_args(PromptForm))}, got {self.form!r}")
+        self._check_types()
         if self.form == "decay":
             if (self.from_layer, self.first, self.last) != (None, 0, 1):
                 raise ValueError("prompt form decay takes start and end; from_layer, first and last are of other forms")
@@ -56,6 +57,14 @@ class PromptSpec:
         if self.first < 0 or self.last < 1:
             raise ValueError(f"prompt first must be at least 0 and last at least 1, got {self.first} and {self.last}")
 
+    def _check_types(self) -> None:
+        shares = {"start": self.start, "end": self.end}
+        numbers = {"from_layer": self.from_layer, "first": self.first, "last": self.last}
+        for values, types, kind in ((shares, int | float, "a number"), (numbers, int | None, "an integer")):
+            for name, value in values.items():
+                if isinstance(value, bool) or not isinstance(value, types):
+                    raise ValueError(f"prompt {name} must be {kind}, got {value!r}")
+
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> "PromptSpec | None":
         """Made from a method's `prompt` node; None runs every layer on the whole prompt.
@@ -66,11 +75,10 @@ class PromptSpec:
         if options is None:
             return None
         known = {name: value for name, value in options.items() if value is not None}
-        unknown = sorted(known.keys() - cls.__dataclass_fields__.keys())
-        if unknown or "form" not in known:
+        if known.keys() - cls.__dataclass_fields__.keys() or "form" not in known:
             raise ValueError(
                 f"prompt takes form (one of {', '.join(get_args(PromptForm))}) and its options "
-                f"{', '.join(name for name in cls.__dataclass_fields__ if name != 'form')}, got {sorted(known)}"
+                f"{', '.join(name for name in cls.__dataclass_fields__ if name != 'form')}, got {list(known)}"
             )
         return cls(**known)
 

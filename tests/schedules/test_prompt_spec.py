@@ -70,6 +70,11 @@ def test_names(options: dict[str, Any], name: str) -> None:
         ({"form": "ends"}, "needs from_layer, 1 or above, got None"),
         ({"form": "project", "from_layer": 0}, "needs from_layer, 1 or above, got 0"),
         ({"form": "ends", "from_layer": 3, "last": 0}, "last at least 1, got 0 and 0"),
+        ({"form": "ends", "from_layer": "upper"}, "prompt from_layer must be an integer, got 'upper'"),
+        ({"form": "ends", "from_layer": 2.5}, "prompt from_layer must be an integer, got 2.5"),
+        ({"form": "ends", "from_layer": 3, "first": True}, "prompt first must be an integer, got True"),
+        ({"form": "decay", "end": "half"}, "prompt end must be a number, got 'half'"),
+        ({"form": "decay", 3: 4}, r"prompt takes form .*, got \['form', 3\]"),
     ],
 )
 def test_what_makes_no_plan_is_refused(options: dict[str, Any], message: str) -> None:
