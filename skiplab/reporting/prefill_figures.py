@@ -11,7 +11,7 @@ PREFILL_FIGURES = (
         unit="x",
         form="{:.2f}x",
         sense="maximize",
-        shown=(Shown(place="quality"),),
+        shown=(Shown(place="console"), Shown(place="quality")),
         over_seeds="mean",
         trial="plan",
     ),
