@@ -19,27 +19,36 @@ from skiplab.comparison.cases import expand
 from skiplab.engine import packed_linear
 from skiplab.engine.backbone import Backbone, Context
 from skiplab.engine.batch import Batch, collate, left_pad
-from skiplab.engine.cuda_graphs import StepGraphs
+from skiplab.engine.cuda_graphs import StepGraphs, unrecordable
 from skiplab.engine.decode import DecodeResult, decode
 from skiplab.engine.parallel_forward import causal_mask, planned_logits, positions
-from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.policy import ExitPolicy, PromptPlanned, RowwisePolicy
 from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.methods.spec import MethodSpec
 from skiplab.schedules.exit_schedule import layer_steps
+from skiplab.schedules.prompt_plan import PromptPart, PromptPlan
 from tests.tiny import DEVICES, EOS, LAYOUTS, PAD, prompts, tiny_backbone
 
 STEPS = 14
 LENGTHS = [6, 9, 10, 12, 12, 14]
 ROOT = files("experiments") / "method"
+# Overrides of a method file that change what it computes.
+VARIANTS = {
+    "skipdecode prompt decay": ["method.prompt={form: decay}"],
+    "skipdecode prompt ends": ["method.prompt={form: ends, from_layer: 2, first: 1, last: 2}"],
+    "skipdecode prompt project": ["method.prompt={form: project, from_layer: 3}"],
+}
 METHODS = sorted(entry.name.removesuffix(".yaml") for entry in ROOT.iterdir() if entry.name.endswith(".yaml"))
+METHODS += VARIANTS
 
 
 @cache
 def composed(method: str) -> Any:
     """The node of a method file with two speedups, as plain values."""
+    overrides = [f"method={method.split()[0]}", "speedups=[1.5,2.5]", *VARIANTS.get(method, [])]
     with initialize_config_module("experiments", version_base="1.3"):
-        config = compose("config", overrides=[f"method={method}", "speedups=[1.5,2.5]"])
+        config = compose("config", overrides=overrides)
     return OmegaConf.to_container(config.method, resolve=True)
 
 
@@ -114,17 +123,29 @@ def reference_logits(backbone: Backbone, policy: ExitPolicy, prompt: list[int], 
     """Logits of each generated token, computed with the layers that its step ran, without cache or prefix slicing."""
     ids_1T = torch.tensor([[*prompt, *tokens[:-1]]], device=backbone.device)
     valid_1T = torch.ones_like(ids_1T, dtype=torch.bool)
-    ran_LT = torch.zeros(backbone.num_layers, ids_1T.shape[1], dtype=torch.bool, device=backbone.device)
-    ran_LT[list(policy.plan(0)), : len(prompt)] = True
+    ran_LT = prompt_runs(policy.prompt, backbone.num_layers, len(prompt), ids_1T.shape[1]).to(backbone.device)
+    seen_LT = ran_LT.clone() | policy.prompt.projects
+    seen_LT[:, len(prompt) :] = True
     for step, depth in enumerate(depths[1:], start=1):
         ran_LT[list(policy.plan(step)[:depth]), len(prompt) - 1 + step] = True
     position_1T = positions(valid_1T)
     h_1TD = backbone.embed(ids_1T, position_1T)
-    context = Context(causal_mask(valid_1T, h_1TD.dtype), rotary=backbone.rotary(position_1T))
+    rotary = backbone.rotary(position_1T)
     for layer in range(backbone.num_layers):
+        context = Context(causal_mask(seen_LT[layer][None], h_1TD.dtype), rotary=rotary)
         updated = backbone.layer(layer, h_1TD, context)
         h_1TD = torch.where(ran_LT[layer][None, :, None], updated, h_1TD)
     return backbone.head(h_1TD[0, len(prompt) - 1 :])
+
+
+def prompt_runs(plan: PromptPlan, num_layers: int, length: int, columns: int) -> Tensor:
+    """Which prompt positions run each layer, (L, T), position by position; False after the prompt."""
+    ran_LT = torch.zeros(num_layers, columns, dtype=torch.bool)
+    for layer in range(num_layers):
+        leading, trailing = plan.part(layer).ends(length)
+        for position in range(length):
+            ran_LT[layer, position] = position < leading or position >= length - trailing
+    return ran_LT
 
 
 def check_parallel_forward(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]]) -> DecodeResult:
@@ -165,7 +186,9 @@ def test_step_by_step_equals_parallel_forward(engine: Backbone, policies: list[E
 def test_recorded_steps_give_the_same_tokens(engine: Backbone, policies: list[ExitPolicy]) -> None:
     rows = prompts(4)
     for policy in policies:
-        if isinstance(policy, RowwisePolicy | Speculative):
+        if unrecordable(policy):
+            with pytest.raises(ValueError, match="recorded steps need"):
+                StepGraphs(engine, policy, rows=4, prompt_columns=9, new_tokens=STEPS)
             continue
         graphs = StepGraphs(engine, policy, rows=4, prompt_columns=9, new_tokens=STEPS)
         expected = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
@@ -223,12 +246,12 @@ def test_plans_are_nested_and_depths_follow_them(engine: Backbone, policies: lis
 
 def test_kv_memory_is_what_the_plan_needs(engine: Backbone, policies: list[ExitPolicy]) -> None:
     rows = prompts(3)
-    columns = max(map(len, rows))
     for policy in policies:
         result = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
         steps_L = [sum(layer in policy.plan(step) for step in range(1, STEPS)) for layer in range(engine.num_layers)]
         drafts = policy.drafting.length if isinstance(policy, Speculative) else 0
-        slots = sum(columns + steps + drafts for steps in steps_L if steps)
+        held_L = [max(policy.prompt.held(layer, len(row), 99) for row in rows) for layer in range(engine.num_layers)]
+        slots = sum(held + steps + drafts for held, steps in zip(held_L, steps_L, strict=True) if steps)
         width = engine.kv_heads * engine.head_size
         assert result.kv_bytes == 2 * len(rows) * slots * width * 4
 
@@ -264,11 +287,15 @@ def test_hyperparameters_are_plain_values(modules: list[ExitModule]) -> None:
         assert "setup" not in module.hparams
 
 
+@pytest.mark.parametrize("prompted", [False, True])
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_full_depth_equals_hugging_face_greedy(layout: str, device: str) -> None:
+def test_full_depth_equals_hugging_face_greedy(layout: str, device: str, prompted: bool) -> None:
     backbone = tiny_backbone(layout).to(device)
     policy = candidates("full", backbone)[0].build(setup(backbone)).exit_policy([])
+    if prompted:
+        # As many last positions as any prompt has.
+        policy = PromptPlanned(policy, PromptPlan((PromptPart(last=64),) * backbone.num_layers))
     rows = prompts(6, seed=5)
     ids_BP, mask_BP = left_pad(rows, PAD)
     out_BT = backbone.model.generate(  # type: ignore[operator]

@@ -36,10 +36,14 @@ def prepared(*overrides: str, allow_distributed: bool = False) -> Prepared:
 # Without those that read the configuration of another run.
 @pytest.mark.parametrize("name", [name for name in options("experiment") if name not in ("report", "export")])
 def test_experiments(tmp_path: Path, name: str) -> None:
-    # These need tasks and weights from the hub or a package. A limit is set, because without it calibrations refuse so
-    # few items.
-    elsewhere = name in (*papers.EXPERIMENTS, "pretrained_e2e")
-    task = (*papers.local_copy(name, tmp_path), "backbone.pretrained=false", "limit=100") if elsewhere else SMALL_TASK
+    task: tuple[str, ...] = SMALL_TASK
+    if name in (*papers.EXPERIMENTS, "pretrained_e2e"):
+        # These need tasks and weights from the hub or a package. A limit is set, because without it calibrations refuse
+        # so few items.
+        task = (*papers.local_copy(name, tmp_path), "backbone.pretrained=false", "limit=100")
+    elif name == "prompt_decay":
+        # Has a task of its own.
+        task = ("limit=100",)
     parts = prepared(f"experiment={name}", *task, allow_distributed=name == "scaling")
     assert parts.cases[0].entry.label == "full 1x"
     assert len(experiments()[name]) > 20

@@ -7,8 +7,17 @@ from torch import Tensor
 
 from skiplab.backbones.shapes import LlamaSpec, OPTSpec, Shape
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, FullDepth, Head, Propagation
+from skiplab.engine.policy import (
+    AdaptivePolicy,
+    BatchPolicy,
+    ExitPolicy,
+    FullDepth,
+    Head,
+    PromptPlanned,
+    Propagation,
+)
 from skiplab.schedules.exit_schedule import LayerPlan
+from skiplab.schedules.prompt_spec import PromptSpec
 
 VOCABULARY, PAD, BOS, EOS = 48, 0, 1, 2
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -41,6 +50,19 @@ def prompts(count: int, seed: int = 0, longest: int = 9) -> list[list[int]]:
     """Prompts of different lengths, without special tokens."""
     rng = random.Random(seed)
     return [[rng.randrange(3, VOCABULARY) for _ in range(rng.randint(1, longest))] for _ in range(count)]
+
+
+def prompt_policies(decoding: ExitPolicy) -> dict[str, ExitPolicy]:
+    """Prompt plans of every form before the decode steps of a policy with six layers."""
+    specs = (
+        PromptSpec(form="decay"),
+        PromptSpec(form="decay", start=0.25, end=0.5),
+        PromptSpec(form="ends", from_layer=3, last=2),
+        PromptSpec(form="ends", from_layer=2, first=1, last=3),
+        PromptSpec(form="project", from_layer=2),
+        PromptSpec(form="project", from_layer=3, first=2, last=2),
+    )
+    return {str(spec): PromptPlanned(decoding, spec.plan(6, decoding.plan(1))) for spec in specs}
 
 
 class CoordinateExit(AdaptivePolicy):

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.cuda_graphs import StepGraphs
+from skiplab.engine.cuda_graphs import StepGraphs, unrecordable
 from skiplab.engine.decode import DecodeResult, decode
 from skiplab.engine.draft_length import DraftCounts
-from skiplab.engine.policy import ExitPolicy, RowwisePolicy
-from skiplab.engine.speculative import Speculative
+from skiplab.engine.policy import ExitPolicy
 from skiplab.utils.peak_memory import peak_memory
 from skiplab.utils.progress import Progress
 
@@ -88,7 +87,7 @@ def engine_system(
 
     @cache
     def graphs() -> StepGraphs | None:
-        if workload is None or backbone.device.type != "cuda" or isinstance(policy, RowwisePolicy | Speculative):
+        if workload is None or backbone.device.type != "cuda" or unrecordable(policy):
             return None
         return StepGraphs(
             backbone, policy, rows=workload.batch_size, prompt_columns=max(map(len, workload.prompts)),
@@ -135,10 +134,10 @@ class Timing:
     drafts: DraftCounts | None = None
 
     def row(self, baseline: "Timing | None") -> dict[str, Any]:
-        """Speed figures: medians over rounds, quartiles of the throughput and of the speedup.
+        """Speed figures: medians over rounds, quartiles of the throughput and of the speedups.
 
-        The speedup is the ratio of decode times round by round against `baseline` in the same run; without
-        a baseline there is none.
+        Speedups are the ratios of times round by round against `baseline` in the same run; without a baseline there are
+        none.
         """
         tokens, rows = sum(self.workload.lengths), len(self.workload.lengths)
         batches = self.workload.batches()
@@ -163,8 +162,13 @@ class Timing:
         if self.peak_memory_bytes is not None:
             row["peak_memory_bytes"] = self.peak_memory_bytes
         if baseline is not None:
-            speedups = [base.decode / run.decode for base, run in zip(baseline.rounds, self.rounds, strict=True)]
-            row |= {"decode_speedup": statistics.median(speedups), "decode_speedup_quartiles": quartiles(speedups)}
+            for name, part in (("decode", "decode"), ("prefill", "prefill"), ("end_to_end", "total")):
+                pairs = zip(baseline.rounds, self.rounds, strict=True)
+                speedups = [getattr(base, part) / getattr(run, part) for base, run in pairs]
+                row |= {
+                    f"{name}_speedup": statistics.median(speedups),
+                    f"{name}_speedup_quartiles": quartiles(speedups),
+                }
             if self.layers_per_step is not None and baseline.layers_per_step is not None:
                 row["step_layer_speedup"] = baseline.layers_per_step / self.layers_per_step
         return row

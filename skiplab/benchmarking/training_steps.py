@@ -16,7 +16,7 @@ from torch import nn
 from skiplab.benchmarking.roofline import Footprint
 from skiplab.benchmarking.timing import quartiles
 from skiplab.engine.batch import IGNORE, Batch
-from skiplab.engine.parallel_forward import prefix_columns
+from skiplab.engine.prompt_columns import batch_columns
 from skiplab.methods.base import ExitModule
 from skiplab.methods.full import Full
 from skiplab.methods.scheduled import PlanTrainedModule
@@ -87,7 +87,8 @@ def expected_cost(module: ExitModule, batches: Sequence[Batch]) -> dict[str, flo
     ran = whole = head = 0
     for batch in batches:
         steps_L = layer_steps(policy.plan, backbone.num_layers, batch.decode_steps)
-        ran += len(batch.input_BT) * sum(prefix_columns(batch.prompt_columns, steps) for steps in steps_L)
+        columns_L = batch_columns(policy.prompt, steps_L, batch.prompt_mask_BP)
+        ran += len(batch.input_BT) * sum(columns.count for columns in columns_L)
         whole += backbone.num_layers * batch.input_BT.numel()
         head += int((batch.target_BG != IGNORE).sum()) * size.head_weights
     flops_ratio = (ran * size.layer_weights + head) / (whole * size.layer_weights + head)

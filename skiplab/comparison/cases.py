@@ -20,8 +20,8 @@ class Case:
     """One method in one setting with one seed.
 
     Attributes:
-        family: shared by settings that differ only in speed and passes: the method, and its swept hyperparameters
-            except the first.
+        family: shared by settings that differ only in speed and passes: the method, the node if several are of this
+            method, and its swept hyperparameters except the first.
         candidates: specs to build it from; in a calibrated case, the hypotheses from the slowest to the fastest,
             otherwise one spec.
         delta: the loss that a calibrated case is certified for; None if it is not calibrated.
@@ -60,7 +60,9 @@ def expand(
         ValueError: a module refuses its hyperparameters, or two cases have the same name.
     """
     cases: list[Case] = []
-    for node in methods.values():
+    names = [node["name"] for node in methods.values() if not node.get("calibrate")]
+    for key, node in methods.items():
+        method = [node["name"], *([key] if names.count(node["name"]) > 1 and key != node["name"] else [])]
         calibrated = node.get("calibrate") or {}
         fixed = {*calibrated, *(["speedup"] if node.get("schedule") else [])}
         sweep = {key: values for key, values in (node.get("sweep") or {}).items() if key not in fixed}
@@ -70,8 +72,9 @@ def expand(
             trained = any(spec.training is not None for spec in candidates)
             if not trained and swept.pop("passes", None) not in (None, sweep.get("passes", [None])[0]):
                 continue
+            family = [*method, *_swept_words(swept, sweep)]
             for seed in seeds if trained else seeds[:1]:
-                cases += _cases(node, swept, candidates, seed, deltas)
+                cases += _cases(node, family, candidates, seed, deltas, swept.get("passes"))
     keys = [case.entry.key for case in cases]
     for key in keys:
         if keys.count(key) > 1:
@@ -91,14 +94,12 @@ def rivals(cases: Sequence[Case], method: str = "skipdecode") -> dict[Setting, S
 
 def _cases(
     node: Mapping[str, Any],
-    swept: Mapping[str, Any],
+    family: Sequence[str],
     candidates: tuple[MethodSpec, ...],
     seed: int,
     deltas: Sequence[float],
+    passes: int | None,
 ) -> Iterator[Case]:
-    also = [key for key in list(swept)[1:] if swept[key] is not None and key != "passes"]
-    family = [node["name"], *(_named(key, swept[key]) for key in also)]
-    passes = swept.get("passes")
     words = [] if passes is None else [f"{passes} pass{'es' if passes > 1 else ''}"]
     if not node.get("calibrate"):
         entry = Entry(node["name"], " ".join([candidates[0].setting, *words]), seed)
@@ -148,5 +149,22 @@ def _combinations(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]
         yield dict(zip(lists, values, strict=True))
 
 
-def _named(key: str, value: Any) -> str:
-    return f"{key}={'+'.join(value) if isinstance(value, Mapping) else value}"
+def _swept_words(swept: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The swept values in a family's name; not the first, which is the speed."""
+    also = [key for key in list(swept)[1:] if swept[key] is not None and key != "passes"]
+    return [f"{key}={_named(swept[key], sweep[key])}" for key in also]
+
+
+def _named(value: Any, values: Sequence[Any]) -> str:
+    """A mapping among others is named by its texts, and by the keys of its numbers that others with these texts lack;
+    by all keys if nothing is left."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    texts = _texts(value)
+    alike = [other for other in values if isinstance(other, Mapping) and _texts(other) == texts]
+    own = [key for key in value if not isinstance(value[key], str) and not all(key in other for other in alike)]
+    return "+".join([*texts, *own] or value)
+
+
+def _texts(value: Mapping[str, Any]) -> list[str]:
+    return [inner for inner in value.values() if isinstance(inner, str)]

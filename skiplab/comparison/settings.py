@@ -14,7 +14,7 @@ from skiplab.comparison.publish import track_outputs
 from skiplab.comparison.save_setting import save_setting, setting_folder
 from skiplab.comparison.session import Session
 from skiplab.data.module import Item
-from skiplab.engine.policy import HindsightPolicy
+from skiplab.engine.policy import ExitPolicy, HindsightPolicy
 from skiplab.evaluation.calibration import Verdict
 from skiplab.evaluation.generate import Generation, generate, generate_hf, perplexity, quality
 from skiplab.evaluation.significance import seed_item_interval
@@ -117,6 +117,7 @@ class Settings:
             **_given("target_speedup", module and module.target_speedup),
             **_given("threshold", getattr(policy, "threshold", None)),
             **_given("perplexity", perplexity(backbone, policy, self._models.test_batches, self._ranks)),
+            **_given("prefill_layer_speedup", self._prefill_layer_speedup(policy)),
         }
         if place is not None:
             spec = case.candidates[place]
@@ -126,6 +127,12 @@ class Settings:
         if verdict is not None:
             figures |= self._calibration_figures(case, verdict, module, outputs)
         return _Decoded(outputs, place, figures, decoder)
+
+    def _prefill_layer_speedup(self, policy: ExitPolicy) -> float | None:
+        """None if every layer runs on whole prompts."""
+        depth = policy.prompt.mean_depth([len(item.prompt_ids) for item in self._items])
+        layers = self._models.base.num_layers
+        return None if depth == layers else layers / depth
 
     def refreshed(self, record: Record, case: Case | None) -> Record:
         """A finished record, updated where it depends on the other settings of the current comparison."""

@@ -16,6 +16,7 @@ from skiplab.engine.draft_length import DraftCounts
 from skiplab.engine.kv_cache import KVCache
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.row_layout import row_prompts
 from skiplab.engine.step_runners import step_runner
 from skiplab.engine.token_choice import TokenChoice
 
@@ -121,7 +122,11 @@ class EagerRun(BatchRun):
         self._limits = prefilled.limit_B.tolist()
         self._cancelled: set[int] = set()
         padding = (~prefilled.mask_BP).sum(1).tolist()
-        self._all = [LiveRow(index, policy, pad, prompt_columns) for index, pad in enumerate(padding)]
+        prompts = row_prompts(policy.prompt, policy.plan(1), [prompt_columns - pad for pad in padding])
+        self._all = [
+            LiveRow(index, policy, pad, prompt_columns, prompt=prompt)
+            for index, (pad, prompt) in enumerate(zip(padding, prompts, strict=True))
+        ]
         self._live.rows = list(self._all)
         self._take(prefilled.logits_BV, [len(policy.plan(0))] * rows, 0)
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.depth_order import check_chain
 from skiplab.engine.handle import Handle
-from skiplab.engine.kv_cache import Place
 from skiplab.engine.live_rows import LiveRow, LiveRows
-from skiplab.engine.policy import ExitPolicy, RowwisePolicy
-from skiplab.engine.read_chunk import read_chunk
+from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.read_chunk import Chunk, read_chunk
 from skiplab.engine.request import RowRequest
 from skiplab.engine.row_choice import choose
+from skiplab.engine.row_layout import RowPrompt
 from skiplab.engine.speculative import Rounds, Speculative
 from skiplab.engine.step_runners import step_runner
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
@@ -141,7 +141,7 @@ class Engine:
             ValueError: as `check`, or the policy cannot be mixed with the engine's.
         """
         self.check(request)
-        if policy is not None and any(isinstance(one, RowwisePolicy | Speculative) for one in (policy, self._policy)):
+        if policy is not None and not (policy.follows_plan and self._policy.follows_plan):
             raise ValueError(
                 "a policy that drafts, or under which rows exit on their own, cannot be mixed with another policy"
             )
@@ -149,7 +149,9 @@ class Engine:
             self._check_plans(policy)
         if self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
             raise QueueFullError(f"{len(self._waiting)} of {self._max_waiting} places in the queue are taken")
-        handle = Handle(request, LiveRow(self._submitted, policy or self._policy), on_token)
+        policy = policy or self._policy
+        row = LiveRow(self._submitted, policy, prompt=_row_prompt(policy, len(request.prompt)))
+        handle = Handle(request, row, on_token)
         self._submitted += 1
         self._waiting.append(handle)
         return handle
@@ -209,8 +211,9 @@ class Engine:
         group = [self._running[row.index] for row in self._grouped(reading)]
         first = group[0].row
         rest = [handle.request.prompt[handle.row.column :][: self._chunk] for handle in group]
-        place = Place(slice(found := self._live.rows.index(first), found + len(group)), first.column)
-        h_RTD = read_chunk(self._backbone, self._cache, place, rest, first.policy.plan(0))
+        rows = slice(found := self._live.rows.index(first), found + len(group))
+        chunk = Chunk(rest, first.column, [len(handle.request.prompt) for handle in group])
+        h_RTD = read_chunk(self._backbone, self._cache, rows, chunk, first.policy.prompt)
         ends: list[Handle] = []
         places: list[int] = []
         for place, (handle, ids) in enumerate(zip(group, rest, strict=True)):
@@ -229,7 +232,7 @@ class Engine:
         widest = self._left(reading[0])
         for row in reading[1:]:
             widest = max(widest, self._left(row))
-            same = row.policy.plan(0) == found[0].policy.plan(0) and row.column == found[0].column == 0
+            same = row.policy.prompt == found[0].policy.prompt and row.column == found[0].column == 0
             if not same or widest * (len(found) + 1) > self._chunk:
                 break
             found.append(row)
@@ -264,3 +267,8 @@ class Engine:
                 handle.on_token(token)
             if ended:
                 self.cancel(handle)
+
+
+def _row_prompt(policy: ExitPolicy, length: int) -> RowPrompt | None:
+    plan = policy.prompt
+    return None if all(map(plan.is_held_whole, plan.layers)) else RowPrompt(plan, length)

@@ -20,9 +20,8 @@ from skiplab.engine.batch_run import BatchRun, DecodeResult, Prefilled
 from skiplab.engine.fused_layers import with_kernels
 from skiplab.engine.kv_cache import StaticKVCache
 from skiplab.engine.parallel_forward import prefix_columns
-from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.recorded_choice import Choose, RecordedChoice
-from skiplab.engine.speculative import Speculative
 from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
 
@@ -72,18 +71,27 @@ class _State:
 _Key = tuple[LayerPlan, int] | tuple[LayerPlan, int, tuple[object, ...]]
 
 
+def unrecordable(policy: ExitPolicy) -> str | None:
+    """What the decode steps of a policy lack to be recorded; None if they can be."""
+    if not policy.follows_plan:
+        return "a policy that gives all rows the same plan, and one token per step"
+    if not all(map(policy.prompt.is_held_whole, policy.plan(1))):
+        return "layers that have keys and values of the whole prompt, which this prompt plan does not give them"
+    return None
+
+
 @final
 class StepGraphs:
     """The recorded steps of a policy for one batch size, and the tensors that they work on.
 
     Args:
-        policy: must give all rows the same plan.
+        policy: must give all rows the same plan, and one token per step.
         rows: the exact number of rows per batch.
         prompt_columns, new_tokens: the most that a batch may have.
         record: whether a GPU records the steps; otherwise they run eagerly, so that a profiler sees them.
 
     Raises:
-        ValueError: under the policy, rows decide when to exit.
+        ValueError: the policy's steps cannot be recorded.
     """
 
     def __init__(
@@ -96,8 +104,8 @@ class StepGraphs:
         new_tokens: int,
         record: bool = True,
     ) -> None:
-        if isinstance(policy, RowwisePolicy | Speculative):
-            raise ValueError("recorded steps need a policy that gives all rows the same plan, and one token per step")
+        if reason := unrecordable(policy):
+            raise ValueError(f"recorded steps need {reason}")
         self.backbone = backbone
         self._stepping = with_kernels(backbone)
         self.policy = policy

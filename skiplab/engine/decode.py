@@ -16,6 +16,7 @@ from skiplab.engine.cuda_graphs import GraphRun, StepGraphs
 from skiplab.engine.kv_cache import KVStore
 from skiplab.engine.parallel_forward import forward, prefix_columns
 from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.prompt_columns import batch_columns
 from skiplab.engine.recorded_choice import not_recordable
 from skiplab.engine.request import Request
 from skiplab.engine.speculative import Speculative
@@ -118,11 +119,10 @@ def decode_steps(
 def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: StepGraphs | None) -> BatchRun:
     """The prompt pass."""
     prompt_BP, mask_BP = (tensor.to(backbone.device) for tensor in request.left_padded())
-    columns = prompt_BP.shape[1]
     steps_L = layer_steps(policy.plan, backbone.num_layers, request.longest - 1)
+    columns_L = batch_columns(policy.prompt, [min(run, 1) for run in steps_L], mask_BP)
 
     def prefill(cache: KVStore) -> Prefilled:
-        columns_L = [columns if run else 0 for run in steps_L]
         h_BTD = forward(backbone, prompt_BP, mask_BP, columns_L=columns_L, cache=cache)
         return Prefilled(
             logits_BV=backbone.head(h_BTD[:, -1]),
@@ -137,7 +137,9 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Ste
     if graphs is not None:
         return GraphRun(graphs, prefill(graphs.prompt_cache()), request.choosing, prompt_BP)
     # A layer that only the prompt pass runs needs no cache.
-    slots_L = [prefix_columns(columns, run) if run > 1 else 0 for run in steps_L]
+    slots_L = [
+        prefix_columns(columns.held, run) if run > 1 else 0 for columns, run in zip(columns_L, steps_L, strict=True)
+    ]
     if isinstance(policy, Speculative):
         cache = backbone.new_cache(
             len(request.prompts), [slots and slots + policy.drafting.length for slots in slots_L]

@@ -1,8 +1,8 @@
 """The order of rows in a batch in which each row has its own plan. Pure Python."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from skiplab.schedules.exit_schedule import LayerPlan
@@ -37,6 +37,10 @@ class LayerRun:
 
     layers: LayerPlan
     first: int
+
+    def split(self, kind: Mapping[int, Any]) -> "list[LayerRun]":
+        """Parts whose layers are of one kind."""
+        return [LayerRun(tuple(part), self.first) for _, part in groupby(self.layers, lambda layer: kind[layer])]
 
 
 def check_chain(plans: Iterable[LayerPlan]) -> None:

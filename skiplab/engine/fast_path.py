@@ -5,13 +5,12 @@ from typing import final
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch_run import DecodeResult
-from skiplab.engine.cuda_graphs import StepGraphs
+from skiplab.engine.cuda_graphs import StepGraphs, unrecordable
 from skiplab.engine.decode import Step, decode_request, decode_steps
 from skiplab.engine.number_format import NumberFormat
-from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.recorded_choice import not_recordable
 from skiplab.engine.request import Request
-from skiplab.engine.speculative import Speculative
 
 # How many batch sizes may have recorded steps at a time.
 _MAX_RECORDED = 4
@@ -37,7 +36,7 @@ class FastPath:
         self._policy = policy
         self._format = number_format
         on_gpu = backbone.device.type == "cuda"
-        recordable = number_format is not None and not isinstance(policy, RowwisePolicy | Speculative)
+        recordable = number_format is not None and not unrecordable(policy)
         self._records = (on_gpu if records is None else records) and recordable
         self._packed: dict[bool, Backbone] = {}
         self._graphs: dict[int, StepGraphs] = {}

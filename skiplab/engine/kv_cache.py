@@ -52,6 +52,20 @@ class KVStore(ABC):
 
 
 @final
+class GivenKV(KVStore):
+    """Keys and values of one layer that are known before it runs; it attends to these, and its own are dropped."""
+
+    def __init__(self, key_BHTK: Tensor, value_BHTK: Tensor) -> None:
+        self._keys, self._values = [key_BHTK], [value_BHTK]
+
+    def seek(self, place: int) -> None:
+        pass
+
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return self._keys[0], self._values[0]
+
+
+@final
 @dataclass(frozen=True)
 class Place:
     """Where the next keys and values of each layer go, and which columns are attended to.

@@ -14,6 +14,7 @@ from skiplab.engine.backbone import Backbone, Context, Rotary
 from skiplab.engine.depth_order import LayerRun, exchanges, layer_runs
 from skiplab.engine.kv_cache import KVCache, Place
 from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.row_layout import Layout, RowPrompt, layouts
 from skiplab.engine.step_runners import Span, StepRows, StepRunner
 from skiplab.schedules.exit_schedule import LayerPlan
 
@@ -31,6 +32,7 @@ class LiveRow:
         tokens: generated so far; empty while its prompt is being read.
         depths: number of layers that ran for each of these tokens.
         plan: the layers of its next step.
+        prompt: its prompt, if layers lack positions of it; None if every layer has the columns below `column`.
     """
 
     index: int
@@ -41,6 +43,7 @@ class LiveRow:
     depths: list[int] = field(default_factory=list)
     plan: LayerPlan = ()
     ended: bool = False
+    prompt: RowPrompt | None = None
 
     @property
     def step(self) -> int:
@@ -54,6 +57,14 @@ class LiveRow:
             return 2, 0
         return (0, len(self.plan)) if self.tokens else (1, 0)
 
+    def filled(self, layer: int) -> int:
+        """The number of leading columns in a layer's cache that are written, padding included."""
+        return self.column if self.prompt is None else self.prompt.filled(layer, self.column - self.pad)
+
+    def padding(self, layer: int) -> int:
+        """The columns of left padding in a layer's cache."""
+        return self.pad if self.prompt is None else self.prompt.padding(layer)
+
 
 @final
 class LiveRows:
@@ -62,7 +73,8 @@ class LiveRows:
     The invariant: plans are nested from row to row, so the rows that run layer `l` are the last ones, from some
     `first_l` on, and each layer works on one contiguous slice `h[first_l:]`, keys and values included: nothing is
     gathered or copied. Plans are nested from step to step too, so a row that runs a layer has the keys and values of
-    all its positions there, and one length per row masks every layer. A row that arrives, ends or reaches a smaller
+    all its positions there, and one length per row masks every layer; layers that lack positions of a prompt have
+    lengths of their own (`row_layout`). A row that arrives, ends or reaches a smaller
     depth costs at most one swap of two rows' keys and values per distinct depth that it passes.
 
     Rows whose prompts are being read come after those that decode.
@@ -79,7 +91,9 @@ class LiveRows:
         self._cache = cache
         self._runner = runner
         self._columns = columns
-        self._mask_BS: Tensor | None = None
+        # For so many rows in their present order; 0 after a change.
+        self._laid_out = 0
+        self._layouts: list[Layout] = []
         self._plans: dict[tuple[ExitPolicy, int], LayerPlan] = {}
         self.rows: list[LiveRow] = []
 
@@ -106,7 +120,7 @@ class LiveRows:
     def grow(self, columns: int) -> None:
         """Make room for more columns; the cache must have grown before."""
         self._runner.grow(columns)
-        self._columns, self._mask_BS = columns, None
+        self._columns, self._laid_out = columns, 0
 
     def take(self, row: LiveRow, token: int, depth: int) -> None:
         """Append a row's next token, and the number of layers that ran for it."""
@@ -168,41 +182,29 @@ class LiveRows:
         return self._plans[key]
 
     def _step(self, rows: Sequence[LiveRow], rotary: Rotary | None) -> StepRows:
-        columns = [row.column for row in rows]
-        level = max(columns) == min(columns)
-        column_B = None if level else torch.tensor(columns, device=self._backbone.device)
-        mask_BS = self._mask(rows, columns, level=level)
+        if len(rows) != self._laid_out:
+            # The layers of the deepest row, which no later step of these rows exceeds.
+            self._layouts = layouts(rows, rows[-1].plan, columns=self._columns, backbone=self._backbone)
+            self._laid_out = len(rows)
+        placed = [layout.place(rows) for layout in self._layouts]
+        of_layer = {layer: at for at, layout in enumerate(self._layouts) for layer in layout.layers}
 
         def span(run: LayerRun) -> Span:
-            first = run.first
+            first, (columns, column_B, mask_BS) = run.first, placed[of_layer[run.layers[0]]]
             end = (max(columns[first:]) if first else max(columns)) + 1
             place = Place(slice(first, len(rows)), columns[0] if column_B is None else column_B[first:], end)
             mask = None if mask_BS is None else mask_BS[first:, None, None, :end]
             turned = rotary and (rotary.map(lambda part: part[first:]) if first else rotary)
             return Span(run.layers, place, Context(mask, self._cache, turned))
 
+        runs = _runs([row.plan for row in rows])
         return StepRows(
-            spans=[span(run) for run in _runs([row.plan for row in rows])],
+            spans=[span(part) for run in runs for part in (run.split(of_layer) if len(placed) > 1 else [run])],
             depths=[len(row.plan) for row in rows],
             steps=[row.step for row in rows],
-            columns=columns,
+            columns=[row.column for row in rows],
             positions=[row.column - row.pad for row in rows],
         )
-
-    def _mask(self, rows: Sequence[LiveRow], columns: Sequence[int], *, level: bool) -> Tensor | None:
-        """Additive mask (B, S) that hides padding and the columns after each row's new one; None hides nothing."""
-        if level and not any(row.pad for row in rows):
-            self._mask_BS = None
-        elif self._mask_BS is None or len(self._mask_BS) != len(rows):
-            column_S, column_B1 = torch.arange(self._columns), torch.tensor(columns)[:, None]
-            hidden_BS = (column_S < torch.tensor([row.pad for row in rows])[:, None]) | (column_S > column_B1)
-            mask_BS = torch.zeros(hidden_BS.shape, dtype=self._backbone.dtype).masked_fill_(hidden_BS, -torch.inf)
-            self._mask_BS = mask_BS.to(self._backbone.device)
-        elif level:
-            self._mask_BS[:, columns[0]] = 0
-        else:
-            self._mask_BS[torch.arange(len(rows)), torch.tensor(columns)] = 0
-        return self._mask_BS
 
     def _arrange(self) -> None:
         """Restore the order, and drop the rows that have ended."""
@@ -211,7 +213,7 @@ class LiveRows:
             self._exchange(one, other)
         before, self.rows = self.rows, [row for row in self.rows if not row.ended]
         if swaps or len(self.rows) < len(before):
-            self._mask_BS = None
+            self._laid_out = 0
             self._runner.drop(len(self.rows))
 
     def _exchange(self, one: int, other: int) -> None:
@@ -225,8 +227,8 @@ class LiveRows:
 
     def _filled(self, row: LiveRow, layer: int) -> int:
         """The number of leading columns of a layer that later steps of the row still read."""
-        plan = row.plan if row.tokens else row.policy.plan(0)
-        return row.column if layer in plan and not row.ended else 0
+        plan = row.plan if row.tokens else row.policy.prompt.layers
+        return row.filled(layer) if layer in plan and not row.ended else 0
 
 
 def _runs(plans: Sequence[LayerPlan]) -> list[LayerRun]:

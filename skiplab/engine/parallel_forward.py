@@ -1,20 +1,24 @@
 """The parallel forward: the function that step-by-step decoding computes, over all positions at once.
 
 Because plans are nested, layer `l` works on a prefix of the sequence, so the forward under a
-schedule is `h[:, :n_l] = layer_l(h[:, :n_l])`. It serves training, scoring and prefill alike.
+schedule is `h[:, :n_l] = layer_l(h[:, :n_l])`. Under a plan over prompt positions a layer works on an index set of
+columns (`prompt_columns`). It serves training, scoring and prefill alike.
 
-Shapes: B rows, T positions, P prompt columns, G generated columns, D hidden size, V vocabulary, L layers.
+Shapes: B rows, T positions, P prompt columns, C columns that run a layer, G generated columns, D hidden size, V
+vocabulary, L layers.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone, Context
 from skiplab.engine.batch import Batch
-from skiplab.engine.kv_cache import KVStore
+from skiplab.engine.kv_cache import GivenKV, KVStore
 from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.prompt_columns import Columns, batch_columns
 from skiplab.schedules.exit_schedule import layer_steps
 
 
@@ -59,24 +63,67 @@ def layer_states(
     ids_BT: Tensor,
     prompt_mask_BP: Tensor,
     *,
-    columns_L: Sequence[int] | None = None,
+    columns_L: Sequence[Columns] | None = None,
     cache: KVStore | None = None,
 ) -> Iterator[Tensor]:
     """Yield the state (B, T, D) after each layer.
 
     Args:
-        columns_L: how many leading columns each layer runs on; the others skip it. None runs every layer on all.
+        columns_L: the columns that run each layer; the others skip it. None runs every layer on all.
         ids_BT, prompt_mask_BP, cache: as for `start`.
     """
     h_BTD, context = start(backbone, ids_BT, prompt_mask_BP, cache)
+    every = Columns(ids_BT.shape[1])
+    contexts: dict[Columns, Context] = {}
     for index in range(backbone.num_layers):
-        columns = ids_BT.shape[1] if columns_L is None else columns_L[index]
-        if columns == ids_BT.shape[1]:
-            h_BTD = backbone.layer(index, h_BTD, context)
-        elif columns:
-            run = backbone.layer(index, h_BTD[:, :columns], context.prefix(columns))
-            h_BTD = torch.cat([run, h_BTD[:, columns:]], dim=1)
+        columns = every if columns_L is None else columns_L[index]
+        if columns.count:
+            if columns not in contexts:
+                contexts[columns] = narrowed(context, columns, h_BTD)
+            h_BTD = run_layer(backbone, index, h_BTD, columns, context, contexts[columns])
         yield h_BTD
+
+
+def run_layer(
+    backbone: Backbone, index: int, h_BTD: Tensor, columns: Columns, context: Context, own: Context
+) -> Tensor:
+    """The states (B, T, D) after a layer that only some columns run, or none.
+
+    Args:
+        context: of all columns.
+        own: of those that run, from `narrowed`.
+    """
+    if columns.projected:
+        rotary = context.prefix(columns.projected).rotary
+        key, value = backbone.project_kv(index, h_BTD[:, : columns.projected], rotary)
+        if context.cache is not None:
+            key, value = context.cache.update(key, value, index)
+        own = replace(own, cache=GivenKV(key, value))
+    if not columns.count:
+        return h_BTD
+    return columns.put(h_BTD, backbone.layer(index, columns.take(h_BTD), own))
+
+
+def narrowed(context: Context, columns: Columns, h_BTD: Tensor) -> Context:
+    """The context of the columns that run a layer.
+
+    Args:
+        context: of all columns.
+        h_BTD: the states, for their shape and number format.
+    """
+    if columns.index_BC is None and not columns.projected:
+        return context if columns.count == h_BTD.shape[1] else context.prefix(columns.count)
+    rotary = context.rotary and context.rotary.map(columns.take)
+    if columns.projected:
+        mask_B1KK = context.prefix(columns.projected).mask_B1QS
+        if mask_B1KK is None:
+            seen_BK = h_BTD.new_ones(len(h_BTD), columns.projected, dtype=torch.bool)
+            mask_B1KK = causal_mask(seen_BK, h_BTD.dtype, always=True)
+        assert mask_B1KK is not None
+        return replace(context, mask_B1QS=columns.take(mask_B1KK[:, 0])[:, None], rotary=rotary)
+    real_BC = columns.real_BC if columns.leads else None
+    mask = None if real_BC is None else causal_mask(real_BC, h_BTD.dtype)
+    return replace(context, mask_B1QS=mask, rotary=rotary)
 
 
 def forward(
@@ -84,7 +131,7 @@ def forward(
     ids_BT: Tensor,
     prompt_mask_BP: Tensor,
     *,
-    columns_L: Sequence[int] | None = None,
+    columns_L: Sequence[Columns] | None = None,
     cache: KVStore | None = None,
 ) -> Tensor:
     """The state (B, T, D) after the last layer; arguments as for `layer_states`."""
@@ -100,7 +147,7 @@ def prefix_columns(prompt_columns: int, steps: int) -> int:
 def planned_states(backbone: Backbone, policy: ExitPolicy, batch: Batch) -> Tensor:
     """States (B, G, D) that predict the generated tokens when each step runs only the layers of its plan."""
     steps_L = layer_steps(policy.plan, backbone.num_layers, batch.decode_steps)
-    columns_L = [prefix_columns(batch.prompt_columns, steps) for steps in steps_L]
+    columns_L = batch_columns(policy.prompt, steps_L, batch.prompt_mask_BP)
     h_BTD = forward(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)
     return h_BTD[:, batch.prompt_columns - 1 :]
 

@@ -5,11 +5,12 @@ Shapes: B rows, D hidden size, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
 from skiplab.schedules.exit_schedule import ExitSchedule, LayerPlan, PlanKind, terminate_plan
+from skiplab.schedules.prompt_plan import PromptPlan, check_prompt
 
 Head = Callable[[Tensor], Tensor]
 BatchPolicy = Literal["freeze", "min", "compact"]
@@ -17,16 +18,32 @@ Propagation = Literal["lazy", "eager"]
 
 
 class ExitPolicy(ABC):
-    """Chooses the layers of each decode step. Plans must be nested: a layer that a step omits never runs again."""
+    """Chooses the layers of each decode step. Plans must be nested: a layer that a step omits never runs again.
+
+    Attributes:
+        follows_plan: whether a step runs exactly the layers of its plan, for all rows, and yields one token per row.
+    """
+
+    follows_plan: ClassVar[bool] = True
+    _prompt: PromptPlan | None = None
 
     @abstractmethod
     def plan(self, step: int) -> LayerPlan:
-        """Ascending indices of the layers that may run at a generation step; step 0 is the prompt pass."""
+        """Ascending indices of the layers that may run at a generation step; step 0 is the prompt's last position."""
+
+    @final
+    @property
+    def prompt(self) -> PromptPlan:
+        """The part of the prompt that each layer runs: the whole of it for the layers of step 0, unless the policy is
+        a `PromptPlanned`."""
+        return PromptPlan.whole(self.plan(0)) if self._prompt is None else self._prompt
 
 
 class RowwisePolicy(ExitPolicy, ABC):
     """A policy under which each row may exit before the end of the plan. The layers above its exit compute keys and
     values from the state in which it exited."""
+
+    follows_plan = False
 
 
 class AdaptivePolicy(RowwisePolicy, ABC):
@@ -120,3 +137,29 @@ class Planned(ExitPolicy):
 
     def plan(self, step: int) -> LayerPlan:
         return self._plans[min(step, len(self._plans) - 1)]
+
+
+@final
+class PromptPlanned(ExitPolicy):
+    """The decode steps of another policy, after a prompt of which layers run only parts.
+
+    Args:
+        decoding: must follow its plan (`ExitPolicy.follows_plan`).
+
+    Raises:
+        ValueError: rows decide when to exit, tokens are drafted, or the prompt's last position leaves out a layer of
+            step 1.
+    """
+
+    def __init__(self, decoding: ExitPolicy, prompt: PromptPlan) -> None:
+        if not decoding.follows_plan:
+            raise ValueError(
+                "a prompt plan needs a policy that gives all rows the same plan and one token per step, got "
+                f"{type(decoding).__name__}"
+            )
+        check_prompt(prompt, [decoding.plan(1)])
+        self._decoding = decoding
+        self._prompt = prompt
+
+    def plan(self, step: int) -> LayerPlan:
+        return self._decoding.plan(step) if step else self.prompt.last_layers

@@ -24,7 +24,7 @@ from torch import Tensor
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.draft_length import DraftCounts, Drafting, Outcome
 from skiplab.engine.live_rows import LiveRow, LiveRows
-from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.policy import ExitPolicy, PromptPlanned
 from skiplab.engine.row_choice import Chooser, choose
 from skiplab.engine.token_choice import greedy
 from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
@@ -39,11 +39,18 @@ class Speculative(ExitPolicy):
         num_layers: of the backbone.
 
     Raises:
-        ValueError: the drafter lets rows decide when to exit, or it runs all layers.
+        ValueError: the drafter lets rows decide when to exit, has a prompt plan, or runs all layers.
     """
 
+    follows_plan = False
+
     def __init__(self, drafter: ExitPolicy, num_layers: int, drafting: Drafting) -> None:
-        if isinstance(drafter, RowwisePolicy | Speculative):
+        if isinstance(drafter, PromptPlanned):
+            raise ValueError(
+                "a drafter must have no prompt plan, because drafts are verified by the full model, which runs every "
+                "layer on the whole prompt; use the drafter without its prompt plan"
+            )
+        if not drafter.follows_plan:
             raise ValueError("a drafter must have planned layers; rows that decide when to exit cannot draft")
         if len(drafter.plan(1)) >= num_layers:
             raise ValueError(

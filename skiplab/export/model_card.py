@@ -26,7 +26,7 @@ tags: [skiplab, depth-adaptive-decoding]
 # {name}
 
 {description["class"].rpartition(".")[2]} at the setting {description["setting"]}, fine-tuned and decoded by skiplab.
-Most layers that a token may take, from the prompt pass on: {layers}.
+Most layers that a token may take, from the last prompt position on: {layers}.
 
 ```python
 from skiplab.export.saved_method import load_method

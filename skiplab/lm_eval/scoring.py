@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from skiplab.engine.backbone import Backbone
+from skiplab.engine.backbone import Backbone, Context
 from skiplab.engine.decode import decode_steps
-from skiplab.engine.parallel_forward import prefix_columns, start
+from skiplab.engine.parallel_forward import narrowed, run_layer, start
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.prompt_columns import Columns, columns_of, runs_part
 from skiplab.engine.request import Request
 from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import layer_steps
+from skiplab.schedules.prompt_plan import PromptPart
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Token ids of a context and of its continuation, at least one each."""
@@ -52,19 +54,20 @@ def planned_logits(backbone: Backbone, policy: ExitPolicy, ids_BT: Tensor, conte
         ids_BT: context and continuation, padded on the right.
         contexts: the contexts' lengths.
     """
-    columns = ids_BT.shape[1]
+    columns, prompt = ids_BT.shape[1], policy.prompt
     steps_L = layer_steps(policy.plan, backbone.num_layers, columns - min(contexts))
     h_BTD, context = start(backbone, ids_BT, torch.ones_like(ids_BT, dtype=torch.bool))
-    column_T1 = torch.arange(columns, device=ids_BT.device)[:, None]
+    column_BT = torch.arange(columns, device=ids_BT.device).expand_as(ids_BT)
+    context_B1 = torch.tensor(contexts, device=ids_BT.device)[:, None]
+    known: dict[tuple[PromptPart, int], tuple[Columns, Context]] = {}
     for layer, steps in enumerate(steps_L):
-        run = [min(columns, prefix_columns(length, steps)) for length in contexts]
-        if not (width := max(run)):
-            continue
-        out_BTD = backbone.layer(layer, h_BTD[:, :width], context.prefix(width))
-        if min(run) < width:
-            run_B11 = torch.tensor(run, device=ids_BT.device)[:, None, None]
-            out_BTD = torch.where(column_T1[:width] < run_B11, out_BTD, h_BTD[:, :width])
-        h_BTD = out_BTD if width == columns else torch.cat([out_BTD, h_BTD[:, width:]], dim=1)
+        if (key := (prompt.part(layer), steps)) not in known:
+            own_BT = (column_BT >= context_B1) & (column_BT < context_B1 + steps - 1)
+            run_BT = runs_part(key[0], column_BT, contexts) | own_BT
+            projected = min(columns, max(contexts) + max(0, steps - 1)) if prompt.projects else 0
+            found = columns_of(run_BT, align="left", projected=projected)
+            known[key] = found, narrowed(context, found, h_BTD)
+        h_BTD = run_layer(backbone, layer, h_BTD, known[key][0], context, known[key][1])
     return backbone.head(h_BTD)
 
 

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from skiplab.engine.batch import Batch
-from skiplab.engine.policy import Planned, Scheduled
+from skiplab.engine.policy import Planned, PromptPlanned, Scheduled
 from skiplab.methods.base import PlannedModule, Setup
 from skiplab.methods.distillation import Distillation, planned_loss
 from skiplab.schedules.exit_schedule import PlanKind
+from skiplab.schedules.prompt_spec import PromptSpec
 from skiplab.schedules.schedule_file import named_plan
 from skiplab.schedules.schedule_solver import ScheduleSpec
 
@@ -45,6 +46,19 @@ class PlanTrainedModule(PlannedModule, ABC):
         taught_in = {"teacher_dtype": self._decode_dtype} if self.distillation.parts and self._decode_dtype else {}
         return {"loss": "planned", **self.plans, **self.distillation.recipe, **taught_in, **rate}
 
+    def configure_model(self) -> None:
+        """As the base's.
+
+        Raises:
+            ValueError: weights are sharded, and the prompt plan projects keys and values.
+        """
+        if self.device_mesh is not None and self.policy.prompt.projects:
+            raise ValueError(
+                "a prompt of the form project cannot be trained with sharded weights (strategy fsdp), because it uses "
+                "layers in part; train it with ddp or on one device"
+            )
+        super().configure_model()
+
     def loss(self, batch: Batch) -> Tensor:
         return planned_loss(self.backbone, self.policy, batch, teacher=self.teacher, distillation=self.distillation)
 
@@ -54,6 +68,8 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
 
     Args:
         kind: which layers run at a given depth.
+        prompt: keywords of `PromptSpec`; None takes the schedule file's, if there is one, or else runs every layer on
+            the whole prompt.
         distill: keywords of `Distillation`; None disables distillation.
         schedule: a schedule file, or what one holds, instead of the keywords of `ScheduleSpec`; with it `speedup`
             only says which budget it stands for.
@@ -70,6 +86,7 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
         setup: Setup,
         kind: PlanKind,
         *,
+        prompt: Mapping[str, Any] | None = None,
         distill: Mapping[str, float] | None = None,
         schedule: str | Mapping[str, Any] | None = None,
         learning_rate: float | None = None,
@@ -91,11 +108,18 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
             self.plans = {"steps": list(given.plan.steps_L)}
             self._name = given.name
             self._target = given.layer_speedup if budget is None else budget
+            prompt = given.prompt if prompt is None else prompt
+        self._prompt = PromptSpec.of(prompt)
+        if self._prompt is not None:
+            plan = self._prompt.plan(layers, self.policy.plan(1))
+            self.policy = PromptPlanned(self.policy, plan)
+            self.plans = {**self.plans, "prompt": plan.plain()}
 
     @property
     def setting(self) -> str:
+        prompt = "" if self._prompt is None else f" {self._prompt}"
         rate = "" if self.learning_rate is None else f" lr {self.learning_rate:.3g}"
-        return f"{self._name}{self.distillation.suffix}{rate}"
+        return f"{self._name}{prompt}{self.distillation.suffix}{rate}"
 
     @property
     def target_speedup(self) -> float | None:

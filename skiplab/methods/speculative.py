@@ -110,6 +110,11 @@ def _drafter(
     depth = setup.backbone.num_layers
     if schedule is not None:
         given = named_plan(schedule, depth)
+        if given.prompt is not None:
+            raise ValueError(
+                f"schedule {given.name!r} has a prompt plan and cannot draft, because drafts are verified by the full "
+                "model, which runs every layer on the whole prompt; remove prompt from the schedule file"
+            )
         return Planned(given.plan.plans()), {"steps": list(given.plan.steps_L)}, given.name
     if layers is not None:
         plan = tuple(layers)

@@ -63,12 +63,14 @@ def figures(drawn: Sequence[Curve]) -> dict[str, "Figure"]:
     """All plots by name."""
     qualities = [figure.name for figure in FIGURES.shown("plot", {key for curve in drawn for key in curve.row})]
     batches = sorted({batch for curve in drawn for batch in curve.speeds})
-    found = {"quality_by_layer_speedup": _quality_figure(drawn, qualities)}
+    prompted = any("prefill_layer_speedup" in curve.row for curve in drawn)
+    in_layers = ["layer_speedup", *(["prefill_layer_speedup"] if prompted else [])]
+    measured = ["decode_speedup", *(["prefill_speedup", "end_to_end_speedup"] if prompted else [])]
+    found = {f"quality_by_{one}": _quality_figure(drawn, qualities, one) for one in in_layers}
     if any("against" in curve.row for curve in drawn):
         found["difference_from_rival"] = _difference_figure(drawn)
-    if 0 < len(batches) <= 3:
-        for batch in batches:
-            found[f"quality_by_decode_speedup_batch{batch}"] = _quality_figure(drawn, qualities, batch)
+    for batch in batches if len(batches) <= 3 else ():
+        found |= {f"quality_by_{one}_batch{batch}": _quality_figure(drawn, qualities, one, batch) for one in measured}
     found["depth_by_step"] = _depth_figure(drawn)
     if batches:
         found["ms_by_step"] = _step_time_figure(drawn, batches)
@@ -77,15 +79,17 @@ def figures(drawn: Sequence[Curve]) -> dict[str, "Figure"]:
     return found
 
 
-def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int | None = None) -> "Figure":
-    """Quality by layer speedup, or by the decode speedup measured at a batch size."""
+def _quality_figure(
+    drawn: Sequence[Curve], qualities: Sequence[str], speedup: str, batch: int | None = None
+) -> "Figure":
+    """Quality by a speedup, in layers or as measured at a batch size."""
     figure, axes = axes_of(len(qualities))
     for axis, quality in zip(axes, qualities, strict=True):
         for number, (series, members) in enumerate(_by_series(drawn).items()):
             points = []
             for curve in members:
                 speeds = curve.row if batch is None else curve.speeds.get(batch, {})
-                speed = speeds.get("layer_speedup" if batch is None else "decode_speedup")
+                speed = speeds.get(speedup, 1.0 if speedup == "prefill_layer_speedup" else None)
                 if speed is not None and quality in curve.row:
                     value = curve.row[quality]
                     low, high = curve.row.get(f"{quality}_ci95", curve.row.get(f"{quality}_seeds", (value, value)))
@@ -94,8 +98,7 @@ def _quality_figure(drawn: Sequence[Curve], qualities: Sequence[str], batch: int
                 continue
             x, y, below, above = zip(*sorted(points), strict=True)
             axis.errorbar(x, y, yerr=(below, above), label=series, capsize=2, **curve_style(number))
-        measured = "layer speedup (layers over mean depth)"
-        axis.set(xlabel=measured if batch is None else f"measured decode speedup, batch {batch}")
+        axis.set(xlabel=FIGURES[speedup].label + ("" if batch is None else f", batch {batch}"))
         axis.set_ylabel(FIGURES[quality].at("plot").label)
     legend_outside(figure, axes)
     return figure

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from skiplab.reporting.results import Row
 from skiplab.reporting.vocabulary import FIGURES
+from skiplab.reporting.wide_console import wide_console
 from skiplab.utils.figures import Column, Place
 
 if TYPE_CHECKING:
@@ -58,17 +59,14 @@ class Table:
     def print(self, console: "Console") -> None:
         """Print the cells without intervals; in a file or pipe, lines are not wrapped."""
         from rich import box
-        from rich.console import Console
         from rich.table import Table as RichTable
 
-        width = console.width if console.is_terminal else max(console.width, 160)
         shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
         for number, name in enumerate(self.header):
             shown.add_column(name.replace(" ", "\n"), justify="left" if number < 2 else "right", no_wrap=number > 1)
         for number, line in enumerate(self.lines):
             shown.add_row(*(cell.text for cell in line), *(["failed"] if number in self.errors else []))
-        wide = Console(file=console.file, width=width) if width > console.width else console
-        wide.print(shown)
+        wide_console(console).print(shown)
 
 
 def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
@@ -147,7 +145,7 @@ def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console")
         if "error" in row and "bleu" not in row:
             seed = f" seed {row['seed']}" if _many_seeds(rows) else ""
             shown.add_row(f"{row['method']} {row['setting']}{seed}", "failed")
-    console.print(shown)
+    wide_console(console).print(shown)
 
 
 def throughput_table(rows: Sequence[Row]) -> Table:

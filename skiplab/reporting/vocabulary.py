@@ -5,6 +5,7 @@ from skiplab.evaluation.e2e_scores import E2E_SCORES
 from skiplab.evaluation.metric import quality_figure
 from skiplab.evaluation.metrics import AGREEMENT, BLEU, ROUGE
 from skiplab.reporting.draft_figures import DRAFT_FIGURES
+from skiplab.reporting.prefill_figures import PREFILL_FIGURES
 from skiplab.reporting.stream_figures import STREAM_FIGURES
 from skiplab.reporting.training_figures import TRAINING_FIGURES
 from skiplab.utils.figures import FIGURES, Figure, Shown
@@ -280,6 +281,7 @@ for _figure in (
     *_CALIBRATION,
     *_DEPTH,
     *_TIME,
+    *PREFILL_FIGURES,
     *DRAFT_FIGURES,
     *_PREDICTED,
     *STREAM_FIGURES,

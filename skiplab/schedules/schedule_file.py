@@ -1,7 +1,8 @@
 """An exit schedule as a file: what a search found, for a method to run.
 
 A YAML mapping with `name`, `num_layers`, `plans` (a list of `from_step` and `layers`, from step 1 on; the prompt pass
-runs every layer), and for information `layer_speedup` on the outputs that it was chosen for, and `origin`.
+runs every layer), if prompts are not run whole `prompt` (keywords of `PromptSpec`), and for information `layer_speedup`
+on the outputs that it was chosen for, and `origin`.
 """
 
 import math
@@ -26,17 +27,23 @@ class NamedPlan:
     Attributes:
         name: a short readable name; part of a setting's name.
         layer_speedup: on the outputs that it was chosen for; None if unknown.
+        prompt: keywords of `PromptSpec`; None runs every layer on whole prompts.
         origin: plain values, only for information.
     """
 
     name: str
     plan: NestedPlan
     layer_speedup: float | None = None
+    prompt: Mapping[str, Any] | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self, *, origin: bool = True) -> dict[str, Any]:
         """As plain values that `named_plan` reads, with the origin unless it is left out."""
-        known = {} if self.layer_speedup is None else {"layer_speedup": round(self.layer_speedup, 4)}
+        known: dict[str, Any] = {}
+        if self.layer_speedup is not None:
+            known["layer_speedup"] = round(self.layer_speedup, 4)
+        if self.prompt is not None:
+            known["prompt"] = dict(self.prompt)
         return {
             "name": self.name,
             "num_layers": self.plan.num_layers,
@@ -76,6 +83,7 @@ def named_plan(source: str | Mapping[str, Any], num_layers: int) -> NamedPlan:
         name=values["name"],
         plan=NestedPlan.from_segments(num_layers, segments),
         layer_speedup=values.get("layer_speedup"),
+        prompt=values.get("prompt"),
         origin=values.get("origin") or {},
     )
 
@@ -104,8 +112,9 @@ def _check_plain(values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"layer_speedup of schedule {name!r} must be a finite number above 0, got {reprlib.repr(speedup)}"
         )
-    if not isinstance(values.get("origin") or {}, Mapping):
-        raise ValueError(f"origin of schedule {name!r} must be a mapping, got {reprlib.repr(values['origin'])}")
+    for key in ("prompt", "origin"):
+        if not isinstance(values.get(key) or {}, Mapping):
+            raise ValueError(f"{key} of schedule {name!r} must be a mapping, got {reprlib.repr(values[key])}")
 
 
 def _is_list_of_plans(plans: Any) -> bool:

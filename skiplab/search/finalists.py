@@ -13,6 +13,7 @@ from skiplab.methods.skipdecode import SkipDecode
 from skiplab.schedules.nested_plan import NestedPlan
 from skiplab.schedules.schedule_file import NamedPlan
 from skiplab.search.pareto import Scored, Sense, best_at
+from skiplab.search.prompt_space import prompt_of
 from skiplab.search.space import training_of
 from skiplab.search.spec import SearchSpec
 from skiplab.search.study import finished
@@ -53,6 +54,7 @@ def named_trial(study: Study, number: int, label: str) -> NamedPlan:
         name=f"{label} #{number}",
         plan=NestedPlan(tuple(trial.user_attrs[STEPS])),
         layer_speedup=figures["layer_speedup"],
+        prompt=prompt_of(trial.params),
         origin={"study": study.study_name, "trial": number, "params": trial.params, "figures": figures},
     )
 

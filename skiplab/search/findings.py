@@ -15,6 +15,7 @@ from skiplab.reporting.results import Row
 from skiplab.reporting.tables import Cell, Table
 from skiplab.reporting.tracker import Tracker
 from skiplab.schedules.nested_plan import NestedPlan
+from skiplab.schedules.prompt_spec import PromptSpec
 from skiplab.schedules.schedule_file import NamedPlan
 from skiplab.search import plots
 from skiplab.search.finalists import Finalist
@@ -102,21 +103,26 @@ class Findings:
         loss = self.judge.loss_from
         head = ["setting", "layers, from generation step on", "layer speedup", "base's loss", "once-for-all's loss"]
         table = Table("Plans, by their figures on the validation split before fine-tuning", head)
-        plans = [(one.named.name, one.named.plan) for one in (*self.found, *self.others)]
-        plans += [(f"profile {speedup:g}x, no exchange", plan) for speedup, plan in self.by_profile.solved.items()]
-        for name, plan in plans:
+        plans = [(one.named.name, one.named.plan, one.named.prompt) for one in (*self.found, *self.others)]
+        solved = self.by_profile.solved
+        plans += [(f"profile {speedup:g}x, no exchange", plan, None) for speedup, plan in solved.items()]
+        for name, plan, prompt in plans:
             figures = [f"{plan.layer_speedup(self.judge.reach):.2f}x"]
-            figures += [f"{loss(weights, plan):.4f}" for weights in ("base", "once_for_all")]
-            table.lines.append([Cell(name), Cell(str(plan)), *map(Cell, figures)])
+            figures += [f"{loss(weights, plan, prompt):.4f}" for weights in ("base", "once_for_all")]
+            layers = str(plan) if prompt is None else f"{PromptSpec.of(prompt)}; {plan}"
+            table.lines.append([Cell(name), Cell(layers), *map(Cell, figures)])
         return table
 
     def _fidelities(self, records: Sequence[Record], cases: Sequence[Case]) -> Table:
-        """Cheap losses of all different fine-tuned plans against their figures after fine-tuning, mean over seeds."""
+        """Cheap losses of all different fine-tuned plans against their figures after fine-tuning, mean over seeds; only
+        plans with whole prompts."""
         plans: dict[Setting, tuple[NestedPlan, float | None]] = {}
         for case in cases:
             setting = case.entry.over_seeds
             if case.entry.method == "skipdecode" and case.delta is None and setting not in plans:
                 policy = case.candidates[0].build(self.judge.setup()).exit_policy([])
+                if not policy.prompt.is_whole:
+                    continue
                 plan = NestedPlan.of(policy.plan, self.judge.num_layers, self.judge.steps)
                 if all(plan != other for other, _ in plans.values()):
                     plans[setting] = (plan, case.candidates[0].params.get("speedup"))

@@ -1,6 +1,7 @@
 """Evaluation of a schedule at the search's fidelity."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -14,15 +15,16 @@ from skiplab.data.module import Item
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch, collate
 from skiplab.engine.packed_linear import prepack
-from skiplab.engine.policy import FullDepth, Planned
+from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, PromptPlanned
 from skiplab.evaluation.bertscore import BERTScore
-from skiplab.evaluation.generate import Generation, generate, quality
+from skiplab.evaluation.generate import Generation, generate, perplexity, quality
 from skiplab.evaluation.metric import Metric
 from skiplab.evaluation.teacher_forced import Continuations
 from skiplab.methods.base import Setup
 from skiplab.methods.once_for_all import OnceForAll
 from skiplab.schedules.exit_schedule import decode_steps
 from skiplab.schedules.nested_plan import NestedPlan
+from skiplab.schedules.prompt_spec import PromptSpec
 from skiplab.search.short_tuning import Report, tune
 from skiplab.search.spec import SearchSpec
 
@@ -67,10 +69,18 @@ class Judge:
         if self._spec.fidelity != "fine_tune":
             _ = self._continuations
 
-    def planned(self, plan: NestedPlan) -> dict[str, float]:
-        """Figures that follow from a plan and the base's output lengths."""
+    def planned(self, plan: NestedPlan, training: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Figures that follow from a plan and the lengths of prompts and of the base's outputs.
+
+        Args:
+            training: SkipDecode's keywords beside the schedule.
+        """
         depth = plan.mean_depth(self.reach)
-        return {"layer_speedup": self.num_layers / depth, "mean_depth": depth}
+        found = {"layer_speedup": self.num_layers / depth, "mean_depth": depth}
+        if self._spec.space.prompt:
+            prompt = self._policy(plan, training or {}).prompt
+            found["prefill_layer_speedup"] = self.num_layers / prompt.mean_depth(self._prompt_lengths)
+        return found
 
     def figures(
         self, plan: NestedPlan, training: Mapping[str, Any] | None = None, report: Report | None = None
@@ -78,7 +88,7 @@ class Judge:
         """All figures that the search needs.
 
         Args:
-            training: of a short fine-tuning, SkipDecode's keywords beside the schedule.
+            training: SkipDecode's keywords beside the schedule: its prompt plan, options of a short fine-tuning.
             report: takes step and validation loss during a short fine-tuning, and may raise to end it.
         """
         key = (plan, json.dumps(training or {}, sort_keys=True))
@@ -86,8 +96,15 @@ class Judge:
             self._known[key] = self._judged(plan, training or {}, report)
         return self._known[key]
 
-    def loss_from(self, weights: str, plan: NestedPlan) -> float:
-        """Loss of the selection items under a plan with the weights of `base` or `once_for_all`, without training."""
+    def loss_from(self, weights: str, plan: NestedPlan, prompt: Mapping[str, Any] | None = None) -> float:
+        """Loss of the selection items under a plan with the weights of `base` or `once_for_all`, without training.
+
+        Args:
+            prompt: keywords of `PromptSpec`; None runs every layer on whole prompts.
+        """
+        policy = self._policy(plan, {"prompt": prompt})
+        if not policy.prompt.is_whole:
+            return self._prompted_loss(self._weights(weights), policy)
         return (self._continuations if weights == self._spec.fidelity else self._other(weights)).loss(plan)
 
     @cached_property
@@ -98,29 +115,43 @@ class Judge:
         return Continuations(self._weights("once_for_all"), self._batches(pairs)).loss
 
     def _judged(self, plan: NestedPlan, training: Mapping[str, Any], report: Report | None) -> dict[str, float]:
-        found = self.planned(plan)
-        if self._spec.fidelity == "fine_tune":
+        found = self.planned(plan, training)
+        policy = self._policy(plan, training)
+        if tuned := self._spec.fidelity == "fine_tune":
             report = report or (lambda step, loss: None)
             backbone = tune(self._prepared, self._models, self._spec, plan, training, report)
-            found["loss"] = Continuations(backbone, self._batches(self._prepared.data.selection_pairs)).loss(plan)
         else:
             backbone = self._weights(self._spec.fidelity)
+        if not policy.prompt.is_whole:
+            found["loss"] = self._prompted_loss(backbone, policy)
+        elif tuned:
+            found["loss"] = Continuations(backbone, self._batches(self._prepared.data.selection_pairs)).loss(plan)
+        else:
             found["loss"] = self._continuations.loss(plan)
         if self._spec.decodes:
-            outputs = self._generated(backbone, plan)
+            outputs = self._generated(backbone, policy)
             row, _ = quality(outputs, self._items, self._full, self._metrics)
             found |= {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
         if self._spec.times:
-            found["decode_speedup"] = self._decode_speedup(backbone, plan)
+            found["decode_speedup"] = self._decode_speedup(backbone, policy)
         return found
 
-    def _decode_speedup(self, backbone: Backbone, plan: NestedPlan) -> float:
+    def _prompted_loss(self, backbone: Backbone, policy: ExitPolicy) -> float:
+        """Mean cross entropy of the selection items, whose prompts have to be read anew for each prompt plan."""
+        mean = perplexity(backbone, policy, self._batches(self._prepared.data.selection_pairs))
+        assert mean is not None
+        return math.log(mean)
+
+    def _policy(self, plan: NestedPlan, training: Mapping[str, Any]) -> ExitPolicy:
+        decoding = Planned(plan.plans())
+        spec = PromptSpec.of(training.get("prompt"))
+        return decoding if spec is None else PromptPlanned(decoding, spec.plan(self.num_layers, decoding.plan(1)))
+
+    def _decode_speedup(self, backbone: Backbone, policy: ExitPolicy) -> float:
         options = self._prepared.config.benchmark
         systems = {
-            name: lambda workload, policy=policy: engine_system(
-                prepack(backbone, rows=workload.batch_size), policy, workload
-            )
-            for name, policy in (("full", FullDepth(self.num_layers)), ("plan", Planned(plan.plans())))
+            name: lambda workload, one=one: engine_system(prepack(backbone, rows=workload.batch_size), one, workload)
+            for name, one in (("full", FullDepth(self.num_layers)), ("plan", policy))
         }
         workload = spread_workload(
             self._items, self.lengths, batch_size=max(options.batch_sizes), options=options,
@@ -133,9 +164,9 @@ class Judge:
             raise error
         return float(found["plan"][0].figures["decode_speedup"])
 
-    def _generated(self, backbone: Backbone, plan: NestedPlan) -> Generation:
+    def _generated(self, backbone: Backbone, policy: ExitPolicy) -> Generation:
         size = self._prepared.config.decode_batch_size
-        return generate(backbone, Planned(plan.plans()), self._prepared.data, self._items, batch_size=size)
+        return generate(backbone, policy, self._prepared.data, self._items, batch_size=size)
 
     @cached_property
     def _continuations(self) -> Continuations:
@@ -161,6 +192,10 @@ class Judge:
     @cached_property
     def _items(self) -> list[Item]:
         return self._prepared.data.items("selection")
+
+    @cached_property
+    def _prompt_lengths(self) -> list[int]:
+        return [len(item.prompt_ids) for item in self._items]
 
     @cached_property
     def _metrics(self) -> list[Metric]:

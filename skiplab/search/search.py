@@ -109,7 +109,8 @@ class Search:
                 except ValueError:
                     # The decay cannot reach this speedup.
                     continue
-                study.enqueue_trial(params_of(solved, "skip"), {"warm_start": f"{speedup:g}x {decay}"})
+                whole = {"prompt": "whole"} if "whole" in self._spec.space.prompt.get("form", ()) else {}
+                study.enqueue_trial(params_of(solved, "skip") | whole, {"warm_start": f"{speedup:g}x {decay}"})
 
     def _profile(self) -> Plans:
         """Importances of layers and the plans made of them, once per run folder."""
@@ -171,7 +172,10 @@ class Search:
             ConfigurationError: a finalist's name stands for another plan here.
         """
         known = self._folder.load("finalists") or {}
-        present = {one.named.name: list(one.named.plan.steps_L) for one in finalists}
+        present = {
+            one.named.name: [*one.named.plan.steps_L, *([] if one.named.prompt is None else [dict(one.named.prompt)])]
+            for one in finalists
+        }
         for name, steps in present.items():
             if known.get(name, steps) != steps:
                 raise ConfigurationError(

@@ -5,18 +5,11 @@ Pure Python: a trial is anything with Optuna's `suggest_*` methods.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final, get_args
+from typing import Any, final, get_args
 
 from skiplab.schedules.exit_schedule import DECAYS, HORIZONS, ExitSchedule, PlanKind
 from skiplab.schedules.nested_plan import NestedPlan
-
-
-class Suggests(Protocol):
-    """The part of Optuna's trial interface that is used."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
-    def suggest_int(self, name: str, low: int, high: int) -> int: ...
+from skiplab.search.prompt_space import Suggests, check_prompt_space, check_range, prompt_of, suggest_prompt
 
 
 class InfeasibleScheduleError(ValueError):
@@ -49,6 +42,8 @@ class SearchSpace:
         horizon: steps; an end may be a name in `schedule.HORIZONS`.
         training: ranges of options of each schedule's fine-tuning: `learning_rate`, its peak, and `distill`,
             the weight of the full model's logits. Empty searches schedules alone.
+        prompt: prompt plans: `form`, a list of `whole` and forms of `PromptSpec`, and ranges of the options of these.
+            Empty runs every layer on whole prompts.
 
     Raises:
         ValueError: a range is empty or inverted, or a name unknown.
@@ -62,6 +57,7 @@ class SearchSpace:
     warmup: Sequence[int]
     horizon: Sequence[int | str]
     training: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    prompt: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, known in (("kind", get_args(PlanKind)), ("decay", tuple(DECAYS))):
@@ -69,11 +65,11 @@ class SearchSpace:
             if not values or len(set(values)) < len(values) or not set(values) <= set(known):
                 raise ValueError(f"search.space.{name} must list distinct values of {', '.join(known)}, got {values}")
         for name in ("max_exit", "min_exit", "warmup"):
-            _check_range(name, getattr(self, name))
+            check_range(name, getattr(self, name))
         for decay, ends in self.rate.items():
             if decay not in self.decay:
                 raise ValueError(f"search.space.rate is for the decays of the space, {self.decay}; got {decay!r}")
-            _check_range(f"rate.{decay}", ends)
+            check_range(f"rate.{decay}", ends)
             if ends[0] < DECAYS[decay].lowest_rate:
                 raise ValueError(
                     f"search.space.rate.{decay} must begin at {DECAYS[decay].lowest_rate:g} or above, got {ends}"
@@ -81,18 +77,19 @@ class SearchSpace:
         for name, ends in self.training.items():
             if name not in TRAINING:
                 raise ValueError(f"search.space.training takes {' and '.join(TRAINING)}, got {name!r}")
-            _check_range(f"training.{name}", ends)
+            check_range(f"training.{name}", ends)
             if ends[0] < 0 or (name == "learning_rate" and ends[0] == 0):
                 raise ValueError(
                     f"search.space.training.{name} must begin above 0 (distill: 0 or above), got {list(ends)}"
                 )
+        check_prompt_space(self.prompt)
         if len(self.horizon) != 2 or any(isinstance(end, str) and end not in HORIZONS for end in self.horizon):
             raise ValueError(
                 f"search.space.horizon takes two ends, each a number of steps or one of {', '.join(HORIZONS)}; got "
                 f"{list(self.horizon)}"
             )
         if all(isinstance(end, int) for end in self.horizon):
-            _check_range("horizon", self.horizon)  # type: ignore[arg-type]
+            check_range("horizon", self.horizon)  # type: ignore[arg-type]
 
     def check(self, num_layers: int) -> None:
         """Refuse a space that does not fit a backbone.
@@ -112,16 +109,22 @@ class SearchSpace:
                 f"above max_exit={list(self.max_exit)}"
             )
 
+        check_prompt_space(self.prompt, num_layers)
+
     def suggest(self, trial: Suggests, lengths: Sequence[int]) -> dict[str, Any]:
         """A trial's parameters; parameters without effect given the others are omitted.
 
         Args:
             lengths: of the outputs, for the horizons by name.
         """
-        return self._suggest_schedule(trial, lengths) | {
-            name: trial.suggest_float(name, low, high, log=name == "learning_rate")
-            for name, (low, high) in self.training.items()
-        }
+        return (
+            self._suggest_schedule(trial, lengths)
+            | suggest_prompt(trial, self.prompt)
+            | {
+                name: trial.suggest_float(name, low, high, log=name == "learning_rate")
+                for name, (low, high) in self.training.items()
+            }
+        )
 
     def _suggest_schedule(self, trial: Suggests, lengths: Sequence[int]) -> dict[str, Any]:
         found: dict[str, Any] = {"decay": trial.suggest_categorical("decay", list(self.decay))}
@@ -145,15 +148,16 @@ class SearchSpace:
             ValueError: they are inverted for these lengths.
         """
         low, high = (HORIZONS[end](lengths) if isinstance(end, str) else int(end) for end in self.horizon)
-        _check_range("horizon", (low, high))
+        check_range("horizon", (low, high))
         return low, high
 
     @property
     def plain(self) -> dict[str, Any]:
-        """As JSON values."""
+        """As JSON values; without prompt plans if there are none."""
         return {
             name: {key: list(ends) for key, ends in value.items()} if isinstance(value, Mapping) else list(value)
             for name, value in vars(self).items()
+            if value or name != "prompt"
         }
 
 
@@ -187,8 +191,16 @@ def plan_of(params: Mapping[str, Any], num_layers: int, steps: int) -> NestedPla
 
 
 def training_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The training options among a trial's parameters, as a method's keywords."""
+    """The prompt plan and the training options among a trial's parameters, as a method's keywords.
+
+    Raises:
+        InfeasibleScheduleError: the prompt plan's ends are inverted.
+    """
     found: dict[str, Any] = {}
+    if (prompt := prompt_of(params)) is not None:
+        if (excess := prompt.get("start", 0.0) - prompt.get("end", 1.0)) > 0:
+            raise InfeasibleScheduleError(f"prompt start is {excess:.2f} of the prompt after its end", excess)
+        found["prompt"] = prompt
     if "learning_rate" in params:
         found["learning_rate"] = params["learning_rate"]
     if params.get("distill"):
@@ -206,10 +218,3 @@ def params_of(schedule: ExitSchedule, kind: PlanKind) -> dict[str, Any]:
         if schedule.rate is not None:
             found[f"{schedule.decay}_rate"] = schedule.rate
     return found
-
-
-def _check_range(name: str, ends: Sequence[float]) -> None:
-    if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
-        raise ValueError(f"search.space.{name} takes a range of two numbers, got {list(ends)}")
-    if ends[0] > ends[1]:
-        raise ValueError(f"search.space.{name} is inverted: {list(ends)} must ascend")

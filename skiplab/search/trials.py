@@ -58,8 +58,8 @@ class Objective:
             trial.set_user_attr(RUN, run_id)
         status, figures, note = "KILLED", {}, ""
         try:
-            plan = self._feasible(trial, params)
-            figures = self._figures(trial, plan, training_of(params))
+            plan, training = self._feasible(trial, params)
+            figures = self._figures(trial, plan, training)
             self._constrain(trial, figures)
             status, note = "FINISHED", _note(plan, figures, trial.user_attrs.get(DUPLICATE))
             return tuple(figures[metric] for metric in self._spec.objectives)
@@ -81,17 +81,18 @@ class Objective:
                 if figures or status == "FAILED":
                     save_note(trial, f"{note}\n\nMLflow run `{run_id}`, parent `{self._parent}`")
 
-    def _feasible(self, trial: Trial, params: Mapping[str, Any]) -> NestedPlan:
-        """The plan, if there is one and it keeps the constraints that can be told without judging it."""
+    def _feasible(self, trial: Trial, params: Mapping[str, Any]) -> tuple[NestedPlan, dict[str, Any]]:
+        """The plan, if there is one and it keeps the constraints that can be told without judging it, and SkipDecode's
+        keywords beside it."""
         try:
-            plan = plan_of(params, self._judge.num_layers, self._judge.steps)
+            plan, training = plan_of(params, self._judge.num_layers, self._judge.steps), training_of(params)
         except InfeasibleScheduleError as error:
             trial.set_constraint("schedule", error.excess)
             raise optuna.TrialPruned(str(error)) from error
         with self._timed("optuna"):
             trial.set_constraint("schedule", 0.0)
             trial.set_user_attr(STEPS, list(plan.steps_L))
-        planned = self._judge.planned(plan)
+        planned = self._judge.planned(plan, training)
         broken = []
         for metric, bounds in self._spec.constraints.items():
             if metric in planned:
@@ -102,7 +103,7 @@ class Objective:
             raise optuna.TrialPruned(f"breaks a constraint: {', '.join(broken)}")
         with self._timed("dashboard"):
             self._picture(trial, plan, planned["layer_speedup"])
-        return plan
+        return plan, training
 
     def _figures(self, trial: Trial, plan: NestedPlan, training: dict[str, Any]) -> dict[str, float]:
         with self._timed("optuna"):

@@ -213,6 +213,8 @@ def layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[No
         # What transformers' own switch does; the switch's name differs between versions.
         layer.gradient_checkpointing = spec.gradient_checkpointing
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        # Keys and values that are given to a layer in training are only read.
+        layer._can_checkpoint_with_cache = True
         if spec.compile:
             layer.compile(backend=spec.compile, dynamic=True)
     attention = float32_attention if spec.accelerator == "cpu" and spec.precision.endswith("mixed") else nullcontext
@@ -221,7 +223,7 @@ def layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[No
             yield
     finally:
         for layer in layers:
-            layer.gradient_checkpointing = False
+            layer.gradient_checkpointing = layer._can_checkpoint_with_cache = False
             layer._compiled_call_impl = None
 
 

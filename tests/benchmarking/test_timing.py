@@ -66,6 +66,8 @@ def test_figures_by_hand() -> None:
     assert row["end_to_end_tokens_per_s"] == pytest.approx(10 / 0.6)
     assert row["decode_speedup"] == pytest.approx(4)
     assert row["decode_speedup_quartiles"] == pytest.approx([3, 4])
+    assert row["prefill_speedup"] == 1
+    assert row["end_to_end_speedup"] == pytest.approx(2.1 / 0.6)
     assert row["step_layer_speedup"] == pytest.approx(3)
     assert row["kv_bytes"] == 32
     assert quartiles([1, 2, 3, 4, 5]) == [2, 4]

@@ -35,6 +35,31 @@ def test_series_name_what_is_swept_beside_the_first_axis() -> None:
     }
 
 
+def test_mappings_in_a_series_are_named_by_their_texts_and_by_keys_that_others_lack() -> None:
+    prompts = [None, {"form": "decay"}, *({"form": "ends", "from_layer": layer, "last": 2} for layer in (3, 4))]
+    distill = [{"logits": 1.0}, {"logits": 1.0, "states": 1.0}, {"states": 1.0}]
+    node = {**SKIP, "sweep": {"speedup": [2], "prompt": prompts, "distill": distill}}
+    series = list(dict.fromkeys(case.series for case in expand({"s": node}, [0], probe())))
+    assert series == [
+        f"skipdecode{prompt} distill={losses}"
+        for prompt in ("", " prompt=decay", " prompt=ends")
+        for losses in ("logits", "logits+states", "states")
+    ]
+    node = {**SKIP, "sweep": {"speedup": [2], "distill": [{"logits": 1.0}, {"logits": 2.0}]}}
+    assert {case.series for case in expand({"s": node}, [0], probe())} == {"skipdecode distill=logits"}
+
+
+def test_nodes_of_one_method_are_different_series() -> None:
+    nodes = {
+        "skipdecode": SKIP,
+        "cosine": {**SKIP, "decay": "cosine"},
+        "skip_calibrated": {**SKIP, "calibrate": {"speedup": [2]}},
+        "base": FULL,
+    }
+    cases = expand(nodes, [0], probe(), [0.1])
+    assert {case.series for case in cases} == {"skipdecode", "skipdecode cosine", "skipdecode calibrated", "full"}
+
+
 def test_a_calibrated_node_gives_a_setting_per_delta_with_ordered_hypotheses() -> None:
     node = {**SKIP, "calibrate": {"speedup": [1.5, 2, 3]}}
     cases = expand({"s": node}, [0, 1], probe(), [0.02, 0.1])

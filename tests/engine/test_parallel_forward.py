@@ -6,6 +6,7 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import collate
 from skiplab.engine.parallel_forward import causal_mask, forward, layer_states, planned_logits, positions
 from skiplab.engine.policy import FullDepth, Scheduled
+from skiplab.engine.prompt_columns import Columns
 from skiplab.schedules.exit_schedule import ExitSchedule
 from tests.tiny import PAD, prompts
 
@@ -26,7 +27,8 @@ def test_mask_hides_the_future_and_padding() -> None:
 def test_a_layer_changes_only_its_columns(backbone: Backbone) -> None:
     batch = collate(prompts(3), prompts(3, seed=9), PAD)
     columns = batch.input_BT.shape[1]
-    before = [None, *layer_states(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=[columns, 2, 0, 1, 3, 0])]
+    columns_L = [Columns(count) for count in (columns, 2, 0, 1, 3, 0)]
+    before = [None, *layer_states(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)]
     for layer, run in enumerate([2, 0, 1, 3, 0], start=1):
         old, new = before[layer], before[layer + 1]
         assert old is not None
@@ -47,6 +49,6 @@ def test_the_first_token_always_has_full_depth(backbone: Backbone) -> None:
 
 def test_gradients_reach_the_embedding_through_skipped_layers(backbone: Backbone) -> None:
     batch = collate(prompts(2), prompts(2, seed=9), PAD)
-    h = forward(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=[2] * 6)
+    h = forward(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=[Columns(2)] * 6)
     h.square().sum().backward()
     assert all(weight.grad is not None for layer in range(6) for weight in backbone.layer_weights(layer))

@@ -17,10 +17,11 @@ from skiplab.engine.decode import decode, decode_request, decode_steps
 from skiplab.engine.draft_length import DraftCounts, Drafting
 from skiplab.engine.generation import GenerationOptions
 from skiplab.engine.kv_cache import KVCache
-from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, Scheduled
+from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, PromptPlanned, Scheduled
 from skiplab.engine.request import Decoding, Request, RowRequest
 from skiplab.engine.speculative import Speculative
 from skiplab.schedules.exit_schedule import ExitSchedule, skip_plan, terminate_plan
+from skiplab.schedules.prompt_plan import ALL, PromptPlan
 from tests.tiny import EOS, LAYOUTS, PAD, VOCABULARY, CoordinateExit, prompts, tiny_backbone
 
 BACKBONES = {layout: tiny_backbone(layout) for layout in LAYOUTS}
@@ -163,6 +164,8 @@ def test_drafting_ends_with_confidence() -> None:
     [
         (FULL, "fewer than the model's 6 layers, got 6 at step 1"),
         (CoordinateExit(0.0), "a drafter must have planned layers"),
+        (Speculative(DRAFTERS["exit"], 6, Drafting()), "a drafter must have planned layers"),
+        (PromptPlanned(Planned([(0, 5)]), PromptPlan((ALL,) * 6)), "a drafter must have no prompt plan"),
     ],
 )
 def test_a_drafter_that_cannot_draft_is_refused(drafter: ExitPolicy, message: str) -> None:

@@ -8,8 +8,11 @@ from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from skiplab.engine.batch import collate
-from skiplab.engine.parallel_forward import causal_mask, forward
+from skiplab.engine.parallel_forward import causal_mask, forward, planned_states
+from skiplab.engine.policy import FullDepth, PromptPlanned
+from skiplab.engine.prompt_columns import Columns
 from skiplab.engine.training_attention import attention, float32_attention
+from skiplab.schedules.prompt_plan import ALL, PromptPart, PromptPlan
 from tests.tiny import LAYOUTS, PAD, prompts, tiny_backbone
 
 ROWS, HEADS, GROUPS, COLUMNS, SIZE = 3, 6, 2, 7, 8
@@ -68,14 +71,27 @@ def _rounded(inputs: Any, options: Any) -> tuple[Tensor, None]:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("columns_L", [None, [12, 8, 3, 11, 0, 12]])
-def test_a_backbones_states_are_the_same(layout: str, columns_L: list[int] | None) -> None:
+@pytest.mark.parametrize("counts_L", [None, [12, 8, 3, 11, 0, 12]])
+def test_a_backbones_states_are_the_same(layout: str, counts_L: list[int] | None) -> None:
     backbone, batch = tiny_backbone(layout), collate(prompts(4), [[5] * (14 - 9)] * 4, PAD)
-    columns_L = columns_L and [min(columns, batch.input_BT.shape[1]) for columns in columns_L]
+    columns_L = None if counts_L is None else [Columns(min(count, batch.input_BT.shape[1])) for count in counts_L]
     expected = forward(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)
     with float32_attention(backbone.model):
         actual = forward(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)
     assert not torch.equal(actual, expected)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("projects", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_states_under_a_prompt_plan_are_the_same(layout: str, projects: bool) -> None:
+    backbone, batch = tiny_backbone(layout), collate(prompts(4), [[5] * 5] * 4, PAD)
+    plan = PromptPlan((*(ALL,) * 3, *(PromptPart(first=1, last=2),) * 3), projects=projects)
+    policy = PromptPlanned(FullDepth(6), plan)
+    expected = planned_states(backbone, policy, batch)
+    with float32_attention(backbone.model):
+        actual = planned_states(backbone, policy, batch)
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -15,16 +15,18 @@ from skiplab.backbones.shapes import LlamaSpec
 from skiplab.data.encoding import Encoding, Template
 from skiplab.engine import fast_path, packed_linear
 from skiplab.engine.generation import GenerationOptions
-from skiplab.engine.policy import FullDepth
+from skiplab.engine.policy import FullDepth, PromptPlanned
 from skiplab.evaluation.generate import generate
 from skiplab.export.saved_method import SavedMethod, SavedMethodError, load_method, save_method
 from skiplab.export.text_stream import TextStream
 from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.methods.skipdecode import SkipDecode
+from skiplab.schedules.prompt_spec import PromptSpec
 from tests.export.test_saved_method import DATA, PROMPTS, SHAPES, saved, setup
 
 METHODS: dict[str, tuple[type[ExitModule], dict[str, Any]]] = {
     "skip": (SkipDecode, {"speedup": 2.0}),
+    "prompt": (SkipDecode, {"speedup": 2.0, "prompt": {"form": "ends", "from_layer": 1, "first": 1, "last": 2}}),
     "terminate": (EarlyTermination, {"speedup": 2.0}),
     "calm": (CALM, {"threshold": 0.6, "confidence": "state"}),
 }
@@ -56,6 +58,12 @@ def method() -> SavedMethod:
     backbone = shape.build(vocab_size=len(tokenizer), pad_id=0, bos_id=2, eos_id=1).eval()
     policy = SkipDecode(Setup(backbone, [30], Optimization(learning_rate=1e-3)), speedup=1.5).exit_policy([])
     return SavedMethod(backbone, policy, Encoding(tokenizer, Template(), pretrained=True), 40, {})
+
+
+def prompted(method: SavedMethod) -> SavedMethod:
+    """With most layers on only a part of the prompt."""
+    plan = PromptSpec(form="ends", from_layer=1, first=1, last=2).plan(4, method.policy.plan(1))
+    return SavedMethod(method.backbone, PromptPlanned(method.policy, plan), method.encoding, 40, {})
 
 
 @pytest.mark.parametrize("family", SHAPES)
@@ -263,8 +271,10 @@ def test_full_depth_of_another_method_differs(folder: Path) -> None:
     assert method.tokens(PROMPTS) != full.tokens(PROMPTS)
 
 
-def test_the_continuous_engine_gives_the_methods_tokens(method: SavedMethod) -> None:
+@pytest.mark.parametrize("form", ["whole", "ends"])
+def test_the_continuous_engine_gives_the_methods_tokens(method: SavedMethod, form: str) -> None:
     prompts = ["the golden", "a café", "fox"]
+    method = method if form == "whole" else prompted(method)
     engine, options = method.engine(slots=2), method.options(max_new_tokens=12)
     handles = []
     for ids in method.prompt_ids(prompts):

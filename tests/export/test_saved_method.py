@@ -105,7 +105,7 @@ def test_the_model_card_describes_the_method(tmp_path: Path) -> None:
     assert "SkipDecode at the setting 2x" in card
     assert "| task | restaurants |" in card
     assert "| bleu | 12.3 |" in card
-    assert "from the prompt pass on: 6, " in card
+    assert "from the last prompt position on: 6, " in card
 
 
 def test_a_method_that_needs_validation_data_is_not_saved(tmp_path: Path) -> None:

@@ -188,3 +188,22 @@ def test_quality_and_speed_can_be_decoded_and_timed(tmp_path: Path) -> None:
     assert 0 <= figures["slot_accuracy"] <= 1
     assert figures["decode_speedup"] > 0
     assert {"bleu", "rouge_l", "agreement", "loss", "layer_speedup", "mean_depth"} <= figures.keys()
+
+
+def test_prompt_plans_are_searched_with_the_schedules(tmp_path: Path) -> None:
+    overrides = (
+        NO_SPEED, "+search.objectives.prefill_layer_speedup=maximize", "search.fidelity=base", "search.baselines=[]",
+        "+search.space.prompt={form:[whole,decay,ends,project],end:[0.1,1],from_layer:[1,3],last:[1,8]}",
+        "speedups=[1.5]", "search.select.speedup=1.5",
+    )  # fmt: skip
+    assert search(small(tmp_path, *overrides), tmp_path / "run") is True
+    whole = [trial for trial in trials(tmp_path) if trial.state == TrialState.COMPLETE]
+    assert len({trial.params["prompt"] for trial in whole}) > 1
+    for trial in whole:
+        assert (trial.user_attrs[FIGURES]["prefill_layer_speedup"] == 1) is (trial.params["prompt"] == "whole")
+    (chosen,) = (tmp_path / "run").glob("schedule.yaml")
+    schedule = yaml.safe_load(chosen.read_text())
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["setting"].startswith(schedule["name"]))
+    assert f" prompt {schedule['prompt']['form']}" in row["setting"]
+    assert row["prefill_layer_speedup"] >= 1.5

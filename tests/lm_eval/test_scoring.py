@@ -10,7 +10,7 @@ from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, Scheduled
 from skiplab.lm_eval import scoring
 from skiplab.lm_eval.scoring import continuation_logits, planned_logits
 from skiplab.schedules.exit_schedule import ExitSchedule
-from tests.tiny import CoordinateExit, prompts
+from tests.tiny import CoordinateExit, prompt_policies, prompts
 
 PAIRS = list(zip(prompts(7, seed=1), prompts(7, seed=2), strict=True))
 SCHEDULE = ExitSchedule(num_layers=6, max_exit=5, min_exit=2, horizon=5)
@@ -20,6 +20,7 @@ POLICIES: dict[str, ExitPolicy] = {
     "terminate": Scheduled(SCHEDULE, "terminate"),
     "shallow": Planned([(0, 1, 4, 5), (0, 5)]),
     "adaptive": CoordinateExit(0.2),
+    **{f"prompt {form}": policy for form, policy in prompt_policies(Scheduled(SCHEDULE, "skip")).items()},
 }
 
 

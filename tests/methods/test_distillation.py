@@ -9,6 +9,7 @@ from baselines.shallow import Shallow
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.parallel_forward import layer_states, planned_logits
 from skiplab.engine.policy import FullDepth, Scheduled
+from skiplab.engine.prompt_columns import Columns
 from skiplab.methods.base import Optimization, Setup
 from skiplab.methods.distillation import Distillation, planned_loss
 from skiplab.methods.losses import divergence, state_distance, token_loss
@@ -36,7 +37,7 @@ def test_the_loss_adds_the_distances_from_the_full_model(teacher: Backbone) -> N
     kl = divergence(logits_BGV, taught_BGV, batch.target_BG, temperature=2)
     # The student's states at the same place: the inputs of its head.
     columns_L = [batch.prompt_columns + sum(layer in POLICY.plan(s) for s in range(1, 99)) for layer in range(6)]
-    columns_L = [min(columns, batch.input_BT.shape[1]) for columns in columns_L]
+    columns_L = [Columns(min(columns, batch.input_BT.shape[1])) for columns in columns_L]
     *_, h_BTD = layer_states(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)
     distance = state_distance(h_BTD[:, kept], taught_BTD[:, kept], batch.target_BG)
     assert min(token, kl, distance) > 0.01

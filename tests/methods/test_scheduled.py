@@ -9,9 +9,11 @@ from baselines.layerskip import LayerSkip
 from baselines.multi_layer import MultiLayerExit
 from skiplab.engine.backbone import Backbone
 from skiplab.methods.base import ExitModule, Optimization, Setup
+from skiplab.methods.distillation import planned_loss
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.schedules.exit_schedule import terminate_plan
 from skiplab.schedules.schedule_solver import ScheduleSpec
+from tests.test_conformance import some_batch
 from tests.tiny import tiny_backbone
 
 LENGTHS = [6, 9, 10, 12, 12, 14]
@@ -44,6 +46,9 @@ def test_different_plans_have_different_recipes() -> None:
             SkipDecode(setup(backbone), speedup=2.5),
             SkipDecode(setup(backbone), speedup=2, horizon="half"),
             SkipDecode(setup(backbone), speedup=2, distill={"states": 1.0}),
+            SkipDecode(setup(backbone), speedup=2, prompt={"form": "decay"}),
+            SkipDecode(setup(backbone), speedup=2, prompt={"form": "ends", "from_layer": 3}),
+            SkipDecode(setup(backbone), speedup=2, prompt={"form": "project", "from_layer": 3}),
             EarlyTermination(setup(backbone), speedup=2),
         )
     ]
@@ -55,3 +60,24 @@ def test_multi_exit_models_serve_every_schedule() -> None:
     backbone = tiny_backbone()
     recipes = [MultiLayerExit(setup(backbone), speedup=speedup).recipe for speedup in (1.5, 2)]
     assert recipes[0] == recipes[1]
+
+
+def test_a_prompt_plan_is_named_trained_and_decoded_with() -> None:
+    backbone, batch = tiny_backbone(), some_batch()
+    whole = SkipDecode(setup(backbone), speedup=2)
+    module = SkipDecode(setup(backbone), speedup=2, prompt={"form": "decay", "end": 0.5}, distill={"states": 1.0})
+    assert module.setting == "2x prompt decay 0-0.5 distilled states"
+    policy = module.exit_policy([])
+    assert [policy.plan(step) for step in range(1, 20)] == [whole.policy.plan(step) for step in range(1, 20)]
+    assert policy.plan(0) == policy.plan(1)
+    assert policy.prompt.mean_depth([20]) < 6
+    plain = SkipDecode(setup(backbone), speedup=2, prompt={"form": "decay", "end": 0.5})
+    assert plain.loss(batch) == planned_loss(backbone, policy, batch)
+    assert plain.loss(batch) != whole.loss(batch)
+
+
+def test_a_projected_prompt_is_refused_with_sharded_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SkipDecode(setup(tiny_backbone()), speedup=2, prompt={"form": "project", "from_layer": 3})
+    monkeypatch.setattr(SkipDecode, "device_mesh", {"data_parallel": None})
+    with pytest.raises(ValueError, match="form project cannot be trained with sharded weights"):
+        module.configure_model()

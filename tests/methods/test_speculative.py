@@ -75,6 +75,10 @@ def test_each_batch_has_a_plan_of_its_own() -> None:
         ({"layers": [0, 6]}, "layers must be ascending"),
         ({"layers": [0, 1, 2, 3, 4, 5]}, "fewer than the model's 6 layers"),
         ({"speedup": 1}, "fewer than the model's 6 layers"),
+        (
+            {"schedule": {**SCHEDULE, "prompt": {"form": "decay"}}},
+            "schedule 'found' has a prompt plan and cannot draft",
+        ),
         ({"speedup": 2, "draft": {"length": 0}}, "draft length must be at least 1"),
         ({"speedup": 2, "draft": {"length": 64}}, "below the model's 64 positions"),
     ],

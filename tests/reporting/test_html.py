@@ -51,6 +51,20 @@ def test_the_page_escapes_text_and_has_every_plot() -> None:
     assert "<td>-0.021<small>[-0.030, -0.010] p=&lt;0.001</small></td>" in page
 
 
+def test_prompt_plans_add_plots_of_what_they_save() -> None:
+    prompted = [SUMMARY[0], {**SUMMARY[1], "prefill_layer_speedup": 1.5}]
+    drawn = figures(curves(prompted, records(1)))
+    assert {name for name in drawn if "pre" in name or "end" in name} == {
+        "quality_by_prefill_layer_speedup",
+        "quality_by_prefill_speedup_batch1",
+        "quality_by_end_to_end_speedup_batch1",
+    }
+    whole, ends = (
+        list(line.get_xdata()) for line, *_ in drawn["quality_by_prefill_layer_speedup"].axes[0].containers[:2]
+    )
+    assert (whole, ends) == ([1.0], [1.5])
+
+
 def test_many_batch_sizes_are_one_plot() -> None:
     drawn = figures(curves(SUMMARY, records(1, 2, 4, 8)))
     assert {name for name in drawn if "batch" in name} == {"cost_by_batch"}

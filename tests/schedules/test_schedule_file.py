@@ -1,5 +1,6 @@
 """Schedule files, and SkipDecode with a schedule file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ def test_skipdecode_runs_the_plan_of_the_file(tmp_path: Path) -> None:
     assert (by_file.target_speedup, by_value.target_speedup) == (1.7, 2)
     assert by_file.recipe == by_value.recipe, "one training for one plan"
     assert [by_file.policy.plan(step) for step in range(20)] == [PLAN.plan(step) for step in range(20)]
+
+
+def test_a_file_may_hold_a_prompt_plan(tmp_path: Path) -> None:
+    prompt = {"form": "project", "from_layer": 3, "last": 2}
+    found = replace(FOUND, prompt=prompt)
+    found.write(tmp_path / "schedule.yaml")
+    assert named_plan(f"{tmp_path}/schedule.yaml", 6).prompt == prompt
+    by_file = SkipDecode(setup(), schedule=f"{tmp_path}/schedule.yaml")
+    by_hand = SkipDecode(setup(), schedule=FOUND.plain(), prompt=prompt)
+    assert by_file.policy.prompt == by_hand.policy.prompt
+    assert by_file.recipe == by_hand.recipe
+    assert by_file.setting == by_hand.setting == "searched 2x #7 prompt project from 3 0+2"
+    with pytest.raises(ValueError, match="prompt of schedule 'searched 2x #7' must be a mapping, got 'decay'"):
+        named_plan({**FOUND.plain(), "prompt": "decay"}, 6)
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from skiplab.export.saved_method import SavedMethod
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.serve.__main__ import main
 from tests.export.test_method import method as byte_level_method
+from tests.export.test_method import prompted
 from tests.export.test_saved_method import PROMPTS, saved, setup
 from tests.serve.serving import NAME, serving
 
@@ -40,6 +41,14 @@ def test_completions_are_the_methods_outputs(address: str, method: SavedMethod) 
     answer = post(address, prompt=prompts).json()
     assert [choice["text"] for choice in answer["choices"]] == method.generate(prompts)
     assert answer["usage"]["completion_tokens"] == sum(map(len, method.tokens(prompts)))
+
+
+def test_a_prompt_plan_is_served(method: SavedMethod) -> None:
+    ends, text = prompted(method), "the golden fox"
+    with serving(ends, max_rows=2, max_new_tokens=60) as address:
+        answer = post(address, prompt=[text] * 2).json()
+    assert [choice["text"] for choice in answer["choices"]] == [ends.generate(text)] * 2
+    assert ends.generate(text) != method.generate(text)
 
 
 def test_streams_are_server_sent_events(address: str, method: SavedMethod) -> None:

@@ -105,7 +105,10 @@ def one_epoch(folder: Path, spec: TrainerSpec, kind, **options: Any) -> tuple[fl
     return metrics["valid_loss"], sum(runs)
 
 
-@pytest.mark.parametrize(("kind", "options"), [(Full, {}), (MultiLayerExit, {"speedup": 1.5})])
+PROJECTED = {"speedup": 1.5, "prompt": {"form": "project", "from_layer": 2}}
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Full, {}), (MultiLayerExit, {"speedup": 1.5}), (SkipDecode, PROJECTED)])
 def test_checkpointed_layers_run_twice_and_learn_the_same(tmp_path: Path, kind, options: dict) -> None:
     loss, runs = one_epoch(tmp_path / "plain", SPEC, kind, **options)
     checkpointed = one_epoch(tmp_path / "other", replace(SPEC, gradient_checkpointing=True), kind, **options)
@@ -114,11 +117,12 @@ def test_checkpointed_layers_run_twice_and_learn_the_same(tmp_path: Path, kind, 
 
 # torch.compile inspects this attribute, which warns if torch's own filters are off.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_layers_learn_the_same(tmp_path: Path) -> None:
-    loss, _ = one_epoch(tmp_path / "plain", SPEC, SkipDecode, speedup=1.5)
+@pytest.mark.parametrize("options", [{"speedup": 1.5}, PROJECTED])
+def test_compiled_layers_learn_the_same(tmp_path: Path, options: dict) -> None:
+    loss, _ = one_epoch(tmp_path / "plain", SPEC, SkipDecode, **options)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    compiled, _ = one_epoch(tmp_path / "other", replace(SPEC, compile="eager"), SkipDecode, speedup=1.5)
+    compiled, _ = one_epoch(tmp_path / "other", replace(SPEC, compile="eager"), SkipDecode, **options)
     assert compiled == pytest.approx(loss, abs=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
