@@ -8,17 +8,11 @@ from mkdocs.structure.files import File, Files
 from site_pages import configuration_page, notebook_page
 from site_reference import module_pages
 
-_OPTIONAL_GUIDES = {"Lossless decoding": "lossless.md"}
-
-
 def on_config(config: Any) -> Any:
-    """Add to the navigation the guides that may be missing, and the pages of modules."""
-    sections = {title: pages for section in config.nav for title, pages in section.items()}
-    for title, page in _OPTIONAL_GUIDES.items():
-        if Path(config.docs_dir, page).exists():
-            sections["Guides"].append({title: page})
+    """Add the pages of modules to the navigation."""
+    (reference,) = (section["Reference"] for section in config.nav if "Reference" in section)
     further = [{package: f"reference/modules/{package}.md"} for package in module_pages()]
-    sections["Reference"].append({"Further modules": further})
+    reference.append({"Further modules": further})
     return config
 
 
