@@ -8,6 +8,7 @@ from mkdocs.structure.files import File, Files
 from site_pages import configuration_page, notebook_page
 from site_reference import module_pages
 
+
 def on_config(config: Any) -> Any:
     """Add the pages of modules to the navigation."""
     (reference,) = (section["Reference"] for section in config.nav if "Reference" in section)
