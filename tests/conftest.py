@@ -50,6 +50,7 @@ def pytest_collection_finish() -> None:
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """No plot is drawn by the test itself."""
     monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,7 @@ def no_plots_in_module() -> Iterator[None]:
     """No plot is drawn by the module's tests and by its fixtures that ask for this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
+        patch.setattr(Figure, "draw_without_rendering", lambda self: None)
         yield
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from skiplab.comparison.config import Plain
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.comparison.session import Session
+from skiplab.reporting.screen import Screen
 from skiplab.utils.files import load_json
 from skiplab.utils.old_names import with_present_names
 from skiplab.utils.run_folder import RunFolder
@@ -37,7 +38,7 @@ def reopen(cfg: DictConfig, *, own: Collection[str] = (), on_cpu: bool = False) 
     merged["tracking"] = {"uri": None, "experiment": known.get("experiment", folder.name)}
     if on_cpu:
         merged["trainer"]["accelerator"] = "cpu"
-    return Session(prepare(OmegaConf.create(merged)), RunFolder(folder), console=Console())
+    return Session(prepare(OmegaConf.create(merged)), RunFolder(folder), screen=Screen(Console()))
 
 
 def _merged(cfg: DictConfig, stored: Any, own: Collection[str]) -> Plain:

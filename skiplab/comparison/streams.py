@@ -14,11 +14,12 @@ from skiplab.benchmarking.hf_continuous import hf_continuous_rate
 from skiplab.benchmarking.streams import Stream, serve
 from skiplab.comparison import publish
 from skiplab.comparison.config_streams import Streams
+from skiplab.comparison.facts import machine
 from skiplab.comparison.prepare import Prepared
 from skiplab.comparison.stream_systems import StreamBackbone, StreamEntrant, entrants
 from skiplab.reporting import html
 from skiplab.reporting.results import Row, check_row, write_results
-from skiplab.reporting.streams import stream_figures, stream_table
+from skiplab.reporting.streams import stream_plots, stream_table
 from skiplab.reporting.tracker import Tracker
 from skiplab.reporting.vocabulary import FIGURES
 from skiplab.utils.environment import environment
@@ -120,14 +121,14 @@ class StreamRounds:
 
     def _publish(self, tracker: Tracker, rows: list[Row], described: dict[str, Any]) -> None:
         table = stream_table(rows)
+        task = f"streams of {self._options.requests} requests with lengths of {self._prepared.data.source.name}"
         page = html.Page(
             title=self._config.tracking.experiment,
             description=self._config.description or "",
-            task=f"streams of {self._options.requests} requests with lengths of {self._prepared.data.source.name}",
+            facts=[("task", task), ("machine", machine(described))],
             rows=rows,
             tables=[table],
-            figures=stream_figures(rows),
-            samples=[],
+            plots=stream_plots(rows),
             environment=described,
             config=OmegaConf.to_yaml(OmegaConf.create(self._config.plain)),
             notes=_NOTES,
