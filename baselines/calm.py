@@ -1,15 +1,15 @@
 """CALM: Confident Adaptive Language Modeling (arXiv 2207.07061), on a decoder-only model.
 
-CALM decodes with the weights of the multi-layer exit. A row exits at the first layer whose confidence exceeds the
+CALM decodes with the weights of the multi-layer exit model. A row exits at the first layer whose confidence exceeds the
 threshold: softmax response, hidden-state saturation, or a learned classifier (section 3.5). The layers
 above compute only keys and values from the state in which it left (section 3.2). In a batch each row
 freezes on its own, or leaves the computation, or all rows wait for the least confident one. The threshold is
 constant or decays with the generation step (equation 5).
 
 Deviations: a confidence must exceed the threshold, where in the paper it may equal the threshold, so that a constant
-threshold of 1 is full depth. A threshold may be found from a target layer speedup instead of given: from
-the first exits in one teacher-forced pass over the validation data, corrected by decoding that data. The
-speedup on other data is measured, not promised.
+threshold of 1 is full depth. A target layer speedup may be given instead of a threshold: the threshold is then
+estimated from the first exits in one teacher-forced pass over the validation data, and corrected by decoding that
+data. On other data the speedup may differ; it is measured there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ class CALM(EveryLayerTrained):
     Args:
         threshold: exit threshold in [0, 1]; or
         speedup: a layer speedup to find the threshold for; or
-        quantile: the share of confidences on the selection data that do not exceed the threshold, 1 for none that does.
+        quantile: the share of confidences on the selection data that do not exceed the threshold; with 1 none does.
         confidence: `softmax` response, `state` saturation or a learned `classifier`, by name or as a mapping of `name`
             and the options of its `ConfidenceMeasure`; or, for analysis, the `ideal` exit at the first layer that
             predicts what the top one does, which takes none of the three.
         decay: of the threshold with the step, as a mapping of the options of `Decay`; None keeps it constant.
-        exits: where rows may exit, and which exits are trained, as a mapping of the options of `Exits`; None is after
-            every layer, and all of them.
+        exits: where rows may exit, and which exits are trained, as a mapping of the options of `Exits`; None allows
+            exits after every layer, and trains all of them.
         execution: keywords of `Execution`.
 
     Attributes:
-        keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
+        keywords_of: the dataclass whose fields are the further keywords; a configuration is checked against it.
     """
 
     keywords_of: ClassVar[type] = Execution
@@ -101,7 +101,7 @@ class CALM(EveryLayerTrained):
             value = confidence_quantile(self.backbone, confidence, self._exit_layers, valid, parts.quantile)
         if value is None:
             assert parts.speedup is not None
-            # Thresholds are matched with rows on their own, so that the batch policies share one.
+            # Matched with rows that do not affect each other, so that all batch policies have the same threshold.
             alone = partial(self._policy, confidence, "freeze")
             match = ThresholdMatch(self.backbone, confidence, self._exit_layers, self._threshold, alone)
             value = match.value_for(layers / parts.speedup, valid)

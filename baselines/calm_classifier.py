@@ -38,7 +38,7 @@ def independent_loss(logit_EN: Tensor, agrees_EN: Tensor) -> Tensor:
 
 
 def geometric_loss(logit_EN: Tensor, agrees_EN: Tensor) -> Tensor:
-    """Negative log-probability that exits drawn layer by layer first happen where the prediction first agrees.
+    """Negative log-probability that the first exit, drawn layer by layer, is the first layer that agrees with the top.
 
     Appendix D, after Elbayad et al., arXiv 1910.10073, section 3.2. Tokens that agree nowhere below the
     top layer should pass all exits. Layers above the first agreement give no signal.

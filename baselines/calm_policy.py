@@ -93,7 +93,7 @@ class ConfidenceExit(AdaptivePolicy):
 
 @final
 class ExactExit(HindsightPolicy):
-    """As `ConfidenceExit` with rows on their own, but later tokens see the full pass's keys and values.
+    """As `ConfidenceExit` with independent rows, but later tokens see the keys and values of full depth.
 
     The quality difference to `ConfidenceExit` is the cost of propagating states. It saves no time.
     """
@@ -121,8 +121,7 @@ class ExactExit(HindsightPolicy):
 class IdealExit(HindsightPolicy):
     """A row exits at the first exit layer that predicts the top layer's token (the paper's oracle, section 3.3.1).
 
-    The least depth that any confidence could reach without changing a token for the state at hand. It
-    saves no time.
+    No confidence can exit earlier from the same state without changing the token. It saves no time.
 
     Args:
         exact_kv: as `HindsightPolicy.exact_kv`.

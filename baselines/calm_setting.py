@@ -34,7 +34,7 @@ class Execution:
 @final
 @dataclass(frozen=True, kw_only=True)
 class CALMSetting:
-    """The parts of one setting; arguments as for `CALM`.
+    """The parts of one setting; the arguments are those of `CALM`.
 
     Attributes:
         confidence: its name.

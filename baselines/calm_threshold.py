@@ -124,8 +124,8 @@ class ThresholdMatch:
 
     Args:
         exit_layers: layers after which rows may exit.
-        threshold: the thresholds by step that a value stands for.
-        policy: the policy under a value, with rows on their own.
+        threshold: makes the thresholds of all steps from one value.
+        policy: makes the policy for a value; its rows do not affect each other.
     """
 
     backbone: Backbone
@@ -135,10 +135,10 @@ class ThresholdMatch:
     policy: Callable[[float], ExitPolicy]
 
     def value_for(self, depth: float, valid: Sequence[Batch]) -> float:
-        """The value under which decoding `valid` runs about `depth` layers per token.
+        """The value with which decoding `valid` runs about `depth` layers per token.
 
         Teacher-forced first exits ignore that exits change the states of later tokens. So each round decodes, and
-        corrects the requested depth by the depth measured, until that is within 1%; the nearest round counts.
+        corrects the requested depth by the measured depth, until that is within 1%; the closest round is taken.
         """
         measured = [exit_confidences(self.backbone, batch, self.confidence, self.exit_layers) for batch in valid]
         confidences, steps = zip(*measured, strict=True)

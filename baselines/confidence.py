@@ -1,7 +1,8 @@
-"""Confidence of a layer's state that no further layer is needed (CALM, arXiv 2207.07061, section 3.5).
+"""Confidence that no further layer is needed, from the state after a layer (CALM, arXiv 2207.07061, section 3.5).
 
-A new confidence measure is one `ConfidenceMeasure` under `@confidence_measure`: CALM, its settings' names and its error
-messages follow. A measure that needs training has a probe, as in `calm_classifier.py`.
+A new confidence measure is a subclass of `ConfidenceMeasure` decorated with `@confidence_measure`; CALM, the names of
+its settings and its error messages then include it. A measure that needs training has a probe, as in
+`calm_classifier.py`.
 
 Shapes: N tokens, E exit layers, B rows, G generated columns, D hidden size, K and V vocabularies.
 """

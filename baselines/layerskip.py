@@ -1,10 +1,12 @@
-"""LayerSkip's training (arXiv 2404.16710, section 4.1), decoded by termination.
+"""LayerSkip's training (arXiv 2404.16710, section 4.1), decoded by termination or by self-speculation.
 
 Layer dropout that grows with depth, and an early-exit loss on a subset of layers that rotates by iteration. One
 model for every depth; decoding terminates at the depths that SkipDecode runs for the same speedup.
 
-Deviations: the paper verifies early exits by the full model (self-speculation), here they are final; the
-last layer is always part of the loss, as in the released recipe (torchtune).
+With `draft` early exits draft and the full model verifies them, as in the paper; without it they are final.
+
+Deviations: the last layer is always part of the loss, as in the released recipe (torchtune); verification runs all
+layers again, where the paper keeps the states of the drafted ones.
 """
 
 import math
@@ -15,7 +17,10 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.batch import Batch
+from skiplab.engine.draft_length import Drafting
 from skiplab.engine.parallel_forward import start
+from skiplab.engine.policy import Scheduled
+from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import Setup
 from skiplab.methods.lm_loss import exits_loss
 from skiplab.methods.scheduled import ScheduledModule
@@ -48,12 +53,24 @@ class LayerSkip(ScheduledModule):
         dropout: probability that an example skips the last layer, in [0, 1).
         exit_scale: weight of the early exits against the last layer.
         rotation: every `rotation`-th layer is trained as an exit at a time.
+        draft: keywords of `Drafting`; None takes early exits as they are.
     """
 
+    policy: Scheduled | Speculative
+
     def __init__(
-        self, setup: Setup, *, dropout: float = 0.1, exit_scale: float = 0.2, rotation: int = 4, **schedule: Any
+        self,
+        setup: Setup,
+        *,
+        dropout: float = 0.1,
+        exit_scale: float = 0.2,
+        rotation: int = 4,
+        draft: Mapping[str, Any] | None = None,
+        **schedule: Any,
     ) -> None:
         super().__init__(setup, **schedule)
+        if draft is not None:
+            self.policy = Speculative(self.policy, setup.backbone.num_layers, Drafting(**draft))
         if not 0 <= dropout < 1 or exit_scale < 0 or rotation < 1:
             raise ValueError(
                 "layerskip needs a dropout in [0, 1), an exit_scale of at least 0 and a rotation of at least 1, got "
@@ -62,6 +79,11 @@ class LayerSkip(ScheduledModule):
         self._dropout = dropout
         self._exit_scale = exit_scale
         self._rotation = rotation
+
+    @property
+    def setting(self) -> str:
+        drafted = f" {self.policy.drafting}" if isinstance(self.policy, Speculative) else ""
+        return f"{super().setting}{drafted}"
 
     def shared_recipe(self) -> Mapping[str, Any]:
         """One training serves all depths."""

@@ -65,7 +65,7 @@ def every_layer_loss(backbone: Backbone, batch: Batch, drawn_exits: int | None =
 
 
 class EveryLayerTrained(ExitModule, ABC):
-    """Is trained to predict at every layer. A subclass sets the attribute.
+    """A module trained to predict at every layer. A subclass sets the attribute.
 
     Attributes:
         drawn_exits: layers below the last that are trained as exits at a step; None is all.

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks on a GPU machine, in order of worth, each with its own time limit. What they give goes to a folder as it comes.
+# Checks on a GPU machine, the most important first, each with its own time limit. Results are written to a folder.
 #
 #   scripts/gpu_checks.sh FOLDER E2E_FOLDER          on a GPU; E2E_FOLDER holds E2E's devset.csv and testset_w_refs.csv
 #   TINY=1 scripts/gpu_checks.sh FOLDER E2E_FOLDER   the same at tiny size on a CPU
 #
-# The same command goes on with what is not finished. STAGES="quality" runs one of: tests quality speed.
+# The same command resumes unfinished stages. STAGES="quality" runs one of: tests quality speed.
 # PYTHON names the interpreter, by default python3.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ mkdir -p "$folder"
 stage() {
   local name=$1 seconds=$2
   shift 2
-  [[ -e $folder/$name.done ]] && { echo "$name: finished before"; return; }
+  [[ -e $folder/$name.done ]] && { echo "$name: already finished"; return; }
   local began=$SECONDS
   timeout --signal=INT --kill-after=20 "$seconds" "$@" >>"$folder/$name.log" 2>&1
   local code=$?
@@ -44,7 +44,7 @@ tests() {
 }
 
 quality() {
-  # Weights are not kept beyond the machine, so that checkpoints would only cost time.
+  # The machine keeps no weights afterwards, so checkpoints would only cost time.
   local options=(experiment=pretrained_e2e "data.dir=$e2e" 'seeds=[0]' 'benchmark.batch_sizes=[]' checkpoint_every=100000)
   if [[ -n ${TINY:-} ]]; then
     options+=(backbone=llama_tiny limit=8 workers=2 base.max_epochs=1 trainer.max_epochs=1 'speedups=[2]'
@@ -54,7 +54,7 @@ quality() {
     options+=(trainer=gpu workers=8)
   fi
   run quality "${QUALITY_SECONDS:-420}" "${options[@]}"
-  # Whatever is finished, also if the time was not enough for all of it.
+  # Report the finished settings, even if time ran out before all were.
   [[ -d $folder/quality/settings ]] &&
     "$python" -m skiplab.run experiment=report run="$folder/quality" hydra.run.dir="$folder/report" 2>&1 | tail -n 40
 }

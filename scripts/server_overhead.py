@@ -1,9 +1,9 @@
-"""What the server adds to decoding: for each of many requests at some concurrency, its latency less the time in which
-the engine's steps ran meanwhile, but for the handing over of their tokens.
+"""The server's overhead over decoding: each request's latency minus the time during which the engine ran steps, where
+callbacks that hand tokens to the server count as overhead.
 
     python scripts/server_overhead.py FOLDER --clients 8 --requests 400 --max-tokens 16
 
-Prints percentiles as JSON. Clients run in a process of their own; all times are of the system's monotonic clock.
+Prints percentiles as JSON. The clients run in a separate process; all times are from the system's monotonic clock.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NAME = "measured"
 
 
 class Timed:
-    """A saved method that keeps when it decoded and, of that, when tokens were handed to the server."""
+    """A saved method that records when it decoded and, within that, when tokens were handed to the server."""
 
     def __init__(self, method: SavedMethod) -> None:
         self._method = method
@@ -51,7 +51,7 @@ class Timed:
 
 
 def kept(function: Any, times: list[tuple[float, float]]) -> Any:
-    """A function that keeps when it ran."""
+    """A wrapper of a function that records when it runs."""
 
     def timed(*arguments: Any) -> Any:
         began = time.monotonic()
@@ -64,7 +64,7 @@ def kept(function: Any, times: list[tuple[float, float]]) -> Any:
 
 
 def overlap(busy: list[tuple[float, float]], began: float, ended: float) -> float:
-    """Seconds of an interval that ordered others cover."""
+    """Seconds of an interval that are covered by other intervals, given in order."""
     first = max(bisect_left(busy, (began,)) - 1, 0)
     covered = 0.0
     for start, end in busy[first:]:
@@ -75,7 +75,7 @@ def overlap(busy: list[tuple[float, float]], began: float, ended: float) -> floa
 
 
 def ask_all(address: str, clients: int, requests: int, max_tokens: int) -> list[tuple[float, float]]:
-    """When each request began and ended, of clients that ask one after the other."""
+    """Start and end of each request; every client sends its next request when the last one is answered."""
     with httpx.Client(base_url=address, timeout=600, limits=httpx.Limits(max_connections=clients)) as client:
 
         def ask(number: int) -> tuple[float, float]:
@@ -123,8 +123,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, or, with an address, be the clients."""
-    parser = argparse.ArgumentParser(description="What the server adds to decoding.")
+    """Measure; with an address, run as the clients."""
+    parser = argparse.ArgumentParser(description="Measure the server's overhead over decoding.")
     parser.add_argument("folder", help="a saved method")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--requests", type=int, default=400)

@@ -29,6 +29,7 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.decode import decode_steps
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.request import Request
+from skiplab.engine.speculative import Speculative
 from skiplab.engine.stop_strings import stop_criterion
 from skiplab.engine.token_choice import Choosing, uniforms
 from skiplab.export.description import NO_DATA, build_module
@@ -64,7 +65,7 @@ def generate(
         input_ids: left-padded prompts (B, P).
 
     Raises:
-        ValueError: the model is not a saved method, or an option is not served, such as beam search.
+        ValueError: the model is not a saved method, or an option is not supported, such as beam search.
     """
     _check(generation_config, model_kwargs)
     streamer = streamer or _streamer_of_the_caller(model)
@@ -73,7 +74,7 @@ def generate(
     raw: bool = generation_config.return_dict_in_generate and generation_config.output_logits  # type: ignore[assignment]
     processors = LogitsProcessorList([*logits_processor, scores])
     request = _request(input_ids, model_kwargs.get("attention_mask"), processors, stopping_criteria, generation_config)
-    scores.kept = bool(generation_config.return_dict_in_generate and generation_config.output_scores)
+    scores.kept = _keeps_scores(generation_config, policy)
     tokens: list[Tensor] = []
     for step in decode_steps(backbone, policy, request):
         token_B = torch.full((len(input_ids),), request.pad_id, device=step.token_A.device)
@@ -138,13 +139,21 @@ def _check(config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
     for name, off in _NOT_SERVED.items():
         value = getattr(config, name, None)
         if value is not None and value not in off:
-            raise ValueError(f"skiplab.hf.generate does not serve {name}={value!r}; leave it out")
+            raise ValueError(f"skiplab.hf.generate does not support {name}={value!r}; leave it out")
     if model_kwargs.get("inputs_embeds") is not None:
         raise ValueError("skiplab.hf.generate needs input_ids, got inputs_embeds")
     for name in _CACHES:
         cache = model_kwargs.get(name)
         if cache is not None and hasattr(cache, "get_seq_length") and cache.get_seq_length() > 0:
-            raise ValueError("skiplab.hf.generate keeps keys and values itself; leave the filled cache out")
+            raise ValueError("skiplab.hf.generate manages keys and values itself; leave out the filled cache")
+
+
+def _keeps_scores(config: GenerationConfig, policy: ExitPolicy) -> bool:
+    wanted = bool(config.return_dict_in_generate and config.output_scores)
+    if wanted and isinstance(policy, Speculative):
+        # Processors also run for drafts, in no order of steps.
+        raise ValueError("a method that drafts tokens does not serve output_scores=True; use output_logits=True")
+    return wanted
 
 
 def _request(

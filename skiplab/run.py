@@ -126,12 +126,12 @@ def _run_job(cfg: DictConfig, job: str, threads: int, ranks: "Ranks") -> int | s
         code = f"error: {error}"
     except OSError as error:
         if disk_full(error):
-            code = f"error: {error}: make room, then the same command goes on from what is finished"
+            code = f"error: {error}: make room, then run the same command again to resume"
         else:
             code = _refused(error) or _unexpected(error, folder)
     except KeyboardInterrupt:
         if ranks.is_first:
-            print("\ninterrupted; the same command goes on from what is finished", file=sys.stderr)
+            print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 - the traceback is kept
         raise SystemExit(_unexpected(error, folder)) from None
@@ -151,10 +151,10 @@ def _job(path: str) -> "Callable[[DictConfig, Path, Ranks], bool]":
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(
-            f"job must be the dotted path of a function, got {path!r}: {error}; leave job= out for the experiment's own"
+            f"job must be the dotted path of a function, got {path!r}: {error}; omit job= to run the experiment's own"
         ) from error
     if not isinstance(found, FunctionType):
-        raise ConfigurationError(f"job must name a function, got {path!r}; leave job= out for the experiment's own")
+        raise ConfigurationError(f"job must name a function, got {path!r}; omit job= to run the experiment's own")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Inputs that no run can be made of: command lines, environments, folders and files."""
+"""Inputs with which no run is possible: command lines, environments, folders and files."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 
 Arrange = Callable[[Path], object]
 COMPARISON = "experiment=compare_calm"
-# For the inputs that are found wrong only when there are data.
+# For inputs whose fault is found only when data are read.
 SMALL = (
     "data.train_size=64",
     "data.valid_size=16",
@@ -22,10 +22,10 @@ class Input:
     """One bad input.
 
     Attributes:
-        arguments: of the command line.
-        told: what the message says.
+        arguments: the command line's.
+        told: the expected message, or a part of it.
         arrange: makes files in the working directory first.
-        environment: variables set, or with None taken out.
+        environment: variables to set; None removes one.
     """
 
     arguments: tuple[str, ...]
@@ -54,7 +54,7 @@ def bad(
 
 
 def text(name: str, content: str | bytes) -> Arrange:
-    """Makes a file."""
+    """Return a function that makes a file."""
 
     def write(home: Path) -> None:
         path = home / name
@@ -65,12 +65,12 @@ def text(name: str, content: str | bytes) -> Arrange:
 
 
 def loop(name: str) -> Arrange:
-    """Makes a link to itself."""
+    """Return a function that makes a link to itself."""
     return lambda home: (home / name).symlink_to(name)
 
 
 def removed(home: Path) -> None:
-    """Leaves the process in a folder that is no more."""
+    """Leave the process in a folder that has been removed."""
     gone = home / "gone"
     gone.mkdir()
     os.chdir(gone)
@@ -78,13 +78,13 @@ def removed(home: Path) -> None:
 
 
 def schedule(**changed: object) -> Arrange:
-    """Makes an exit schedule with something wrong in it."""
+    """Return a function that makes an exit schedule with an error in it."""
     values = {"name": "s", "num_layers": 12, "plans": [{"from_step": 1, "layers": list(range(6))}]} | changed
     return text("s.yaml", repr(values).replace("inf", ".inf").replace("nan", ".nan"))
 
 
 def costs(content: str) -> Arrange:
-    """Makes a throughput run's folder with something wrong in it."""
+    """Return a function that makes a throughput run's folder with an error in it."""
 
     def write(home: Path) -> None:
         text("costs/cost_model.json", content)(home)
@@ -94,7 +94,7 @@ def costs(content: str) -> Arrange:
 
 
 def unreadable(arrange: Arrange, told: str = "schedule") -> Input:
-    """Asks for a schedule from a file with something wrong in it."""
+    """An input that names a schedule file with an error in it."""
     return bad(told, "methods.skipdecode.schedule=s.yaml", arrange=arrange)
 
 
@@ -160,7 +160,7 @@ VALUES = [
     bad("error: workers must be", "workers=0", experiment="search_schedule"),
     bad("in memory", "search.storage='sqlite:///:memory:'", experiment="search_schedule"),
     bad("error: throughput.batch_sizes[0]", "throughput.batch_sizes=[2.5]", experiment="throughput"),
-    bad("error: throughput needs a prompt token and two new ones", "throughput.new_tokens=0", experiment="throughput"),
+    bad("error: throughput needs at least one prompt token", "throughput.new_tokens=0", experiment="throughput"),
 ]  # fmt: skip
 
 GROUPS = ("trainer", "data", "backbone", "tracking")
@@ -247,7 +247,7 @@ FILES = [
     unreadable(schedule(name=3)),
     unreadable(schedule(num_layers="12")),
     unreadable(schedule(num_layers=float("inf"))),
-    unreadable(schedule(plans=[]), "the first segment of a plan begins at step 1"),
+    unreadable(schedule(plans=[]), "the first segment of a plan must begin at step 1"),
     unreadable(schedule(plans="all")),
     unreadable(schedule(layer_speedup=float("nan"))),
     unreadable(schedule(layer_speedup="fast")),

@@ -23,7 +23,7 @@ from tests.undrawn import savefig
 torch.set_num_threads(1)
 
 
-# Started last they would leave a worker without work.
+# If these started last, a worker could be without work while they run.
 LONG = (
     "test_types.py",
     "test_launch.py",
@@ -41,21 +41,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What the tests' modules imported is never garbage, so no collection need look at it again."""
+    """Exclude the imported modules from garbage collection, because they are never garbage."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No plot is drawn by the test itself."""
+    """Draw no plots in the test."""
     monkeypatch.setattr(Figure, "savefig", savefig)
     monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
 
 
 @pytest.fixture(scope="module")
 def no_plots_in_module() -> Iterator[None]:
-    """No plot is drawn by the module's tests and by its fixtures that ask for this one."""
+    """Draw no plots in the module's tests and in the fixtures that request this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
         patch.setattr(Figure, "draw_without_rendering", lambda self: None)

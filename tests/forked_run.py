@@ -1,4 +1,4 @@
-"""`python -m skiplab.run` in a forked process, which need not import what it works with."""
+"""`python -m skiplab.run` in a forked process, which saves the time of imports."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from skiplab.run import main
 from tests.faults.processes import Child
 from tests.undrawn import undrawn
 
-# What a run imports on its way, so that no child spends its time on it.
+# Modules that a run imports late, imported here so that no child spends time on them.
 for _name in (
     "skiplab.jobs.compare",
     "mlflow.data.huggingface_dataset",
@@ -24,21 +24,21 @@ for _name in (
 
 
 def start(home: Path, *arguments: str, fault: Callable[[], object] = lambda: None) -> Child:
-    """The command with a folder as its working directory, where what it prints goes to `output.txt`; no plot is drawn.
+    """Start the command in a working directory, with its output in `output.txt` there; no plots are drawn.
 
     Args:
-        fault: is called in the process before it begins.
+        fault: called in the process before the command starts.
     """
 
     def work() -> None:
         os.chdir(home)
         os.environ["SKIPLAB_CACHE"] = str(home / "cache")
         os.environ["COLUMNS"] = "100"
-        # For the processes that it starts.
+        # For child processes of the command.
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
-        # It hears Ctrl-C, even where the tests themselves run in a shell's background, which ignores it.
+        # So that the command receives Ctrl-C even if the tests run in the background of a shell, which ignores it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # As they are outside of pytest, which makes them errors and keeps them to itself.
+        # Warnings are shown, as outside pytest, which turns them into errors and captures them.
         warnings.resetwarnings()
         warnings.showwarning = lambda message, *_: sys.stderr.write(f"warning: {message}\n")
         undrawn()

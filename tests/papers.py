@@ -1,4 +1,4 @@
-"""Local copies of the paper's three tasks, a few items each, and its experiments at a size for a test."""
+"""Local copies of the paper's three tasks with a few items each, and its experiments at a small size for tests."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ SCALED_DOWN = (
     "backbone.num_layers=12",
     "backbone.hidden_size=16",
     "backbone.num_heads=2",
-    # As many as the task's tokenizer has: OPT's 50,272 would be all of the work.
+    # As large as the task's tokenizer: with OPT's 50,272 entries the head would take nearly all of the time.
     "backbone.vocab_size=null",
 )
 
 
 def local_copy(experiment: str, folder: Path) -> tuple[str, ...]:
-    """Write files in the task's documented form; the overrides that read them."""
+    """Write files in the task's documented form; returns the overrides that read them."""
     folder.mkdir(parents=True, exist_ok=True)
     if experiment.endswith("_e2e"):
         lines = "".join(f'"name[N{index}], food[Thai]",N{index} serves Thai food.\n' for index in range(40))

@@ -1,4 +1,4 @@
-"""Trainings to be spread over ranks, and what each of several ranks makes of them."""
+"""Distributed trainings, and the work of each rank in the tests of several processes."""
 
 import json
 import time
@@ -29,7 +29,7 @@ from skiplab.utils import launch
 from skiplab.utils.distributed import Ranks
 from tests.comparison.small import small_config
 
-# 65 examples: the last of five steps has but one.
+# With 65 examples, the last of five steps has only one.
 SPEC = TrainerSpec(max_epochs=2, batch_size=16, learning_rate=3e-3)
 SHAPE = OPTSpec(num_layers=4, hidden_size=16, num_heads=2, max_positions=128, init_std=0.1)
 METHODS: dict[str, Callable[[Setup], ExitModule]] = {
@@ -83,8 +83,8 @@ def curve(
     """Loss of each step and after each epoch; the weights are kept in `folder/weights`.
 
     Args:
-        cut_at: an optimizer step at whose end the training is cut off.
-        found: takes the curve as it comes.
+        cut_at: optimizer step after which the training is interrupted.
+        found: filled with the curve during the training.
     """
     found = {} if found is None else found
     found |= {"train": {}, "valid": []}
@@ -93,7 +93,7 @@ def curve(
 
     def after_part(*_: Any) -> None:
         step = module.trainer.global_step
-        # Not at the first part of a step that has several.
+        # Skip the parts of a gradient accumulation before the optimizer step.
         if step and str(step) not in found["train"]:
             found["train"][str(step)] = float(module.trainer.callback_metrics["train_loss"])
         if step == cut_at:
@@ -114,7 +114,7 @@ def curve(
 
 
 def cut_and_resumed(method: str, spec: TrainerSpec, folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """The curve of a training that was cut off in its second epoch and went on."""
+    """The curve of a training that was interrupted in its second epoch and resumed."""
     first: dict[str, Any] = {}
     try:
         curve(method, spec, folder, ranks, cut_at=7, found=first)
@@ -125,7 +125,7 @@ def cut_and_resumed(method: str, spec: TrainerSpec, folder: Path, ranks: Ranks) 
 
 
 def scores(ranks: Ranks) -> dict[str, Any]:
-    """What a random model generates of the test set in batches of 3, and its perplexity."""
+    """The outputs of a random model on the test set in batches of 3, and its perplexity."""
     model = backbone().eval()
     policy = Planned([(0, 1, 2, 3), (0, 3)])
     outputs = generate(model, policy, data(), data().items("test"), batch_size=3, ranks=ranks)
@@ -140,7 +140,7 @@ def scores(ranks: Ranks) -> dict[str, Any]:
 
 
 def failures(ranks: Ranks) -> dict[str, str]:
-    """What a rank hears of another's failure."""
+    """The errors that a rank gets when another rank fails."""
 
     def fails_at(rank: int) -> None:
         if ranks.rank == rank:
@@ -160,7 +160,7 @@ def failures(ranks: Ranks) -> dict[str, str]:
 
 
 def alone(ranks: Ranks) -> bool:
-    """Whether a rank that waits for the others in vain ends."""
+    """Whether a rank ends if the others never reach its barrier."""
     if ranks.is_first:
         time.sleep(2 * PATIENCE.total_seconds())
         return True

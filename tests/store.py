@@ -1,4 +1,4 @@
-"""A tracking store that is there already: MLflow takes seconds to make one, and few tests are about that."""
+"""A tracking store made in advance: MLflow takes seconds to create one, which few tests are about."""
 
 import atexit
 import os
@@ -11,7 +11,7 @@ import mlflow
 
 
 def ready_store(folder: Path) -> str:
-    """URI of the store `mlflow.db` in a folder; if there is none, a new one as MLflow makes it."""
+    """URI of the store `mlflow.db` in a folder; if there is none, an empty one is copied there."""
     path = folder / "mlflow.db"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -22,7 +22,7 @@ def ready_store(folder: Path) -> str:
 
 
 def written(folder: Path) -> list[Path]:
-    """What a folder holds, but for the store of `ready_store` if nothing was written to it."""
+    """The contents of a folder, without the store of `ready_store` if nothing was written to it."""
     untouched = _new_store().read_bytes()
     return [path for path in folder.iterdir() if path.name != "mlflow.db" or path.read_bytes() != untouched]
 

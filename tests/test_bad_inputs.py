@@ -1,4 +1,4 @@
-"""Whatever is wrong with an input is one line, soon, and costs nothing that was finished."""
+"""Every bad input gives one line of error within seconds, and leaves finished work untouched."""
 
 import os
 import resource
@@ -23,7 +23,7 @@ from skiplab.run import main, run_composed
 from tests.bad_inputs import FILES, INPUTS, PROCESSES, STORES, VALUES, Input
 from tests.faults.processes import in_child
 
-# What a run imports on its way, so that no child spends its time on it.
+# Modules that a run imports late, imported here so that no child spends time on them.
 for _name in (
     "skiplab.jobs.capacity", "skiplab.jobs.compare", "skiplab.jobs.scaling", "skiplab.jobs.search",
     "skiplab.jobs.throughput", "baselines.calm", "baselines.multi_layer", "datasets", "tokenizers.trainers",
@@ -46,7 +46,7 @@ def contents(home: Path) -> Mapping[str, bytes]:
 
 @cache
 def composed(experiment: str) -> DictConfig:
-    """What Hydra composes of an experiment; checked once, so that no child reads its classes' type hints again."""
+    """Hydra's configuration of an experiment. It is checked here once, which caches the type hints for the children."""
     with initialize_config_module("experiments", version_base="1.3"):
         whole = compose("config", overrides=[experiment], return_hydra_config=True)
     HydraConfig.instance().set_config(whole.copy())
@@ -63,13 +63,13 @@ def without_hydra(whole: DictConfig) -> DictConfig:
 
 
 def composes(given: Input) -> bool:
-    """Whether an input is one that Hydra has no part in: values of keys that are there. The others are left to it."""
+    """Whether an input only sets values of existing keys, so that `changed` can stand in for Hydra's command line."""
     chosen = any(word.split("=")[0] in ("trainer", "data", "backbone", "tracking") for word in given.arguments)
     return given in (*VALUES, *FILES, *STORES, *PROCESSES) and not chosen
 
 
 def changed(home: Path, given: Input) -> DictConfig:
-    """The configuration that Hydra would compose of the command line, of which it parses the values alone."""
+    """The configuration that Hydra would compose from the command line; only the values are parsed anew."""
     experiment, *rest = given.arguments
     whole = composed(experiment).copy()
     with open_dict(whole):
@@ -81,7 +81,7 @@ def changed(home: Path, given: Input) -> DictConfig:
 
 
 def run(home: Path, given: Input) -> int:
-    """The command in a forked process, whose output goes to `output.txt` beside its working directory; exit code."""
+    """Run the command in a forked process, with its output in a file beside its working directory; the exit code."""
 
     def work() -> None:
         signal.alarm(3 * SECONDS)
@@ -108,7 +108,7 @@ def run(home: Path, given: Input) -> int:
 
 
 @pytest.mark.parametrize("given", INPUTS, ids=lambda given: given.id)
-def test_a_bad_input_is_answered_in_one_line_soon_and_touches_nothing(tmp_path: Path, given: Input) -> None:
+def test_a_bad_input_gives_one_line_of_error_soon_and_changes_no_file(tmp_path: Path, given: Input) -> None:
     home = tmp_path / "home"
     for name in FINISHED:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def test_a_bad_input_is_answered_in_one_line_soon_and_touches_nothing(tmp_path: 
     assert told.startswith("error: "), told
     assert given.told in told
     assert "error: unexpected" not in told
-    # Of the processor's time, so that a machine under load does not fail it; a wait without work is bounded by far.
+    # CPU time, so that load on the machine does not fail the test; wall-clock time has a wider limit.
     assert now.ru_utime + now.ru_stime - spent.ru_utime - spent.ru_stime < SECONDS
     assert time.monotonic() - began < 3 * SECONDS
     after = contents(home)

@@ -1,7 +1,7 @@
-"""What every method must satisfy on every backbone layout and device: all files of `experiments/method/` are collected.
+"""Requirements for every method (all files of `experiments/method/`) on every backbone layout and device.
 
-A decoded token must have exactly the logits of a parallel forward in which each layer updates just the
-positions that ran it, while all positions offer it their keys and values.
+A decoded token must have exactly the logits of a parallel forward in which each layer updates only the positions that
+ran it, and attends to the keys and values of all positions.
 """
 
 import itertools
@@ -23,6 +23,7 @@ from skiplab.engine.cuda_graphs import StepGraphs
 from skiplab.engine.decode import DecodeResult, decode
 from skiplab.engine.parallel_forward import causal_mask, planned_logits, positions
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.methods.spec import MethodSpec
 from skiplab.schedules.exit_schedule import layer_steps
@@ -36,14 +37,14 @@ METHODS = sorted(entry.name.removesuffix(".yaml") for entry in ROOT.iterdir() if
 
 @cache
 def composed(method: str) -> Any:
-    """A method file for two speedups, as plain values."""
+    """The node of a method file with two speedups, as plain values."""
     with initialize_config_module("experiments", version_base="1.3"):
         config = compose("config", overrides=[f"method={method}", "speedups=[1.5,2.5]"])
     return OmegaConf.to_container(config.method, resolve=True)
 
 
 def candidates(method: str, backbone: Backbone) -> list[MethodSpec]:
-    """What a method file makes for two speedups; of a calibration's hypotheses a few, from first to last."""
+    """The specs of a method file for two speedups; of a calibration's hypotheses only a few, from first to last."""
     cases = expand({"only": composed(method)}, [0], setup(backbone), deltas=[0.1])
     return [candidate for case in cases for candidate in case.candidates[:: max(1, len(case.candidates) // 2)]]
 
@@ -62,7 +63,7 @@ def on(device: torch.device | None, batch: Batch) -> Batch:
 
 
 def train_probes(module: ExitModule, steps: int = 20) -> None:
-    """A few steps for each of the module's probes, as a run would train them."""
+    """Train each of the module's probes for a few steps, as a run would."""
     device = module.backbone.device
     for probe in module.probes:
         probe.to(device)
@@ -98,7 +99,7 @@ def engine(modules: list[ExitModule]) -> Backbone:
 def decode_with_logits(
     backbone: Backbone, policy: ExitPolicy, rows: list[list[int]], limit: int = STEPS, eos_id: int | None = None
 ) -> tuple[DecodeResult, dict[tuple[int, int], Tensor]]:
-    """The result, and the logits of every (row, step)."""
+    """The result of decoding, and the logits by (row, step)."""
     seen: dict[tuple[int, int], Tensor] = {}
 
     def on_step(step: int, index_B: Tensor, logits_BV: Tensor) -> None:
@@ -110,7 +111,7 @@ def decode_with_logits(
 
 @torch.inference_mode()
 def reference_logits(backbone: Backbone, policy: ExitPolicy, prompt: list[int], tokens: list[int], depths: list[int]):
-    """Logits of each generated token, from the layers that its step ran, without cache or prefix slicing."""
+    """Logits of each generated token, computed with the layers that its step ran, without cache or prefix slicing."""
     ids_1T = torch.tensor([[*prompt, *tokens[:-1]]], device=backbone.device)
     valid_1T = torch.ones_like(ids_1T, dtype=torch.bool)
     ran_LT = torch.zeros(backbone.num_layers, ids_1T.shape[1], dtype=torch.bool, device=backbone.device)
@@ -127,7 +128,7 @@ def reference_logits(backbone: Backbone, policy: ExitPolicy, prompt: list[int], 
 
 
 def check_parallel_forward(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]]) -> DecodeResult:
-    """Every decoded token's logits are those of the layers that its step ran."""
+    """Check that the logits of every decoded token are those of the layers that its step ran."""
     result, seen = decode_with_logits(backbone, policy, rows)
     for row, tokens in enumerate(result.sequences()):
         expected_TV = reference_logits(backbone, policy, rows[row], tokens, result.depth_BT[row].tolist())
@@ -137,7 +138,7 @@ def check_parallel_forward(backbone: Backbone, policy: ExitPolicy, rows: list[li
 
 
 def check_rows_alone(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]]) -> None:
-    """Batched and padded, a row gets the tokens and depths that it gets on its own."""
+    """Check that a row of a padded batch gets the tokens and depths that it gets alone."""
     batched = decode(backbone, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
     for row, prompt in enumerate(rows):
         single = decode(backbone, policy, [prompt], max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
@@ -147,7 +148,7 @@ def check_rows_alone(backbone: Backbone, policy: ExitPolicy, rows: list[list[int
 
 
 def check_leaving_rows(backbone: Backbone, policy: ExitPolicy, rows: list[list[int]], limits: list[int]) -> None:
-    """Rows that end leave without touching the others."""
+    """Check that rows that end do not affect the others."""
     free = decode(backbone, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
     cut = decode(backbone, policy, rows, max_new_tokens=limits, eos_id=None, pad_id=PAD)
     assert cut.sequences() == [tokens[:limit] for tokens, limit in zip(free.sequences(), limits, strict=True)]
@@ -164,7 +165,7 @@ def test_step_by_step_equals_parallel_forward(engine: Backbone, policies: list[E
 def test_recorded_steps_give_the_same_tokens(engine: Backbone, policies: list[ExitPolicy]) -> None:
     rows = prompts(4)
     for policy in policies:
-        if isinstance(policy, RowwisePolicy):
+        if isinstance(policy, RowwisePolicy | Speculative):
             continue
         graphs = StepGraphs(engine, policy, rows=4, prompt_columns=9, new_tokens=STEPS)
         expected = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
@@ -204,12 +205,12 @@ def test_batched_and_padded_equals_single(engine: Backbone, policies: list[ExitP
         check_rows_alone(engine, policy, prompts(6, seed=3))
 
 
-def test_rows_that_end_leave_without_touching_the_others(engine: Backbone, policies: list[ExitPolicy]) -> None:
+def test_rows_that_end_do_not_affect_the_others(engine: Backbone, policies: list[ExitPolicy]) -> None:
     for policy in policies:
         check_leaving_rows(engine, policy, prompts(5, seed=4), [3, STEPS, 1, 6, 2])
 
 
-def test_plans_nest_and_depth_follows_them(engine: Backbone, policies: list[ExitPolicy]) -> None:
+def test_plans_are_nested_and_depths_follow_them(engine: Backbone, policies: list[ExitPolicy]) -> None:
     for policy in policies:
         layer_steps(policy.plan, engine.num_layers, 4 * STEPS)
         result = decode(engine, policy, prompts(3), max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
@@ -220,13 +221,14 @@ def test_plans_nest_and_depth_follows_them(engine: Backbone, policies: list[Exit
             assert all(1 <= depth <= most for depth, most in zip(depths, planned, strict=True))
 
 
-def test_kv_memory_is_what_the_plan_says(engine: Backbone, policies: list[ExitPolicy]) -> None:
+def test_kv_memory_is_what_the_plan_needs(engine: Backbone, policies: list[ExitPolicy]) -> None:
     rows = prompts(3)
     columns = max(map(len, rows))
     for policy in policies:
         result = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=None, pad_id=PAD)
         steps_L = [sum(layer in policy.plan(step) for step in range(1, STEPS)) for layer in range(engine.num_layers)]
-        slots = sum(columns + steps for steps in steps_L if steps)
+        drafts = policy.drafting.length if isinstance(policy, Speculative) else 0
+        slots = sum(columns + steps + drafts for steps in steps_L if steps)
         width = engine.kv_heads * engine.head_size
         assert result.kv_bytes == 2 * len(rows) * slots * width * 4
 

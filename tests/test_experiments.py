@@ -1,4 +1,4 @@
-"""Every shipped YAML file is a test case: it composes, and what it describes can be prepared."""
+"""Every shipped YAML file is a test case: it composes, and its configuration passes all checks."""
 
 from importlib import import_module
 from importlib.resources import files
@@ -33,10 +33,11 @@ def prepared(*overrides: str, allow_distributed: bool = False) -> Prepared:
         )
 
 
-# Those that take the configuration of another run are not composed alone.
+# Without those that read the configuration of another run.
 @pytest.mark.parametrize("name", [name for name in options("experiment") if name not in ("report", "export")])
 def test_experiments(tmp_path: Path, name: str) -> None:
-    # The tasks are on the hub, the weights there or in a package. So few items certify nothing but under a limit.
+    # These need tasks and weights from the hub or a package. A limit is set, because without it calibrations refuse so
+    # few items.
     elsewhere = name in (*papers.EXPERIMENTS, "pretrained_e2e")
     task = (*papers.local_copy(name, tmp_path), "backbone.pretrained=false", "limit=100") if elsewhere else SMALL_TASK
     parts = prepared(f"experiment={name}", *task, allow_distributed=name == "scaling")
@@ -48,7 +49,7 @@ def test_experiments(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", papers.EXPERIMENTS)
 @pytest.mark.parametrize(("backbone", "layers"), [("opt_1_3b", 24), ("opt_6_7b", 32)])
-def test_the_papers_comparisons_take_either_model_by_one_override(
+def test_one_override_chooses_either_model_of_the_papers_comparisons(
     tmp_path: Path, name: str, backbone: str, layers: int
 ) -> None:
     task = papers.local_copy(name, tmp_path)
@@ -66,7 +67,7 @@ def test_the_papers_comparisons_take_either_model_by_one_override(
 def test_backbones(name: str) -> None:
     if name == "pretrained":
         pytest.skip("has no shape of its own")
-    # Random weights, since no hub can be reached; tiny ones are random anyhow.
+    # Random weights, since the hub cannot be reached; tiny backbones always have random ones.
     overrides = ("experiment=compare_calm", f"backbone={name}", "++backbone.pretrained=false", *SMALL_TASK)
     with torch.device("meta"):
         backbone = prepared(*overrides).new_backbone()

@@ -1,4 +1,4 @@
-"""Saved methods through `generate` of transformers."""
+"""Saved methods with `generate` of transformers."""
 
 import json
 from pathlib import Path
@@ -164,7 +164,7 @@ def test_processors_criteria_and_stop_strings(model: Any, folder: Path) -> None:
     shifted = model.generate(**given, **custom, logits_processor=[Shift()], stopping_criteria=[AtMost()])
     assert shifted.shape[1] == given["inputs"].shape[1] + 4
     assert not torch.equal(shifted, plain[:, : shifted.shape[1]])
-    # By the folder's own function, since `generate` does not hand tokenizers on to a callable.
+    # With the function in the folder, since `generate` does not pass tokenizers to a callable.
     word = load_method(folder).generate(PROMPTS[0]).split()[2]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     stopped = model.generate(
@@ -178,12 +178,12 @@ def test_processors_criteria_and_stop_strings(model: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 2}, "does not serve num_beams=2"),
-        ({"output_hidden_states": True, "return_dict_in_generate": True}, "does not serve output_hidden_states=True"),
-        ({"guidance_scale": 2.0}, "does not serve guidance_scale=2.0"),
+        ({"num_beams": 2}, "does not support num_beams=2"),
+        ({"output_hidden_states": True, "return_dict_in_generate": True}, "does not support output_hidden_states=True"),
+        ({"guidance_scale": 2.0}, "does not support guidance_scale=2.0"),
     ],
 )
-def test_what_is_not_served_is_refused(model: Any, options: dict[str, Any], message: str) -> None:
+def test_unsupported_options_are_refused(model: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.generate(**inputs(), max_new_tokens=5, custom_generate=skiplab.hf.generate, **options)
 
@@ -198,12 +198,12 @@ def test_prompts_padded_on_the_right_and_other_models_are_refused(model: Any) ->
         plain.generate(**inputs(), max_new_tokens=5, custom_generate=skiplab.hf.generate)
 
 
-def test_the_folder_says_what_it_is(folder: Path) -> None:
+def test_the_folder_describes_the_method(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["skiplab"]["setting"] == "2x"
     assert "at full depth, unless it is given custom_generate=skiplab.hf.generate" in config["skiplab"]["note"]
     assert (folder / "custom_generate" / "requirements.txt").read_text().startswith("skiplab>=")
-    # What is trained from these weights is another method.
+    # A model trained from these weights is not this method.
     assert not hasattr(load_method(folder).backbone.model.config, "skiplab")
 
 

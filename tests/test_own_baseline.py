@@ -27,7 +27,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page's two files."""
+    """A folder with the two files from the page."""
     home = tmp_path_factory.mktemp("own")
     files = re.findall(r"`(my_\S+)`:\n\n```(?:python|yaml)\n(.*?)```", PAGE, re.DOTALL)
     assert [Path(name).suffix for name, _ in files] == [".py", ".yaml"]
@@ -43,23 +43,21 @@ def run(home: Path, line: str, *overrides: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def results(home: Path) -> list[dict[str, object]]:
-    """Rows of the comparison with the experiment's methods, of which SkipDecode is kept."""
+    """Rows of the comparison of the baseline with the full model and SkipDecode."""
     done = run(home, commands()[1])
     assert done.returncode == 0, done.stderr
     return json.loads((home / "outputs" / "compare_calm" / "results.json").read_text())["rows"]
 
 
-def test_it_has_its_own_row(results: list[dict[str, object]]) -> None:
+def test_the_baseline_has_its_own_row(results: list[dict[str, object]]) -> None:
     found = {(row["method"], row["setting"]) for row in results if "error" not in row}
     assert {("full", "1x"), ("skipdecode", "2x"), ("label_smoothing", "2x")} <= found
 
 
-def test_it_is_trained_and_cached_apart_from_the_method_whose_schedule_it_has(
-    home: Path, results: list[dict[str, object]]
-) -> None:
+def test_the_baseline_is_trained_and_cached_apart_from_skipdecode(home: Path, results: list[dict[str, object]]) -> None:
     depth = {row["method"]: row["target_speedup"] for row in results if row["setting"] == "2x"}
     assert depth["label_smoothing"] == depth["skipdecode"] == 2
-    # The full model's second training, SkipDecode's and the baseline's.
+    # The further training of the full model, and the trainings of SkipDecode and the baseline.
     folders = sorted((home / "cache").glob("method-*/model.safetensors"))
     assert len(folders) == 3
     weights = [load_file(file) for file in folders]

@@ -1,4 +1,4 @@
-"""The command line, as a user meets it."""
+"""The command line from a user's point of view."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_a_bad_command_gives_one_message_and_writes_nothing(tmp_path: Path, argu
     assert not list(tmp_path.glob("outputs/*/*"))
 
 
-def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(tmp_path: Path) -> None:
+def test_an_unexpected_error_gives_one_line_and_a_file_with_its_traceback(tmp_path: Path) -> None:
     assert start(tmp_path, COMPARISON, "job=json.loads").wait() == 1
     (line,) = output(tmp_path).splitlines()
     (log,) = (tmp_path / "outputs" / "compare_calm+job-json.loads").glob("error-*.log")
@@ -79,7 +79,7 @@ def test_an_unforeseen_error_is_one_line_and_its_traceback_is_kept(tmp_path: Pat
     assert "Traceback" in log.read_text()
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
     process = start(tmp_path, *COMPARE)
     wait_for(folder, "settings/skipdecode-1.5x-seed-0.json", process)
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert json.loads((folder / "results.json").read_text())["rows"]
 
     assert start(tmp_path, *COMPARE).wait() == 0, output(tmp_path)
-    assert "skipdecode 1.5x: finished before" in output(tmp_path)
+    assert "skipdecode 1.5x: already finished" in output(tmp_path)
     assert finished == {path: path.stat().st_mtime_ns for path in finished}
     rows = json.loads((folder / "results.json").read_text())["rows"]
     assert len(rows) == 2 * 5
@@ -98,14 +98,14 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert statuses == ["FINISHED"] * len(statuses)
 
 
-def test_an_interrupted_run_says_so_in_its_store(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_marked_in_its_store(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
     ready_store(tmp_path)
     process = start(tmp_path, *COMPARE, "trainer.max_epochs=200", "checkpoint_every=0")
     wait_for(tmp_path, "cache/method-*.training/step-*.ckpt", process)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130, output(tmp_path)
-    assert "the same command goes on from what is finished" in output(tmp_path)
+    assert "interrupted; run the same command again to resume" in output(tmp_path)
     assert "Traceback" not in output(tmp_path)
     statuses = {run.info.run_name: run.info.status for run in stored_runs(tmp_path)}
     assert statuses["full 1x"] == "FINISHED"
@@ -120,17 +120,17 @@ def stored_runs(home: Path) -> list:
     return list(client.search_runs([experiment.experiment_id]))
 
 
-def test_runs_at_once_in_one_folder_one_cache_and_one_store_lose_nothing(tmp_path: Path) -> None:
+def test_simultaneous_runs_share_folder_cache_and_store_without_loss(tmp_path: Path) -> None:
     small = [*COMPARE, "method=full", "benchmark.batch_sizes=[]", "methods={}", "method.sweep.fine_tune=[false]"]
     small = [one for one in small if one not in LEFT_OUT]
     folders = [f"hydra.run.dir={tmp_path}/{name}" for name in ("one", "one", "other")]
     processes = [start(tmp_path, *small, folder) for folder in folders]
     assert [process.wait() for process in processes] == [0, 0, 0], output(tmp_path)
-    assert "finished before" in output(tmp_path)
+    assert "already finished" in output(tmp_path)
     assert "is lost" not in output(tmp_path)
     for name in ("one", "other"):
         assert [row["setting"] for row in json.loads((tmp_path / name / "results.json").read_text())["rows"]] == ["1x"]
     assert len(list((tmp_path / "cache").glob("base-*/model.safetensors"))) == 1
-    # The waiting run goes on with the first one's; the base is trained by one of them.
+    # The second run in the folder waits and uses the first one's results; only one run trains the base.
     finished = sorted(run.info.run_name for run in stored_runs(tmp_path) if run.info.status == "FINISHED")
     assert finished == sorted(["base", *2 * ["compare_calm", "full 1x"]])

@@ -1,4 +1,4 @@
-"""Two processes do what one does: the same losses, the same outputs and scores, and they fail together."""
+"""Two processes give the losses, outputs and scores of one process, and fail together."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # As torchrun starts them, but forked: they need not import what they work with.
+    # As torchrun starts them, but forked, to save the time of imports.
     common = {
         "TORCHELASTIC_RUN_ID": "two", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GLOO_SOCKET_IFNAME": "lo",
@@ -62,7 +62,7 @@ def test_the_loss_curve_is_that_of_one_process(two, tmp_path: Path, method: str,
     many = two[1][f"{method} {name}"]
     assert one["train"].keys() == many["train"].keys()
     assert len(one["train"]) == 2 * -(-len(data().train_pairs) // SPEC.batch_size)
-    # In bfloat16 the parts of a batch are rounded otherwise than the whole.
+    # In bfloat16 the parts of a batch are rounded differently from the whole.
     tolerance = 2e-3 if name.endswith("mixed") else 1e-5
     assert list(many["train"].values()) == pytest.approx(list(one["train"].values()), abs=tolerance)
     assert many["valid"] == pytest.approx(one["valid"], abs=tolerance)
@@ -70,13 +70,13 @@ def test_the_loss_curve_is_that_of_one_process(two, tmp_path: Path, method: str,
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
-def test_the_weights_that_are_kept_are_whole(two, tmp_path: Path, name: str) -> None:
+def test_kept_weights_are_unsharded(two, tmp_path: Path, name: str) -> None:
     curve("full", SPEC, tmp_path, ALONE)
     one = load_file(tmp_path / "weights" / "model.safetensors")
     many = load_file(two[0] / f"full-{name}" / "weights" / "model.safetensors")
     assert one.keys() == many.keys()
     for key, weight in one.items():
-        # AdamW makes steps of what is rounding alone, as in the biases of keys.
+        # AdamW takes full steps even for gradients that are only rounding errors, as those of key biases.
         torch.testing.assert_close(many[key], weight, atol=1e-3, rtol=0)
 
 
@@ -84,15 +84,15 @@ def test_outputs_and_scores_are_those_of_one_process(two) -> None:
     assert two[1]["scores"] == scores(ALONE)
 
 
-def test_what_one_rank_raises_all_raise(two) -> None:
+def test_an_error_of_one_rank_is_raised_by_all(two) -> None:
     assert two[1]["failures"] == [{"on_first": "rank 0", "share": "rank 1"}] * 2
 
 
-def test_a_rank_that_failed_alone_does_not_wait_for_ever(two) -> None:
+def test_a_rank_does_not_wait_for_ever_for_the_others(two) -> None:
     assert two[1]["alone"] == [True, True]
 
 
-def test_several_processes_are_timed_beside_one(two, tmp_path: Path) -> None:
+def test_several_processes_are_timed_relative_to_one(two, tmp_path: Path) -> None:
     results = json.loads((two[0] / "scaling" / "results.json").read_text())
     assert [row["setting"] for row in results["rows"]] == ["1 process", "ddp, 2 processes", "fsdp, 2 processes"]
     one, *others = results["rows"]

@@ -1,4 +1,4 @@
-"""The project's own rules: what may import what, and what the README promises."""
+"""The project's own rules: the order of imports, sizes of files and functions, the README's commands."""
 
 import ast
 import re
@@ -56,7 +56,7 @@ def test_imports_follow_the_order_of_packages(path: Path) -> None:
             assert PACKAGES.index(target) <= PACKAGES.index(package_of(path)), f"{path.name} imports {name}"
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     names = {module_of(path) for path in modules()}
     graph = {
         module_of(path): {
@@ -70,7 +70,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter(graph).prepare()
 
 
-def test_mlflow_is_imported_for_its_store_and_its_tracker_alone() -> None:
+def test_only_store_and_tracker_import_mlflow() -> None:
     found = {module_of(path) for path in modules() if any(name.split(".")[0] == "mlflow" for name in imports(path))}
     assert found == {"skiplab.reporting.mlflow_store", "skiplab.reporting.mlflow_tracker"}
 
@@ -80,7 +80,7 @@ def test_core_modules_import_heavy_libraries_late(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path, top_level_only=True)} & LATE
 
 
-def test_the_engine_imports_with_torch_and_transformers_alone() -> None:
+def test_the_engine_needs_only_torch_and_transformers() -> None:
     blocked = sorted(LATE | {"lightning"})
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
@@ -100,7 +100,7 @@ def test_files_functions_and_parameter_lists_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
     for function in functions(path):
         assert (function.end_lineno or 0) - function.lineno < 50, function.name
-        # A kernel's parameters are pointers and sizes, one by one.
+        # Triton kernels take each pointer and size as a separate parameter.
         if path.name != "triton_ops.py":
             named = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
             assert len([one for one in named if one.arg not in ("self", "cls")]) <= 8, function.name
@@ -110,7 +110,7 @@ MUTATORS = {"append", "extend", "insert", "add", "update", "pop", "popitem", "se
 
 
 def mutated_globals(path: Path) -> Iterator[str]:
-    """Names of the module that its functions rebind or change in place."""
+    """Module-level names that functions of the module rebind or change in place."""
     tree = ast.parse(path.read_text())
     bound = {
         target.id
@@ -128,7 +128,7 @@ def mutated_globals(path: Path) -> Iterator[str]:
             yield from {node.value.id} & bound
 
 
-def test_registries_alone_are_module_level_state() -> None:
+def test_only_registries_are_module_level_state() -> None:
     found = {name for path in [*modules(), *(ROOT / "baselines").glob("*.py")] for name in mutated_globals(path)}
     assert found == {"CONFIDENCE_MEASURES"}
 

@@ -1,4 +1,4 @@
-"""The types, by pyright: a test, so that it runs beside the others and its findings are shown as theirs are."""
+"""Type checking with pyright, as a test, so that it runs in parallel with the others."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.timeout(900)
-def test_types_fit() -> None:
+def test_pyright_finds_no_errors() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pyright", "--pythonpath", sys.executable],
         cwd=Path(__file__).parents[1],

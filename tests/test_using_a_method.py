@@ -1,4 +1,4 @@
-"""The commands and lines of docs/using_a_method.md, on a small checkpoint and data of one's own."""
+"""The commands and code of docs/using_a_method.md, with a small checkpoint and small data."""
 
 import json
 import random
@@ -20,7 +20,7 @@ from tests.export.test_method import byte_level_tokenizer
 from tests.serve.serving import serving
 
 PAGE = (Path(__file__).parents[1] / "docs" / "using_a_method.md").read_text()
-# Nothing is tracked or timed, for the test's sake.
+# To save time, nothing is tracked or timed.
 QUICK = ("tracking.uri=null", "benchmark.batch_sizes=[]")
 
 

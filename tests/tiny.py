@@ -1,4 +1,4 @@
-"""Backbones and prompts small enough for a test."""
+"""Backbones and prompts small enough for tests."""
 
 import random
 
@@ -18,17 +18,17 @@ LAYOUTS: dict[str, Shape] = {
     "post_norm": OPTSpec(
         num_layers=6, hidden_size=24, num_heads=3, max_positions=64, init_std=0.3, embed_size=16, pre_norm=False
     ),
-    # Grouped heads, rotary positions.
+    # Grouped key/value heads, rotary positions.
     "llama": LlamaSpec(num_layers=6, hidden_size=24, num_heads=6, num_kv_heads=3, max_positions=64, init_std=0.3),
 }
 
 
 def tiny_backbone(layout: str = "pre_norm", seed: int = 0) -> Backbone:
-    """Random weights, large enough that greedy outputs vary; biases and norms random too."""
+    """A backbone with random weights, so large that greedy outputs vary; biases and norms are random too."""
     torch.manual_seed(seed)
     backbone = LAYOUTS[layout].build(vocab_size=VOCABULARY, pad_id=PAD, bos_id=BOS, eos_id=EOS).eval()
     with torch.no_grad():
-        # Else keys of padding are zeros in Llama's first layer, like those that nobody wrote.
+        # Otherwise padding has zero keys in Llama's first layer, and could not be told from unwritten cache slots.
         if layout == "llama":
             backbone.model.get_parameter("model.embed_tokens.weight")[PAD].normal_(std=0.3)
         for parameter in backbone.parameters():
@@ -44,7 +44,7 @@ def prompts(count: int, seed: int = 0, longest: int = 9) -> list[list[int]]:
 
 
 class CoordinateExit(AdaptivePolicy):
-    """Rows exit where their state's first coordinate exceeds a bound: to the engine, a confidence like any other."""
+    """Rows exit if the first coordinate of their state exceeds a bound; the engine treats it like any confidence."""
 
     def __init__(
         self,

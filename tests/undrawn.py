@@ -1,4 +1,4 @@
-"""Plots that are not drawn, for tests of whole runs that do not look at them: drawing is a third of a small run."""
+"""Skip the drawing of plots in tests of whole runs that do not inspect them; it takes a third of a small run."""
 
 import io
 from base64 import b64decode
@@ -11,7 +11,7 @@ _PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYA
 
 
 def savefig(self: Figure, target: Path | io.StringIO, **options: Any) -> None:
-    """Instead of a figure's own: an empty picture in the format asked for."""
+    """A replacement of `Figure.savefig` that writes an empty picture in the requested format."""
     if isinstance(target, io.StringIO):
         target.write("<svg></svg>")
     else:

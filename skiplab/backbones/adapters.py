@@ -40,8 +40,8 @@ def check_type(model_type: str, model: nn.Module | None = None) -> None:
     lacking = [] if model is None else [part for part in _PARTS if not _has(model, part)]
     detail = f"; compared with the Llama family it lacks {', '.join(lacking)}" if lacking else ""
     raise ValueError(
-        f"skiplab cannot run the layers of a {model_type!r} model; supported: {', '.join(ADAPTERS)}{detail}. Another "
-        "needs a subclass of skiplab.engine.backbone.Backbone, listed in skiplab/backbones/adapters.py"
+        f"skiplab cannot run the layers of a {model_type!r} model; supported: {', '.join(ADAPTERS)}{detail}. To add a "
+        "type, list a subclass of skiplab.engine.backbone.Backbone in skiplab/backbones/adapters.py"
     )
 
 

@@ -97,7 +97,7 @@ def _check_keys(file: Path, header: GGUFHeader) -> None:
     architecture = header.fields.get("general.architecture")
     if architecture not in _ARCHITECTURES:
         raise CheckpointError(
-            f"{file} is of the architecture {architecture!r}; of GGUF files skiplab reads {', '.join(_ARCHITECTURES)}"
+            f"{file} has the architecture {architecture!r}; skiplab reads GGUF files of {', '.join(_ARCHITECTURES)}"
         )
     for key, value in header.fields.items():
         prefix, _, name = key.partition(".")
@@ -116,7 +116,7 @@ def _check_head_size(file: Path, header: GGUFHeader, config: Any) -> None:
     for name in _HEAD_SIZES:
         found = header.fields.get(f"{architecture}.{name}", size)
         if found != size:
-            raise CheckpointError(f"{file} states {architecture}.{name}={found}, and its heads are of size {size}")
+            raise CheckpointError(f"{file} states {architecture}.{name}={found}, but its heads have size {size}")
 
 
 def _dropped(header: GGUFHeader, model: Any) -> list[str]:

@@ -108,12 +108,12 @@ def _check_tokens(file: Path, tokenizer: "PreTrainedTokenizerFast", fields: Mapp
     if wrong:
         source = "the tokenizer.json beside it" if beside else "what transformers makes of it"
         raise CheckpointError(
-            f"{len(wrong)} of {len(normal)} tokens of {file} are others in {source}, the first {tokens[wrong[0]]!r} "
+            f"{len(wrong)} of {len(normal)} tokens of {file} differ from those in {source}, first {tokens[wrong[0]]!r} "
             f"with the id {wrong[0]}; put the original model's tokenizer.json and tokenizer_config.json beside it"
         )
     begins = fields.get("tokenizer.ggml.add_bos_token", fields.get("tokenizer.ggml.model") == "llama")
     if not beside and begins != (tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id):
         raise CheckpointError(
-            f"{file} states add_bos_token={begins}, and transformers' reader does not do so; put the original model's "
+            f"{file} states add_bos_token={begins}, which transformers' reader ignores; put the original model's "
             "tokenizer.json and tokenizer_config.json beside it"
         )

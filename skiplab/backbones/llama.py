@@ -97,5 +97,5 @@ def _check(config: Any) -> None:
     if (kind := config.rope_parameters["rope_type"]) not in _ROPE_TYPES:
         raise ValueError(
             f"this {config.model_type} has rotary positions of type {kind!r}, whose angles change with the sequence's "
-            f"length; keys in skiplab's cache keep theirs, so only {', '.join(_ROPE_TYPES)} will do"
+            f"length; cached keys are not rotated again, so only {', '.join(_ROPE_TYPES)} are supported"
         )

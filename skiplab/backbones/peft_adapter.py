@@ -58,8 +58,8 @@ def read_adapter(folder: Path) -> Adapter:
         raise CheckpointError(f"{folder / _CONFIG} names no base model ({type(error).__name__}: {error})") from error
     if any(folder.glob("model*.safetensors")):
         raise CheckpointError(
-            f"{folder} holds a whole model beside an adapter of {base}; move {_CONFIG} away to take the model as it "
-            "is, or the model to have the adapter merged"
+            f"{folder} holds both a whole model and an adapter of {base}; move {_CONFIG} away to use the model, or "
+            "the model's weights to have the adapter merged"
         )
     if not isinstance(base, str) or not base:
         raise CheckpointError(f"{folder / _CONFIG} names no base model; set base_model_name_or_path to its folder")

@@ -66,7 +66,7 @@ def load_whole(
     check_number_format(place, model.config)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise CheckpointError(
-            f"{place} is an adapter of PEFT, which transformers put beside the weights of another model; download it, "
+            f"{place} is an adapter of PEFT, which transformers loaded on top of another model's weights; download it, "
             "and give its folder as backbone.checkpoint.name=DIR to have it merged"
         )
     refuse_report(place, model, report, unused)

@@ -42,7 +42,7 @@ class Predictor:
         sources = [source for source, _ in found]
         if len(machines := {(source["cpu"], source["gpu"], source["threads"]) for source in sources}) > 1:
             raise ValueError(
-                f"capacity predicts for one machine; {', '.join(map(str, folders))} were measured on {len(machines)}: "
+                f"capacity predicts for one machine; {', '.join(map(str, folders))} are from {len(machines)} machines: "
                 f"{'; '.join(sorted(map(str, machines)))}"
             )
         first = found[0][1]
@@ -58,8 +58,8 @@ class Predictor:
         for folder, (_, model) in zip(folders, found, strict=True):
             if "fitted" not in model:
                 raise ValueError(
-                    f"capacity fits a model to the settings of several runs, and {folder} kept none of its own; give "
-                    "it alone, or run experiment=throughput there again"
+                    f"capacity fits a model to the settings of several runs, but {folder} has stored none; give this "
+                    "folder alone, or run experiment=throughput there again"
                 )
         evidence = reduce(Evidence.with_other, (Evidence.of(model, source["folder"]) for source, model in found))
         return cls(sources, evidence.model, [abs(error) for error in evidence.held_out_errors.values()])

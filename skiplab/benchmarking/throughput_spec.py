@@ -41,7 +41,8 @@ class ThroughputSpec:
             raise ValueError(f"throughput batch_sizes must be at least 1, got {self.batch_sizes}")
         if self.prompt_tokens < 1 or self.new_tokens < 2:
             raise ValueError(
-                f"throughput needs a prompt token and two new ones, got {self.prompt_tokens} and {self.new_tokens}"
+                f"throughput needs at least one prompt token and two new ones, got {self.prompt_tokens} and "
+                f"{self.new_tokens}"
             )
         for name, values, known in (("dtypes", self.dtypes, list(FORMATS)), ("peers", self.peers, list(PEERS))):
             for value in values:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.batch import left_pad
 from skiplab.engine.cuda_graphs import StepGraphs
 from skiplab.engine.decode import DecodeResult, decode
-from skiplab.engine.generation import own_generation_config_aside
+from skiplab.engine.draft_length import DraftCounts
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.speculative import Speculative
 from skiplab.utils.peak_memory import peak_memory
 from skiplab.utils.progress import Progress
 
@@ -88,7 +88,7 @@ def engine_system(
 
     @cache
     def graphs() -> StepGraphs | None:
-        if workload is None or backbone.device.type != "cuda" or isinstance(policy, RowwisePolicy):
+        if workload is None or backbone.device.type != "cuda" or isinstance(policy, RowwisePolicy | Speculative):
             return None
         return StepGraphs(
             backbone, policy, rows=workload.batch_size, prompt_columns=max(map(len, workload.prompts)),
@@ -100,43 +100,6 @@ def engine_system(
             backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=pad_id, on_step=clock.on_step,
             graphs=graphs(),
         )  # fmt: skip
-
-    return run
-
-
-def hf_generate_system(backbone: Backbone, cache: str | None = None) -> System:
-    """Hugging Face `generate` on the same weights.
-
-    All rows run to the longest length of the batch, because rows cannot leave; only requested tokens count.
-
-    Args:
-        cache: its `cache_implementation`; None is the dynamic cache. With `static` it compiles itself on a GPU.
-    """
-    from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-
-    class ReadClock(LogitsProcessor):
-        def __init__(self, clock: Clock) -> None:
-            self.clock = clock
-
-        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-            self.clock.read()
-            return scores
-
-    def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> None:
-        ids_BP, mask_BP = left_pad(prompts, pad_id)
-        # An end-of-sequence token that no row can generate; None would mean the model's own.
-        config = GenerationConfig(
-            max_new_tokens=max(lengths),
-            do_sample=False,
-            eos_token_id=backbone.model.config.vocab_size,
-            pad_token_id=pad_id,
-            use_cache=True,
-            cache_implementation=cache,
-        )
-        inputs = {"inputs": ids_BP.to(backbone.device), "attention_mask": mask_BP.long().to(backbone.device)}
-        processors = LogitsProcessorList([ReadClock(clock)])
-        with own_generation_config_aside(backbone.model):
-            backbone.model.generate(**inputs, generation_config=config, logits_processor=processors)  # type: ignore[operator]
 
     return run
 
@@ -160,6 +123,7 @@ class Timing:
         layers_per_step: layers run per decode step of a batch; the deepest row of a step counts.
         tokens: generated tokens of each prompt; empty if unknown.
         peak_memory_bytes: peak memory of decoding, without the weights; None if unknown.
+        drafts: totals over the batches of the last round; None without drafts.
     """
 
     rounds: list[Round]
@@ -168,6 +132,7 @@ class Timing:
     layers_per_step: float | None
     tokens: list[list[int]]
     peak_memory_bytes: int | None = None
+    drafts: DraftCounts | None = None
 
     def row(self, baseline: "Timing | None") -> dict[str, Any]:
         """Speed figures: medians over rounds, quartiles of the throughput and of the speedup.
@@ -193,6 +158,8 @@ class Timing:
             row["layers_per_step"] = self.layers_per_step
         if self.kv_bytes is not None:
             row["kv_bytes"] = self.kv_bytes
+        if self.drafts is not None:
+            row |= self.drafts.figures
         if self.peak_memory_bytes is not None:
             row["peak_memory_bytes"] = self.peak_memory_bytes
         if baseline is not None:
@@ -263,8 +230,10 @@ def _timing(runs: list[Round], workload: Workload, results: Sequence[DecodeResul
         workload,
         kv_bytes=max((result.kv_bytes for result in results), default=None),
         peak_memory_bytes=peak,
-        layers_per_step=_layers_per_step(results),
+        # Rounds of drafts are no steps.
+        layers_per_step=None if any(result.drafts for result in results) else _layers_per_step(results),
         tokens=[tokens for result in results for tokens in result.sequences()],
+        drafts=DraftCounts.total([result.drafts for result in results if result.drafts is not None]),
     )
 
 

@@ -12,6 +12,7 @@ from skiplab.comparison.claims import Claims
 from skiplab.comparison.decoders import Decoders
 from skiplab.comparison.facts import command, header
 from skiplab.comparison.growth import not_asked_for
+from skiplab.comparison.hf_entries import hf_entries
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.outcome import Outcome
 from skiplab.comparison.pace import Pace
@@ -52,10 +53,7 @@ class Comparison:
         self._config = session.prepared.config
         self._ranks = session.ranks
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in self._prepared.cases}
-        if self._config.benchmark.batch_sizes:
-            # Hugging Face's `generate` decodes greedily, whatever the settings do.
-            setting = "full depth" if self._config.generation.is_default else "full depth greedy"
-            self._cases[Entry("hf_generate", setting, self._config.seeds[0])] = None
+        self._cases |= dict.fromkeys(hf_entries(self._config))
         self._full_entry = self._prepared.cases[0].entry
         self._records = Records(session.folder, self._cases)
         self._models = ModelStore(session)
@@ -146,7 +144,7 @@ class Comparison:
             self._print(f"{counter} {entry.label}: failed: {why}", style="red")
             return
         pace = self._pace.with_left(len([one for one in self._cases if not self._is_done(one)]))
-        self._print(f"{counter} {entry.label}{': finished before' if finished else f' ({pace})'}")
+        self._print(f"{counter} {entry.label}{': already finished' if finished else f' ({pace})'}")
         start = monotonic()
         try:
             if finished is not None:

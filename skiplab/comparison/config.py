@@ -66,6 +66,7 @@ class Benchmark(Section):
     rounds: Annotated[int, Field(ge=2)]
     warmup: Annotated[int, Field(ge=0)]
     layers_at: PositiveInt | None
+    assisted: dict[Literal["hf_prompt_lookup", "hf_assistant_early_exit"], list[PositiveInt]]
 
 
 class Tracking(Section):
@@ -201,7 +202,9 @@ class RunConfig(Launch):
             ConfigurationError: the section is missing.
         """
         if (found := getattr(self, name)) is None:
-            raise ConfigurationError(f"{name} is missing or null, and {self.job} needs it; take an experiment with it")
+            raise ConfigurationError(
+                f"{name} is missing or null, and {self.job} needs it; use an experiment that has it"
+            )
         return found
 
     @model_validator(mode="after")

@@ -90,7 +90,7 @@ def header(
     """
     methods = Counter(entry.method for entry in entries)
     counts = ", ".join(f"{method} {count}" for method, count in methods.items())
-    before = f"; {finished} finished before" if finished else ""
+    before = f"; {finished} already finished" if finished else ""
     named = {
         "task": f"{prepared.data.source.name}: {splits(prepared.data)} items",
         "backbone": f"{backbone_name(prepared)}, {millions(parameters(prepared))} parameters",

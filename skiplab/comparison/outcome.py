@@ -73,7 +73,7 @@ class Outcome:
         if complete:
             session.screen.print(f"report: {session.folder.path / 'report.html'}")
         if why := session.tracker.lost:
-            session.screen.print(f"not tracked: {why}; the same command writes it", style="red")
+            session.screen.print(f"not tracked: {why}; run the same command again to write it", style="red")
 
     def _publish(self, rows: list[Row], summary: list[Row]) -> None:
         """Write the report, and log report and speeds to the tracker."""

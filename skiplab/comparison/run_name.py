@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 # Keys that may change when a run continues, so they are not part of the name; keys below them neither.
 UNNAMED = (
-    "experiment", "run", "tracking", "workers", "cache_dir", "save_models", "checkpoint_every", "trainer.devices",
-    "trainer.num_nodes", "trainer.strategy", "trainer.accumulate", "search.trials", "search.storage",
-    "search.artifacts", "search.select", "search.profile_items",
+    "experiment", "description", "run", "tracking", "workers", "cache_dir", "save_models", "checkpoint_every",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accumulate", "search.trials",
+    "search.storage", "search.artifacts", "search.select", "search.profile_items",
 )  # fmt: skip
 # Bytes; file systems allow 255.
 _LONGEST = 150

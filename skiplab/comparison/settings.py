@@ -8,6 +8,7 @@ from skiplab.comparison.calibrate import Calibrator, track_verdict
 from skiplab.comparison.cases import Case
 from skiplab.comparison.decoders import Decoder, Decoders
 from skiplab.comparison.growth import definition
+from skiplab.comparison.hf_entries import decodes, hf_entries
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.publish import track_outputs
 from skiplab.comparison.save_setting import save_setting, setting_folder
@@ -94,8 +95,13 @@ class Settings:
 
     def _decoded_by_hf(self, entry: Entry) -> _Decoded:
         self._session.tracker.log_params(vars(entry))
-        size = self._config.decode_batch_size
-        return _Decoded(generate_hf(self._models.base, self._data, self._items, batch_size=size, ranks=self._ranks))
+        options, size = hf_entries(self._config)[entry], self._config.decode_batch_size
+        return _Decoded(
+            generate_hf(
+                self._models.base, self._data, self._items, batch_size=size if decodes(options, size) else 1,
+                ranks=self._ranks, options=options,
+            )
+        )  # fmt: skip
 
     def _decoded(self, entry: Entry, case: Case, run_id: str) -> _Decoded:
         place, verdict = self._chosen(case, run_id)

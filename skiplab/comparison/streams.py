@@ -65,7 +65,7 @@ class StreamRounds:
     ) -> dict[str, dict[str, float]]:
         """Figures by system, arrivals and load."""
         if (known := self._folder.load(f"round{number}")) is not None:
-            self._console.print(f"round {number + 1}: finished before")
+            self._console.print(f"round {number + 1}: already finished")
             return known
         found: dict[str, dict[str, float]] = {}
         shown = f"round {number + 1} of {self._config.benchmark.rounds}"

@@ -68,9 +68,9 @@ class Throughput:
         self, batch_size: int, entrants: Mapping[str, Entrant], ceilings: Mapping[str, Ceilings]
     ) -> dict[str, dict[str, Any]]:
         if (known := self._folder.load(f"batch{batch_size}")) is not None:
-            self._console.print(f"batch {batch_size}: finished before")
+            self._console.print(f"batch size {batch_size}: already finished")
             return known
-        self._console.print(f"batch {batch_size}: {len(entrants)} systems in turns")
+        self._console.print(f"batch size {batch_size}: timing {len(entrants)} systems in interleaved rounds")
         workload = self._subject.workload(batch_size)
         options = self._config.benchmark
         timings, errors = interleave(
@@ -144,7 +144,7 @@ class Throughput:
 
     def _measured_ceilings(self) -> dict[str, Ceilings]:
         if (known := self._folder.load("ceilings")) is None:
-            self._console.print("bandwidth and matrix speed of the machine")
+            self._console.print("measuring the machine's bandwidth and matrix speed")
             bandwidth = measure_bandwidth(self._device)
             known = {
                 dtype: {"bandwidth": bandwidth, "flops": measure_matrix_speed(self._device, FORMATS[dtype])}

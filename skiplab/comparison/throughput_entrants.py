@@ -9,11 +9,12 @@ from typing import final
 import torch
 
 from skiplab.backbones.spec import BackboneSpec
+from skiplab.benchmarking.hf_systems import hf_generate_system
 from skiplab.benchmarking.peers import ctranslate2_system
 from skiplab.benchmarking.random_backbone import EOS, PAD, build, seeded, vocabulary
 from skiplab.benchmarking.roofline import Footprint
 from skiplab.benchmarking.throughput_spec import ThroughputSpec
-from skiplab.benchmarking.timing import System, Workload, engine_system, hf_generate_system
+from skiplab.benchmarking.timing import System, Workload, engine_system
 from skiplab.comparison.cases import Case, expand
 from skiplab.comparison.config import RunConfig
 from skiplab.comparison.prepare import device_of
@@ -143,7 +144,7 @@ class Entrants:
         for peer, cache in (("hf_generate", None), ("hf_generate_static", "static")):
             if peer in self._spec.peers:
                 row = {"method": peer, "setting": "full depth"}
-                yield row, lambda workload, cache=cache: hf_generate_system(backbone, cache), None
+                yield row, lambda workload, cache=cache: hf_generate_system(backbone, cache_implementation=cache), None
 
     def _policy(self, case: Case, backbone: Backbone) -> tuple[ExitPolicy, float | None]:
         """The policy with which a case decodes, and its target speedup."""

@@ -15,7 +15,7 @@ Timed = dict[str, list[Timing]]
 
 
 def time_systems(
-    systems: Mapping[str, Callable[[Workload], System]],
+    systems: Mapping[str, Callable[[Workload], System | None]],
     workloads: Sequence[Workload],
     *,
     baseline: str,
@@ -27,7 +27,7 @@ def time_systems(
     """Each system's speed on each workload, and the errors of those that raised, by name.
 
     Args:
-        systems: by name, a function that makes the system for a workload.
+        systems: by name, a function that makes the system for a workload; None where the system does not serve it.
         baseline: the system to which speedups are relative.
         options: the configuration's `benchmark`.
         before: as for `interleave`.
@@ -35,7 +35,7 @@ def time_systems(
     found: Timed = {name: [] for name in systems}
     failed: dict[str, Exception] = {}
     for workload in workloads:
-        ready = {name: make(workload) for name, make in systems.items()}
+        ready = {name: system for name, make in systems.items() if (system := make(workload)) is not None}
         timings, errors = interleave(
             ready, workload, rounds=options.rounds, warmup=options.warmup, device=device, before=before,
             progress=progress,

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
+from skiplab.benchmarking.hf_systems import hf_generate_system
 from skiplab.benchmarking.layer_times import layer_times
-from skiplab.benchmarking.timing import System, Workload, engine_system, hf_generate_system
+from skiplab.benchmarking.timing import System, Workload, engine_system
 from skiplab.comparison.cases import Case
 from skiplab.comparison.decoders import Decoders, WeightsAndPolicy
+from skiplab.comparison.hf_entries import decodes, hf_entries
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.records import Records
 from skiplab.comparison.session import Session
@@ -28,6 +30,7 @@ class Timekeeper:
         self._models = models
         self._decoders = decoders
         self._records = records
+        self._hf = hf_entries(session.prepared.config)
 
     def run(self, cases: Mapping[Entry, Case | None], full: Record) -> dict[Entry, str]:
         """Time all settings, unless all have timings.
@@ -42,10 +45,12 @@ class Timekeeper:
         sizes = self._options.batch_sizes
         if not sizes:
             return {}
-        in_turns = any(len(self._timings(entry)) < len(sizes) for entry in cases)
+        in_turns = any(
+            len(self._timings(entry)) < sum(decodes(self._hf.get(entry, {}), size) for size in sizes) for entry in cases
+        )
         layers_at = self._options.layers_at if self._lack_layers(cases) else None
         if not in_turns:
-            self._session.screen.print("timing: finished before")
+            self._session.screen.print("timing: already finished")
         errors: Errors = {}
         timed = self._timed(cases, errors) if in_turns or layers_at else {}
         if timed:
@@ -53,7 +58,7 @@ class Timekeeper:
             swappable = SwappableBackbone(self._models.load, next(iter(timed.values())).weights)
             lengths = [len(tokens) for tokens in full.outputs.tokens]
             if in_turns:
-                self._session.screen.print(f"timing {len(timed)} systems in turns")
+                self._session.screen.print(f"timing {len(timed)} systems in interleaved rounds")
                 workloads = [self._workload(lengths, size) for size in sizes]
                 self._in_turns(swappable, timed, full.entry, workloads, errors)
             if layers_at:
@@ -94,9 +99,11 @@ class Timekeeper:
         workloads: Sequence[Workload],
         errors: Errors,
     ) -> None:
-        def system(entry: Entry) -> Callable[[Workload], System]:
-            if entry.method == "hf_generate":
-                return lambda workload: hf_generate_system(swappable.backbone)
+        def system(entry: Entry) -> Callable[[Workload], System | None]:
+            if (given := self._hf.get(entry)) is not None:
+                return lambda workload: (
+                    hf_generate_system(swappable.backbone, **given) if decodes(given, workload.batch_size) else None
+                )
             policy = timed[entry].policy
             return lambda workload: engine_system(swappable.packed(workload.batch_size), policy, workload)
 
@@ -122,7 +129,7 @@ class Timekeeper:
     ) -> None:
         found = {}
         for entry, one in timed.items():
-            if entry.method != "hf_generate" and entry not in errors:
+            if entry not in self._hf and entry not in errors:
                 try:
                     swappable.load_weights(one.weights)
                     found[entry.label] = layer_times(swappable.backbone, one.policy, workload)

@@ -74,7 +74,7 @@ def report_broken(path: Path, bad: list[tuple[int, str]], broken: Broken) -> Non
     line, fault = bad[0]
     message = f"{path}: {len(bad)} broken line(s), the first is line {line}"
     if broken == "refuse":
-        raise DataError(f"{message}; {fault}; mend them, or leave them out with data.broken=skip")
+        raise DataError(f"{message}; {fault}; fix them, or leave them out with data.broken=skip")
     warnings.warn(f"{message}; skipped; {fault}", stacklevel=2)
 
 
@@ -99,7 +99,7 @@ def _lines(path: Path, encoding: str, newline: str = "") -> Iterator[str]:
     found = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
     if found and not codecs.lookup(encoding).name.startswith(found):
         raise DataError(
-            f"{path}, line 1: the file begins as {found.upper()} does, and data.encoding={encoding}; give "
+            f"{path}, line 1: the file begins like {found.upper()}, but data.encoding={encoding}; give "
             f"data.encoding={found}, or save the file as UTF-8"
         )
     with path.open(encoding=encoding, errors="skiplab.undecoded", newline=newline) as file:

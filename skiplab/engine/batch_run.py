@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.draft_length import DraftCounts
 from skiplab.engine.kv_cache import KVCache
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy
@@ -28,12 +29,14 @@ class DecodeResult:
         length_B: generated tokens per row.
         depth_BT: number of layers that ran on the row for each token; 0 after the end.
         kv_bytes: bytes allocated for keys and values.
+        drafts: what was drafted and accepted; None if nothing was.
     """
 
     tokens_BT: Tensor
     length_B: Tensor
     depth_BT: Tensor
     kv_bytes: int
+    drafts: DraftCounts | None = None
 
     def sequences(self) -> list[list[int]]:
         """Generated ids per row, without padding."""
@@ -137,14 +140,7 @@ class EagerRun(BatchRun):
         self._cancelled.update(rows)
 
     def result(self) -> DecodeResult:
-        length_B = torch.tensor([len(row.tokens) for row in self._all])
-        tokens_BT = torch.full((len(self._all), self._prefilled.longest), self._prefilled.pad_id)
-        depth_BT = torch.zeros_like(tokens_BT, dtype=torch.int32)
-        for row, (tokens_T, depth_T) in zip(self._all, zip(tokens_BT, depth_BT, strict=True), strict=True):
-            tokens_T[: len(row.tokens)] = torch.tensor(row.tokens)
-            depth_T[: len(row.depths)] = torch.tensor(row.depths)
-        device = self.logits_BV.device
-        return DecodeResult(tokens_BT.to(device), length_B.to(device), depth_BT.to(device), self._live.nbytes)
+        return padded_result(self._all, self._prefilled, self._live.nbytes)
 
     def _take(self, logits_BV: Tensor, depths: Sequence[int], step: int) -> None:
         rows = self._live.rows
@@ -152,8 +148,23 @@ class EagerRun(BatchRun):
             self.index_B = torch.tensor([row.index for row in rows], device=logits_BV.device)
         self.logits_BV = logits_BV
         self.token_B = self._prefilled.choice.choose(logits_BV, self.index_B, step)
-        self._live.take(rows, self.token_B.tolist(), depths)
+        for row, token, depth in zip(rows, self.token_B.tolist(), depths, strict=True):
+            self._live.take(row, token, depth)
 
     def _ends(self, row: LiveRow) -> bool:
         known = len(row.tokens) == self._limits[row.index] or row.index in self._cancelled
         return known or row.tokens[-1] in self._prefilled.eos_ids
+
+
+def padded_result(
+    rows: Sequence[LiveRow], prefilled: Prefilled, kv_bytes: int, *, drafts: DraftCounts | None = None
+) -> DecodeResult:
+    """The rows' tokens and depths as tensors; arguments as in `DecodeResult`."""
+    length_B = torch.tensor([row.step for row in rows])
+    tokens_BT = torch.full((len(rows), prefilled.longest), prefilled.pad_id)
+    depth_BT = torch.zeros_like(tokens_BT, dtype=torch.int32)
+    for row, (tokens_T, depth_T) in zip(rows, zip(tokens_BT, depth_BT, strict=True), strict=True):
+        tokens_T[: row.step] = torch.tensor(row.tokens)
+        depth_T[: row.step] = torch.tensor(row.depths)
+    device = prefilled.mask_BP.device
+    return DecodeResult(tokens_BT.to(device), length_B.to(device), depth_BT.to(device), kv_bytes, drafts)

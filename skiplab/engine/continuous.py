@@ -5,7 +5,6 @@ Shapes: N rows whose prompts end, V vocabulary.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -13,47 +12,19 @@ from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.depth_order import check_chain
+from skiplab.engine.handle import Handle
 from skiplab.engine.kv_cache import Place
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.engine.read_chunk import read_chunk
 from skiplab.engine.request import RowRequest
-from skiplab.engine.row_choice import Chooser, choose, stopped
+from skiplab.engine.row_choice import choose
+from skiplab.engine.speculative import Rounds, Speculative
 from skiplab.engine.step_runners import step_runner
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
 
 # The cache's width is a multiple of this.
 _COLUMN_BLOCK = 64
-
-
-@final
-@dataclass(eq=False)
-class Handle:
-    """A submitted request.
-
-    Attributes:
-        tokens: generated so far.
-        depths: layers that each of them ran.
-        done: whether it has ended, or was cancelled.
-    """
-
-    request: RowRequest
-    row: LiveRow
-    on_token: Callable[[int], None] | None = None
-    done: bool = False
-
-    @property
-    def tokens(self) -> list[int]:
-        return self.row.tokens
-
-    @property
-    def depths(self) -> list[int]:
-        return self.row.depths
-
-    @property
-    def ids(self) -> list[int]:
-        """Prompt and output."""
-        return [*self.request.prompt, *self.tokens]
 
 
 class QueueFullError(Exception):
@@ -115,6 +86,7 @@ class Engine:
         runner = step_runner(backbone, policy, cache, rows=slots, columns=0)
         self._cache = cache
         self._live = LiveRows(backbone, cache, runner, columns=0)
+        self._rounds = Rounds(backbone, policy, self._live) if isinstance(policy, Speculative) else None
 
     @property
     def active(self) -> int:
@@ -169,8 +141,10 @@ class Engine:
             ValueError: as `check`, or the policy cannot be mixed with the engine's.
         """
         self.check(request)
-        if policy is not None and (isinstance(policy, RowwisePolicy) or isinstance(self._policy, RowwisePolicy)):
-            raise ValueError("a policy under which rows decide when to exit cannot be mixed with another policy")
+        if policy is not None and any(isinstance(one, RowwisePolicy | Speculative) for one in (policy, self._policy)):
+            raise ValueError(
+                "a policy that drafts, or under which rows exit on their own, cannot be mixed with another policy"
+            )
         if policy is not None:
             self._check_plans(policy)
         if self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
@@ -196,7 +170,9 @@ class Engine:
         """Admit requests, read a chunk of a prompt, and run one decode step; returns whether work is left."""
         self._admit()
         self._read()
-        if self._live.decoding:
+        if self._rounds is not None:
+            self._run_round(self._rounds)
+        elif self._live.decoding:
             logits_BV, depths = self._live.advance()
             self._take(self._live.decoding, logits_BV, depths)
         return bool(self._running or self._waiting)
@@ -220,8 +196,9 @@ class Engine:
             self._live.begin(handle.row)
 
     def _grow(self, columns: int) -> None:
-        self._cache.grow([columns] * self._backbone.num_layers)
-        self._live.grow(columns)
+        drafts = self._policy.drafting.length if isinstance(self._policy, Speculative) else 0
+        self._cache.grow([columns + drafts] * self._backbone.num_layers)
+        self._live.grow(columns + drafts)
         self._columns = columns
 
     def _read(self) -> None:
@@ -261,25 +238,29 @@ class Engine:
     def _left(self, row: LiveRow) -> int:
         return len(self._running[row.index].request.prompt) - row.column
 
+    def _run_round(self, rounds: Rounds) -> None:
+        handles = [self._running[row.index] for row in self._live.decoding]
+        if not handles:
+            return
+        room = [handle.request.limit - len(handle.tokens) for handle in handles]
+        for handle, found in zip(handles, rounds.run([one.chooser for one in handles], room), strict=True):
+            self._extend(handle, found.tokens, len(handle.row.plan))
+
     def _take(self, rows: Sequence[LiveRow], logits_BV: Tensor, depths: Sequence[int]) -> None:
         handles = [self._running[row.index] for row in rows]
-        tokens = choose(logits_BV, [_chooser(handle) for handle in handles])
-        self._live.take(rows, tokens, depths)
-        ended = [handle for handle in handles if _ends(handle)]
-        for handle, token in zip(handles, tokens, strict=True):
+        tokens = choose(logits_BV, [handle.chooser for handle in handles])
+        for handle, token, depth in zip(handles, tokens, depths, strict=True):
+            self._extend(handle, [token], depth)
+
+    def _extend(self, handle: Handle, tokens: Sequence[int], depth: int) -> None:
+        """Append a row's tokens, up to the one that ends it."""
+        for token in tokens:
+            if handle.done:
+                # Cancelled by a callback.
+                return
+            self._live.take(handle.row, token, depth)
+            ended = handle.at_end
             if handle.on_token is not None:
                 handle.on_token(token)
-        for handle in ended:
-            self.cancel(handle)
-
-
-def _chooser(handle: Handle) -> Chooser:
-    choice = handle.request.choice
-    return Chooser(choice, handle.ids if choice else (), handle.row.step)
-
-
-def _ends(handle: Handle) -> bool:
-    request, tokens = handle.request, handle.tokens
-    if tokens[-1] in request.eos_ids or len(tokens) == request.limit:
-        return True
-    return request.choice is not None and stopped(request.choice, handle.ids)
+            if ended:
+                self.cancel(handle)

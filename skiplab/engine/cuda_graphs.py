@@ -22,6 +22,7 @@ from skiplab.engine.kv_cache import StaticKVCache
 from skiplab.engine.parallel_forward import prefix_columns
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.engine.recorded_choice import Choose, RecordedChoice
+from skiplab.engine.speculative import Speculative
 from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
 
@@ -95,8 +96,8 @@ class StepGraphs:
         new_tokens: int,
         record: bool = True,
     ) -> None:
-        if isinstance(policy, RowwisePolicy):
-            raise ValueError("recorded steps need a policy that gives all rows the same plan")
+        if isinstance(policy, RowwisePolicy | Speculative):
+            raise ValueError("recorded steps need a policy that gives all rows the same plan, and one token per step")
         self.backbone = backbone
         self._stepping = with_kernels(backbone)
         self.policy = policy

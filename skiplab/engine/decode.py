@@ -18,6 +18,8 @@ from skiplab.engine.parallel_forward import forward, prefix_columns
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.recorded_choice import not_recordable
 from skiplab.engine.request import Request
+from skiplab.engine.speculative import Speculative
+from skiplab.engine.speculative_run import SpeculativeRun
 from skiplab.schedules.exit_schedule import layer_steps
 
 OnStep = Callable[[int, Tensor, Tensor], None]
@@ -135,9 +137,14 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Ste
     if graphs is not None:
         return GraphRun(graphs, prefill(graphs.prompt_cache()), request.choosing, prompt_BP)
     # A layer that only the prompt pass runs needs no cache.
-    cache = backbone.new_cache(
-        len(request.prompts), [prefix_columns(columns, run) if run > 1 else 0 for run in steps_L]
-    )
+    slots_L = [prefix_columns(columns, run) if run > 1 else 0 for run in steps_L]
+    if isinstance(policy, Speculative):
+        cache = backbone.new_cache(
+            len(request.prompts), [slots and slots + policy.drafting.length for slots in slots_L]
+        )
+        choices = [request.row_choice(row, backbone.device) for row in range(len(request.prompts))]
+        return SpeculativeRun(backbone, policy, cache, prefill(cache), choices, prompt_BP.tolist())
+    cache = backbone.new_cache(len(request.prompts), slots_L)
     return EagerRun(backbone, policy, cache, prefill(cache))
 
 

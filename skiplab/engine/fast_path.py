@@ -11,6 +11,7 @@ from skiplab.engine.number_format import NumberFormat
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.engine.recorded_choice import not_recordable
 from skiplab.engine.request import Request
+from skiplab.engine.speculative import Speculative
 
 # How many batch sizes may have recorded steps at a time.
 _MAX_RECORDED = 4
@@ -36,7 +37,7 @@ class FastPath:
         self._policy = policy
         self._format = number_format
         on_gpu = backbone.device.type == "cuda"
-        recordable = number_format is not None and not isinstance(policy, RowwisePolicy)
+        recordable = number_format is not None and not isinstance(policy, RowwisePolicy | Speculative)
         self._records = (on_gpu if records is None else records) and recordable
         self._packed: dict[bool, Backbone] = {}
         self._graphs: dict[int, StepGraphs] = {}

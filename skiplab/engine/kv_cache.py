@@ -33,8 +33,9 @@ class KVStore(ABC):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._keys = [torch.empty(rows, heads, slots, head_size, dtype=dtype, device=device) for slots in slots_L]
-        self._values = [torch.empty_like(key) for key in self._keys]
+        # Zeros, because a mask cannot hide NaN or infinity in columns that are not written yet.
+        self._keys = [torch.zeros(rows, heads, slots, head_size, dtype=dtype, device=device) for slots in slots_L]
+        self._values = [torch.zeros_like(key) for key in self._keys]
 
     @property
     def nbytes(self) -> int:
@@ -57,7 +58,7 @@ class Place:
 
     Attributes:
         rows: the rows to write: a slice of neighbours, or any rows by index.
-        column: the first new column: one integer for all rows, or one per row (R,).
+        column: the first new column, an integer, for all rows; or the column of each new position, (R,) or (R, T).
         end: attention reads the columns before `end`; None reads those up to and including the new ones.
     """
 
@@ -106,16 +107,19 @@ class KVCache(KVStore):
         else:
             assert place.end is not None
             end = place.end
-            new = (place.row_index, slice(None), place.column)
-            key_BHTK, value_BHTK = key_BHTK[:, :, 0], value_BHTK[:, :, 0]
+            if place.column.dim() == 1:
+                new = (place.row_index, slice(None), place.column)
+                key_BHTK, value_BHTK = key_BHTK[:, :, 0], value_BHTK[:, :, 0]
+            else:
+                new = (place.row_index[:, None], slice(None), place.column)
+                key_BHTK, value_BHTK = key_BHTK.transpose(1, 2), value_BHTK.transpose(1, 2)
         if end > keys.shape[2]:
             raise IndexError(f"layer {layer_idx} holds {keys.shape[2]} positions, asked to write up to {end}")
         keys[new], values[new] = key_BHTK, value_BHTK
         return keys[place.rows, :, :end], values[place.rows, :, :end]
 
     def grow(self, slots_L: Sequence[int]) -> None:
-        """Make room for more positions per layer and keep the stored ones. New positions are zero, because a mask
-        cannot hide NaN or infinity."""
+        """Make room for more positions per layer and keep the stored ones."""
         for layer, slots in enumerate(slots_L):
             for buffers in (self._keys, self._values):
                 before = buffers[layer]
@@ -160,9 +164,6 @@ class StaticKVCache(KVStore):
 
     def __init__(self, slots_L: Sequence[int], *, rows: int, device: torch.device, **options: Any) -> None:
         super().__init__(slots_L, rows=rows, device=device, **options)
-        # Masked values must still be finite.
-        for buffer in (*self._keys, *self._values):
-            buffer.zero_()
         self.column_1 = torch.zeros(1, dtype=torch.int64, device=device)
         self.bucket = 0
         self._kernels = has_kernels(device)

@@ -1,6 +1,6 @@
 """The ragged step: one decode step of rows that each have their own length, age and plan.
 
-Shapes: B rows that decode, S key positions, V vocabulary.
+Shapes: B rows that decode, T new positions, S key positions, D hidden size, V vocabulary.
 """
 
 from collections.abc import Collection, Sequence
@@ -108,24 +108,52 @@ class LiveRows:
         self._runner.grow(columns)
         self._columns, self._mask_BS = columns, None
 
-    def take(self, rows: Sequence[LiveRow], tokens: Sequence[int], depths: Sequence[int]) -> None:
-        """Append the rows' next tokens, and the number of layers that ran for each."""
-        for row, token, depth in zip(rows, tokens, depths, strict=True):
-            row.tokens.append(token)
-            row.depths.append(depth)
-            row.plan = self._plan(row)
+    def take(self, row: LiveRow, token: int, depth: int) -> None:
+        """Append a row's next token, and the number of layers that ran for it."""
+        row.tokens.append(token)
+        row.depths.append(depth)
+        row.plan = self._plan(row)
 
     def advance(self) -> tuple[Tensor, list[int]]:
         """Run a decode step for all decoding rows: logits (B, V), and the number of layers that each ran."""
         self._arrange()
         rows, device = self.decoding, self._backbone.device
+        token_B1 = torch.tensor([row.tokens[-1:] for row in rows], device=device)
         position_B1 = torch.tensor([[row.column - row.pad] for row in rows], device=device)
         step = self._step(rows, self._backbone.rotary(position_B1))
-        token_B1 = torch.tensor([row.tokens[-1:] for row in rows], device=device)
         h_B1D, depths = self._runner.run(self._backbone.embed(token_B1, position_B1), step)
         for row in rows:
             row.column += 1
         return self._backbone.head(h_B1D[:, -1]), depths
+
+    def look_ahead(self, token_BT: Tensor, plan: LayerPlan, *, offset: int = 0) -> Tensor:
+        """Run the layers of one plan on tokens that follow the decoding rows' positions: their logits (B, T, V).
+
+        Their keys and values are stored, but the rows' columns stay; the next pass may write there again.
+
+        Args:
+            offset: columns between a row's own and that of its first token.
+        """
+        self._arrange()
+        rows, device = self.decoding, self._backbone.device
+        columns, width = [row.column + offset for row in rows], token_BT.shape[1]
+        column_BT = torch.tensor(columns, device=device)[:, None] + torch.arange(width, device=device)
+        pad_B1 = torch.tensor([[row.pad] for row in rows], device=device)
+        # Tokens behind a row's limit may stand behind the last position; nobody reads their logits.
+        position_BT = (column_BT - pad_B1).clamp(max=self._backbone.max_positions - 1)
+        level, end = min(columns) == max(columns), max(columns) + width
+        mask_BTS = None
+        if width > 1 or not level or bool(pad_B1.any()):
+            column_S = torch.arange(end, device=device)
+            hidden_BTS = (column_S < pad_B1[..., None]) | (column_S > column_BT[..., None])
+            mask_BTS = torch.zeros_like(hidden_BTS, dtype=self._backbone.dtype).masked_fill_(hidden_BTS, -torch.inf)
+        self._cache.seek(Place(slice(0, len(rows)), columns[0] if level else column_BT, end))
+        mask_B1TS = None if mask_BTS is None else mask_BTS[:, None]
+        context = Context(mask_B1TS, self._cache, self._backbone.rotary(position_BT))
+        h_BTD = self._backbone.embed(token_BT, position_BT)
+        for layer in plan:
+            h_BTD = self._backbone.layer(layer, h_BTD, context)
+        return self._backbone.head(h_BTD)
 
     def end(self, rows: Collection[LiveRow]) -> None:
         """Remove rows; the others may change places."""

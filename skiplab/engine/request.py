@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from skiplab.engine.batch import left_pad
-from skiplab.engine.generation import GenerationOptions
+from skiplab.engine.generation import GREEDY, GenerationOptions
 from skiplab.engine.logits_processing import processors, warpers
 from skiplab.engine.row_choice import RowChoice
 from skiplab.engine.stop_strings import stop_criterion
@@ -61,6 +61,28 @@ class Request:
         if self.choosing is None:
             return Greedy()
         return Processed(self.choosing, prompt_BP, longest=self.longest, pad_id=self.pad_id)
+
+    def row_choice(self, row: int, device: torch.device | str) -> RowChoice | None:
+        """How one row's tokens are chosen, from its left-padded prompt and its output; None is greedy.
+
+        Processors and criteria of the caller's own are called with a batch of this one row.
+        """
+        choosing = self.choosing
+        if choosing is None:
+            return None
+        uniform_T = None if choosing.uniform_BT is None else choosing.uniform_BT[row]
+        options = choosing.options
+        if options is None:
+            drawn = GREEDY if uniform_T is None else GenerationOptions(do_sample=True, top_k=0)
+            return RowChoice(drawn, choosing.processors, choosing.criteria, uniform_T)
+        padding = self.columns - len(self.prompts[row])
+        found = processors(
+            options, prompt_columns=self.columns, padding_B=torch.tensor([padding], device=device),
+            eos_ids=self.eos_ids,
+        )  # fmt: skip
+        # `sample` applies the warpers.
+        kept = LogitsProcessorList(found[: len(found) - len(warpers(options, torch.device(device)))])
+        return RowChoice(options, kept, choosing.criteria, uniform_T)
 
     def check(self, max_positions: int) -> None:
         """Refuse a batch that cannot be decoded.
@@ -166,14 +188,7 @@ class Decoding:
             number, limit: as one entry of `numbers` and `limits` in `request`.
         """
         request = self.request([prompt], numbers=[number], limits=[limit or self.limit])
-        choosing = request.choosing
-        if choosing is None:
-            return RowRequest(prompt, request.longest, self.eos_ids)
-        shaping = len(warpers(self.options, torch.device(self.device)))
-        kept = choosing.processors[: len(choosing.processors) - shaping]
-        uniform_T = None if choosing.uniform_BT is None else choosing.uniform_BT[0]
-        choice = RowChoice(self.options, LogitsProcessorList(kept), choosing.criteria, uniform_T)
-        return RowRequest(prompt, request.longest, self.eos_ids, choice)
+        return RowRequest(prompt, request.longest, self.eos_ids, request.row_choice(0, self.device))
 
     def requests(self, prompts: Sequence[Sequence[int]], *, batch_size: int) -> Iterator[Request]:
         """Batches of at most `batch_size` rows, with `num_return_sequences` consecutive rows per prompt."""

@@ -34,6 +34,11 @@ class RowChoice:
     criteria: StoppingCriteriaList
     uniform_T: Tensor | None
 
+    def uniform(self, step: int) -> Tensor:
+        """The random number of a generation step; behind the row's limit, where tokens are dropped, the last one."""
+        assert self.uniform_T is not None
+        return self.uniform_T[min(step, len(self.uniform_T) - 1)]
+
     @cached_property
     def kind(self) -> GenerationOptions:
         """Rows whose options agree in this are sampled in one batch."""
@@ -54,6 +59,11 @@ class Chooser:
     choice: RowChoice | None
     ids: Sequence[int]
     step: int
+
+    def after(self, tokens: Sequence[int]) -> "Chooser":
+        """The same row some tokens later."""
+        ids = [*self.ids, *tokens] if self.choice is not None else self.ids
+        return Chooser(self.choice, ids, self.step + len(tokens))
 
 
 def choose(logits_BV: Tensor, rows: Sequence[Chooser]) -> list[int]:
@@ -88,5 +98,5 @@ def _chosen(logits_NV: Tensor, kind: GenerationOptions, rows: Sequence[Chooser])
             scores_NV[place] = row.choice.processors(ids_1T, scores_NV[place : place + 1].clone())[0]  # type: ignore[arg-type]
     if not kind.do_sample:
         return greedy(scores_NV).tolist()
-    uniforms = [row.choice.uniform_T[row.step] for row in rows if row.choice and row.choice.uniform_T is not None]
+    uniforms = [row.choice.uniform(row.step) for row in rows if row.choice]
     return sample(scores_NV, kind, torch.stack(uniforms)[:, None].to(logits_NV.device)).tolist()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, cycle
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -131,15 +132,26 @@ def _of_draw(rows: Sequence[tuple[list[int], list[int]]], data: TextData, fewer:
 
 
 def generate_hf(
-    backbone: Backbone, data: TextData, items: Sequence[Item], *, batch_size: int, ranks: Ranks = ALONE
+    backbone: Backbone,
+    data: TextData,
+    items: Sequence[Item],
+    *,
+    batch_size: int,
+    ranks: Ranks = ALONE,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Generation:
     """Decode greedily with Hugging Face's `generate` on the same weights, in batches in the order of the items. The
-    checkpoint's own generation configuration is ignored."""
+    checkpoint's own generation configuration is ignored.
+
+    Args:
+        options: further options of `GenerationConfig`.
+    """
     from transformers import GenerationConfig
 
     config = GenerationConfig(
-        max_new_tokens=data.max_new_tokens, do_sample=False, eos_token_id=data.eos_id, pad_token_id=data.pad_id
-    )
+        max_new_tokens=data.max_new_tokens, do_sample=False, eos_token_id=data.eos_id, pad_token_id=data.pad_id,
+        **options,
+    )  # fmt: skip
     halving = Halving(batch_size, "in generate with")
 
     def generated(batch: Sequence[Item]) -> list[list[int]]:

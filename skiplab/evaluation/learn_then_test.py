@@ -86,7 +86,7 @@ def check_attainable(count: int, delta: float, epsilon: float, kind: PValue) -> 
     if count < needed:
         raise ValueError(
             f"{count} calibration items cannot certify delta={delta:g} at epsilon={epsilon:g} with the {kind} "
-            f"p-value, not even with no loss at all: it takes at least {needed} items"
+            f"p-value, even if no item has a loss: that takes at least {needed} items"
         )
 
 

@@ -67,7 +67,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     found = description.get("format") if isinstance(description, dict) else None
     if found != FORMAT:
         raise SavedMethodError(
-            f"{folder} has format {found}, this skiplab reads {FORMAT}: load it with the version of skiplab that "
+            f"{folder} has format {found}, but this version of skiplab reads {FORMAT}: load it with the version that "
             "saved it"
         )
     return description

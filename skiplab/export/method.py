@@ -97,7 +97,7 @@ class SavedMethod:
         """
         chosen = self.options(generation_config, **options)
         if chosen.num_return_sequences > 1:
-            raise ValueError(f"a stream is of one output, got num_return_sequences={chosen.num_return_sequences}")
+            raise ValueError(f"a stream has one output, got num_return_sequences={chosen.num_return_sequences}")
         ids = self.prompt_ids(prompt)[0] if isinstance(prompt, str) else self.conversation(prompt)
         request = self.request([ids], chosen)
 

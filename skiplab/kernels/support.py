@@ -24,7 +24,7 @@ def has_kernels(device: torch.device) -> bool:
         layer_norm(ones, ones, ones, 1e-5)
     except Exception as error:  # noqa: BLE001 - whatever a compiler raises
         warnings.warn(
-            f"decoding on {device} goes without the kernels for single rows, and slower: Triton fails with "
+            f"decoding on {device} runs without the kernels for single rows, and slower: Triton fails with "
             f"{type(error).__name__}: {error}. It needs a C compiler such as gcc",
             stacklevel=2,
         )

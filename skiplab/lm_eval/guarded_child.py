@@ -20,12 +20,12 @@ def cut_off_network() -> None:
         OSError: the system allows no such thing.
     """
     if not sys.platform.startswith("linux"):
-        raise OSError(f"code can be cut off from the network on Linux alone, this is {sys.platform}")
+        raise OSError(f"programs can be isolated from the network only on Linux, and this is {sys.platform}")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEW_NETWORK) == 0 or libc.unshare(_NEW_USER | _NEW_NETWORK) == 0:
         return
     reason = os.strerror(ctypes.get_errno())
-    raise OSError(f"this system lets no process leave the network ({reason}); it needs user namespaces")
+    raise OSError(f"this system cannot isolate a process from the network ({reason}); it needs user namespaces")
 
 
 def limit(seconds: float, memory_bytes: int) -> None:

@@ -186,8 +186,8 @@ class TrainedModule(L.LightningModule, ABC):
             self._step_losses.clear()
             self.parts *= 2
             warnings.warn(
-                f"out of memory in training step {self.global_step}; from here on a batch goes through the model in "
-                f"{self.parts} parts, which gives the same steps in more time",
+                f"out of memory in training step {self.global_step}; from now on each batch is processed in "
+                f"{self.parts} parts, which gives the same result but takes longer",
                 stacklevel=2,
             )
 

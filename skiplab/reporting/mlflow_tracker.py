@@ -89,7 +89,7 @@ class MLflowTracker(Tracker):
         """Stop tracking, and warn."""
         self._lost = f"the tracking store {mlflow.get_tracking_uri()} is lost: {str(error).splitlines()[0]:.300}"
         warnings.warn(
-            f"{self._lost}; the run continues without it, and the same command writes what is missing later",
+            f"{self._lost}; the run continues without it. Run the same command again later to write what is missing",
             stacklevel=3,
         )
 

@@ -1,8 +1,9 @@
 """How plots look: one colour, marker and line per series, in light and dark."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 from urllib.parse import quote
 
@@ -96,7 +97,7 @@ def axes_of(
 
     columns = min(count, _PANELS_PER_LINE)
     lines = ceil(count / columns)
-    with matplotlib.rc_context(_TEXT):
+    with matplotlib.rc_context(dict(_TEXT)):
         figure = Figure(figsize=(max(width * columns, 5.0), height * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharey=share).ravel()
         for axis in axes[count:]:
@@ -119,7 +120,15 @@ def dress(axis: "Axes") -> None:
     axis.title.set(color=INK, fontsize=9)
 
 
-_TEXT = {"text.color": INK, "axes.labelcolor": INK, "font.size": 8, "axes.labelsize": 9, "axes.titlesize": 9}
+_TEXT: Mapping[Any, Any] = MappingProxyType(
+    {
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "font.size": 8,
+        "axes.labelsize": 9,
+        "axes.titlesize": 9,
+    }
+)
 
 
 def legend_outside(figure: "Figure", axes: Sequence["Axes"]) -> None:

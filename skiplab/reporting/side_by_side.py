@@ -17,7 +17,7 @@ from skiplab.reporting.tables import notes
 from skiplab.reporting.vocabulary import FIGURES
 
 _LIMITS = (
-    "Speeds of different runs were not measured in turns: a difference between them may be the machine's.",
+    "Speeds of different runs were not measured in interleaved rounds, so the machine may cause differences.",
     "Differences between the runs are not tested; intervals are those within each run.",
 )
 _SENTENCES = 2
@@ -89,9 +89,9 @@ def _table(runs: Sequence[FinishedRun]) -> MainTable:
     anchors = anchors_of(settings)
     quality, batch = _quality(runs), _shared_batch(runs)
     columns: list[tuple[str, Any, FinishedRun]] = []
-    for name, place in ((quality, "quality"), ("layer_speedup", "quality")):
+    for name in (quality, "layer_speedup"):
         if name is not None:
-            column = FIGURES[name].at(place)
+            column = FIGURES[name].at("quality")
             columns += [(f"{column.label}, {run.name}", Own(name, column), run) for run in runs]
     if batch is not None:
         columns += [(f"decode speedup, batch {batch}, {run.name}", Timed(run.rows, batch), run) for run in runs]

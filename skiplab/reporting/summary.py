@@ -46,7 +46,7 @@ def summarise(records: Sequence[Record], rivals: Mapping[Setting, Setting]) -> l
     return list(found.values())
 
 
-def _add_from_full(found: Mapping[Setting, Row], groups: Mapping[Setting, Sequence[Record]]) -> None:
+def _add_from_full(found: dict[Setting, Row], groups: Mapping[Setting, Sequence[Record]]) -> None:
     """Add the differences from the full model, if its records come first."""
     first = next(iter(groups), None)
     if first is None or first.method != "full":

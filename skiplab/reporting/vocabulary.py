@@ -4,6 +4,7 @@ from skiplab.evaluation.bertscore import BERTSCORE_F1
 from skiplab.evaluation.e2e_scores import E2E_SCORES
 from skiplab.evaluation.metric import quality_figure
 from skiplab.evaluation.metrics import AGREEMENT, BLEU, ROUGE
+from skiplab.reporting.draft_figures import DRAFT_FIGURES
 from skiplab.reporting.stream_figures import STREAM_FIGURES
 from skiplab.reporting.training_figures import TRAINING_FIGURES
 from skiplab.utils.figures import FIGURES, Figure, Shown
@@ -17,7 +18,7 @@ _IDENTITY = (
     Figure(name="method", meaning="which method"),
     Figure(name="setting", meaning="short readable name of its setting"),
     Figure(name="seed", meaning="seed of its training"),
-    Figure(name="seeds", meaning="seeds that the row is over", part="summary"),
+    Figure(name="seeds", meaning="seeds that the row averages over", part="summary"),
     Figure(name="backbone", meaning="model shape, if a job has several"),
     Figure(name="error", meaning="why the setting has no figures"),
     Figure(name="target_speedup", meaning="target layer speedup of the setting", unit="x", over_seeds="mean"),
@@ -279,6 +280,7 @@ for _figure in (
     *_CALIBRATION,
     *_DEPTH,
     *_TIME,
+    *DRAFT_FIGURES,
     *_PREDICTED,
     *STREAM_FIGURES,
     *TRAINING_FIGURES,

@@ -30,7 +30,7 @@ class NestedPlan:
     def __post_init__(self) -> None:
         if not self.steps_L or min(self.steps_L) < 1 or max(self.steps_L) < 2:
             raise ValueError(
-                f"each layer must run at step 0, and one layer after it; got steps per layer {list(self.steps_L)}"
+                f"each layer must run at step 0, and at least one after it; got steps per layer {list(self.steps_L)}"
             )
 
     @classmethod
@@ -78,16 +78,16 @@ class NestedPlan:
             ValueError: the message says which segment is wrong.
         """
         if not segments or segments[0][0] != 1:
-            raise ValueError("the first segment of a plan begins at step 1, after the prompt pass")
+            raise ValueError("the first segment of a plan must begin at step 1, after the prompt pass")
         steps_L = [1] * num_layers
         before, start_before = set(range(num_layers)), 0
         for start, layers in segments:
             if start <= start_before:
-                raise ValueError(f"segments come in ascending steps, got {start} after {start_before}")
+                raise ValueError(f"segments must have ascending steps, got {start} after {start_before}")
             if not layers or not set(layers) <= before:
                 raise ValueError(
-                    f"from step {start} on a plan runs some of the layers before it (of {num_layers}, from 0), got "
-                    f"{list(layers)} after {sorted(before)}"
+                    f"from step {start} on a plan must run some of the layers that ran before, and no others (of "
+                    f"{num_layers}, from 0); got {list(layers)} after {sorted(before)}"
                 )
             for layer in before - set(layers):
                 steps_L[layer] = start

@@ -97,8 +97,8 @@ def _check_plain(values: Mapping[str, Any]) -> None:
         )
     if not _is_list_of_plans(values["plans"]):
         raise ValueError(
-            f"plans of schedule {name!r} must be a list of from_step and layers, integers and lists of integers, got "
-            f"{reprlib.repr(values['plans'])}"
+            f"plans of schedule {name!r} must be a list of mappings with from_step, an integer, and layers, a list of "
+            f"integers, got {reprlib.repr(values['plans'])}"
         )
     if speedup is not None and not (isinstance(speedup, int | float) and 0 < speedup < math.inf):
         raise ValueError(
@@ -131,7 +131,7 @@ def _read(path: str) -> dict[str, Any]:
         raise ValueError(f"schedule={path} cannot be read: {error}; give the YAML file that a search wrote") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"schedule={path} is not YAML that can be read: {reason}") from error
+        raise ValueError(f"schedule={path} is not valid YAML: {reason}") from error
     if not isinstance(values, dict):
         raise ValueError(f"schedule={path} holds no exit schedule: expected a mapping, got {type(values).__name__}")
     return values

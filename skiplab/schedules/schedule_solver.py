@@ -76,7 +76,7 @@ def _check_reach(target_speedup: float, *, num_layers: int, warmup: int, spread:
     if not 1 <= target_speedup <= fastest:
         raise ValueError(
             f"target speedup {target_speedup:g} cannot be reached: {num_layers} layers with a warm-up of "
-            f"{warmup} allow speedups of 1 to {fastest:g} (one layer above the warm-up at the least)"
+            f"{warmup} allow speedups of 1 to {fastest:g} (at least one layer above the warm-up runs)"
         )
     return floor
 

@@ -68,7 +68,7 @@ class Findings:
             session.tracker.log_file(path, "schedules")
         chosen = self._chosen(records)
         if chosen is None:
-            session.screen.print("no schedule meets search.select; full depth is the answer")
+            session.screen.print("no schedule meets search.select; full depth remains")
             return
         path = session.folder.path / "schedule.yaml"
         chosen.write(path)

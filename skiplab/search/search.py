@@ -34,15 +34,15 @@ def checked_spec(prepared: Prepared) -> SearchSpec:
     with configuring():
         if prepared.config.decode_dtype is not None:
             raise ValueError(
-                f"a search judges schedules in the weights' own number format, got decode_dtype="
-                f"{prepared.config.decode_dtype}; search with null, and compare what it found with another"
+                f"a search evaluates schedules in the weights' own number format, got decode_dtype="
+                f"{prepared.config.decode_dtype}; search with null, and compare the schedules found in another format"
             )
         spec: SearchSpec = prepared.config.section("search")
         measured = [figure.name for figure in figures_of(prepared.metrics)]
         spec.check(measured, prepared.probe().backbone.num_layers, prepared.calibration.delta)
         spec.space.horizons(prepared.probe().lengths)
         if spec.times and not prepared.config.benchmark.batch_sizes:
-            raise ValueError("decode_speedup is measured at the largest of benchmark.batch_sizes, and there is none")
+            raise ValueError("decode_speedup is measured at the largest of benchmark.batch_sizes, which is empty")
     return spec
 
 
@@ -74,7 +74,7 @@ class Search:
     def run(self) -> bool:
         """Studies, profile, comparison; True if nothing failed."""
         with self._session.run("parent", self._config.tracking.experiment, nested=False):
-            self._session.screen.print("base and once-for-all model")
+            self._session.screen.print("training the base and the once-for-all model")
             self._judge.prepare()
             self._warm_starts(next(iter(self._studies.values())))
             for name in self._studies:
@@ -115,7 +115,7 @@ class Search:
         """Importances of layers and the plans made of them, once per run folder."""
         if (stored := self._folder.load("profile")) is not None:
             return Plans.from_plain(stored)
-        self._session.screen.print("importance of layers")
+        self._session.screen.print("measuring the importance of layers")
         found = solve_in_stages(
             self._judge.profile_loss,
             num_layers=self._judge.num_layers,

@@ -67,7 +67,7 @@ class SearchSpace:
         for name, known in (("kind", get_args(PlanKind)), ("decay", tuple(DECAYS))):
             values = list(getattr(self, name))
             if not values or len(set(values)) < len(values) or not set(values) <= set(known):
-                raise ValueError(f"search.space.{name} takes different values of {', '.join(known)}, got {values}")
+                raise ValueError(f"search.space.{name} must list distinct values of {', '.join(known)}, got {values}")
         for name in ("max_exit", "min_exit", "warmup"):
             _check_range(name, getattr(self, name))
         for decay, ends in self.rate.items():
@@ -76,14 +76,16 @@ class SearchSpace:
             _check_range(f"rate.{decay}", ends)
             if ends[0] < DECAYS[decay].lowest_rate:
                 raise ValueError(
-                    f"search.space.rate.{decay} must begin at {DECAYS[decay].lowest_rate:g} at the least, got {ends}"
+                    f"search.space.rate.{decay} must begin at {DECAYS[decay].lowest_rate:g} or above, got {ends}"
                 )
         for name, ends in self.training.items():
             if name not in TRAINING:
                 raise ValueError(f"search.space.training takes {' and '.join(TRAINING)}, got {name!r}")
             _check_range(f"training.{name}", ends)
             if ends[0] < 0 or (name == "learning_rate" and ends[0] == 0):
-                raise ValueError(f"search.space.training.{name} must begin above 0, distill at 0; got {list(ends)}")
+                raise ValueError(
+                    f"search.space.training.{name} must begin above 0 (distill: 0 or above), got {list(ends)}"
+                )
         if len(self.horizon) != 2 or any(isinstance(end, str) and end not in HORIZONS for end in self.horizon):
             raise ValueError(
                 f"search.space.horizon takes two ends, each a number of steps or one of {', '.join(HORIZONS)}; got "

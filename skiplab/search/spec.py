@@ -122,7 +122,7 @@ class SearchSpec:
                     f"search.objectives.{metric} must be one of {', '.join(get_args(Sense))}, got {sense!r}"
                 )
             if sense != known[metric]:
-                raise ValueError(f"search.objectives.{metric}={sense}: {metric} is to {known[metric]}")
+                raise ValueError(f"search.objectives.{metric} must be {known[metric]}, got {sense}")
         speeds = [metric for metric in self.objectives if _is_cost(FIGURES[metric])]
         if len(self.objectives) == 2 and (len(speeds) != 1 or not _is_speedup(FIGURES[speeds[0]])):
             speedups = ", ".join(figure.name for figure in FIGURES if _is_speedup(figure))
@@ -200,6 +200,6 @@ def _is_speedup(figure: Figure) -> bool:
 def _check_metric(where: str, metric: str, known: Collection[str]) -> None:
     if metric not in known:
         raise ValueError(
-            f"search.{where}.{metric} is no figure of a trial{did_you_mean(metric, known)}; choose from "
+            f"search.{where}.{metric} is not a figure of a trial{did_you_mean(metric, known)}; choose from "
             f"{', '.join(known)}"
         )

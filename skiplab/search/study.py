@@ -47,7 +47,7 @@ def open_storage(place: str, *, heartbeat: int = 30, retries: int = 3) -> BaseSt
     """
     if is_in_memory(place):
         raise ValueError(
-            f"search.storage={place} is in memory, where neither workers nor a later start find it; give "
+            f"search.storage={place} is in memory, which neither workers nor a later run can read; give "
             "sqlite:///FILE or a journal file's path"
         )
     try:
@@ -106,7 +106,7 @@ def open_study(
     elif known != whole:
         differing = sorted(key for key in known.keys() | whole.keys() if known.get(key) != whole.get(key))
         raise ValueError(
-            f"study {name!r} in this storage is of another search (it differs in {', '.join(differing)}); choose "
+            f"study {name!r} in this storage belongs to another search (it differs in {', '.join(differing)}); choose "
             "another name with search.study=NAME, or another search.storage"
         )
     return study

@@ -110,7 +110,7 @@ class StudyRunner:
             shown(trials_of(study))
         if not is_done(trials_of(study), self._spec.trials):
             done = f"{len(judged(trials_of(study)))} of {self._spec.trials} trials"
-            raise RuntimeError(f"study {name} has no worker left ({done}); the same command goes on with it")
+            raise RuntimeError(f"study {name} has no worker left ({done}); run the same command again to resume it")
 
     def _progress(self, name: str, study: Study) -> "_Shown":
         return _Shown(name, study, self._spec.trials, self._session.screen.bar())

@@ -21,7 +21,7 @@ from skiplab.serve.scheduler import Scheduler
 
 _MESSAGES = MappingProxyType(
     {
-        "extra_forbidden": "is not served",
+        "extra_forbidden": "is not supported",
         "model_attributes_type": "must be a JSON object, with the header content-type: application/json",
     }
 )
@@ -115,7 +115,7 @@ class _Bounded:
     def _refused(self, method: str, size: str) -> Response | None:
         most = self._server.limits.max_body_bytes
         if size.isdigit() and int(size) > most:
-            return JSONResponse(ApiError(413, f"a request may have {most} bytes, got {size}").body, 413)
+            return JSONResponse(ApiError(413, f"a request may have at most {most} bytes, got {size}").body, 413)
         if method == "POST" and not size.isdigit():
             return JSONResponse(ApiError(411, "a request needs its content-length").body, 411)
         return None

@@ -48,7 +48,7 @@ class Server:
         if request.model not in (self.name, "default"):
             raise ApiError(
                 404,
-                f"there is no model {request.model!r} here, but {self.name!r}",
+                f"there is no model {request.model!r} here; this server has {self.name!r}",
                 code="model_not_found",
                 param="model",
             )

@@ -88,7 +88,7 @@ class TrainerSpec:
                 f"{self.accumulate} parts each; batch_size counts the examples of an optimizer step over all of them"
             )
         if not self.gradient_clip >= 0:
-            raise ValueError(f"trainer gradient_clip must be at least 0, which clips nothing, got {self.gradient_clip}")
+            raise ValueError(f"trainer gradient_clip must be at least 0 (0 disables it), got {self.gradient_clip}")
         if self.strategy not in get_args(StrategyName):
             known = ", ".join(get_args(StrategyName))
             raise ValueError(f"unknown trainer strategy {self.strategy!r}; choose one of {known}")

@@ -88,7 +88,7 @@ class Figure:
         if not self.name.isidentifier():
             raise ValueError(f"a figure's name is letters, digits and underscores, such as rouge_l; got {self.name!r}")
         if self.sense not in (None, "minimize", "maximize"):
-            raise ValueError(f"sense of figure {self.name} is minimize, maximize or None, got {self.sense!r}")
+            raise ValueError(f"sense of figure {self.name} must be minimize, maximize or None, got {self.sense!r}")
 
     def at(self, place: Place) -> Column:
         """How it is shown at a place.

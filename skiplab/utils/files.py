@@ -48,7 +48,7 @@ def writing(path: Path) -> Iterator[None]:
         if not disk_full(error) or isinstance(error, DiskFullError):
             raise
         raise DiskFullError(
-            f"no room left to write {path}: make room on its disk, then the same command goes on from what is finished"
+            f"no room left to write {path}: make room on its disk, then run the same command again to resume"
         ) from error
 
 
@@ -109,5 +109,5 @@ def load_json(path: Path) -> Any | None:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(
-            f"{path} is damaged ({error}); restore it, or remove it, and what it held is made again"
+            f"{path} is damaged ({error}); restore it, or remove it to have its contents made again"
         ) from error

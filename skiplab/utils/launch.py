@@ -133,8 +133,8 @@ def start(processes: int) -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             sys.stderr.write(
-                f"process {rank} was killed by signal {-failure.exitcode}, and the others were ended; the same command "
-                "goes on from what is finished\n"
+                f"process {rank} was killed by signal {-failure.exitcode}, and the others were stopped; run the same "
+                "command again to resume\n"
             )
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as error:

@@ -10,6 +10,9 @@ from skiplab.utils.files import load_json, save_json
 from skiplab.utils.locks import Hold, exclusive
 from skiplab.utils.old_names import with_present_names
 
+# Keys of a configuration that are texts for people: no result depends on them, so they may always differ.
+DESCRIPTIVE = ("description",)
+
 
 @final
 class RunFolder:
@@ -51,7 +54,7 @@ class RunFolder:
         """Refuse a folder that holds results of another configuration.
 
         Args:
-            free: parts that may differ, nested keys with dots.
+            free: parts that may differ in addition to `DESCRIPTIVE`, nested keys with dots.
 
         Raises:
             ValueError: the message names what differs.
@@ -60,7 +63,8 @@ class RunFolder:
         # JSON turns tuples to lists and keys to strings.
         present = json.loads(json.dumps(config))
         differing = [] if stored is None else sorted(_differences(stored, present))
-        if differing := [key for key in differing if not any(f"{key}.".startswith(f"{one}.") for one in free)]:
+        may_differ = (*DESCRIPTIVE, *free)
+        if differing := [key for key in differing if not any(f"{key}.".startswith(f"{one}.") for one in may_differ)]:
             raise ValueError(
                 f"{self.path} holds results of another configuration (it differs in {', '.join(differing)}); "
                 "choose another folder with hydra.run.dir=DIR, or remove this one"

@@ -1,4 +1,4 @@
-"""Which view goes over which model."""
+"""The adapter for each model family."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from skiplab.backbones.opt import OPTBackbone
 from tests.tiny import tiny_backbone
 
 
-def test_each_family_has_its_view() -> None:
+def test_each_family_has_its_adapter() -> None:
     assert isinstance(adapt(tiny_backbone("post_norm").model), OPTBackbone)
     assert isinstance(adapt(tiny_backbone("llama").model), LlamaBackbone)
 
@@ -29,7 +29,7 @@ def test_each_family_has_its_view() -> None:
     ],
     ids=["gpt2", "gpt_neox"],
 )
-def test_a_model_that_no_view_understands_is_refused_with_what_it_lacks(config: object, message: str) -> None:
+def test_an_unsupported_model_is_refused_with_what_it_lacks(config: object, message: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Pretrained weights from folders, and what is said of those that cannot be used."""
+"""Pretrained weights from folders, and the messages for folders that cannot be used."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def weights(backbone: Backbone) -> torch.Tensor:
     return torch.cat([weight.flatten() for weight in backbone.layer_weights(3)])
 
 
-def test_a_checkpoints_weights_are_loaded_into_any_shape_or_its_own(folder: Path) -> None:
+def test_a_checkpoints_weights_are_loaded_with_and_without_a_stated_shape(folder: Path) -> None:
     any_shape = PretrainedSpec(checkpoint=checkpoint(folder), dropout=0.2)
     own = LlamaSpec(**SHAPE, vocab_size=48, pretrained=True, checkpoint=checkpoint(folder))
     for spec in (any_shape, own):
@@ -64,7 +64,7 @@ def test_random_weights_have_the_checkpoints_shape(folder: Path) -> None:
     assert not torch.equal(weights(spec.build(**IDS)), weights(tiny_backbone("llama")))
 
 
-def test_a_checkpoint_is_told_from_its_next_version(folder: Path) -> None:
+def test_a_changed_checkpoint_has_another_identity(folder: Path) -> None:
     before = PretrainedSpec(checkpoint=checkpoint(folder)).identity
     tiny_backbone("llama", seed=1).model.save_pretrained(folder)
     assert PretrainedSpec(checkpoint=checkpoint(folder)).identity != before
@@ -87,7 +87,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(folder: Path) -> None:
         PretrainedSpec(checkpoint=checkpoint(folder)).build(**{**IDS, "vocab_size": 300})
 
 
-def test_folders_that_cannot_be_used_say_what_to_do(folder: Path, tmp_path: Path) -> None:
+def test_unusable_folders_are_refused_with_what_to_do(folder: Path, tmp_path: Path) -> None:
     def message(name: str) -> str:
         with pytest.raises(CheckpointError) as caught:
             PretrainedCheckpoint(name=name).config()
@@ -103,18 +103,18 @@ def test_folders_that_cannot_be_used_say_what_to_do(folder: Path, tmp_path: Path
 
 
 def conversion(message: str, place: Path) -> None:
-    """Run the command that a message gives, with its DIR at a place."""
+    """Run the command that a message gives, with a folder for its DIR."""
     (code,) = re.findall(r'python -c "(.*?)"', message)
     exec(code.replace("'DIR'", repr(str(place))), {})
 
 
 def pickled(folder: Path) -> None:
-    """Leave pickles for safetensors, as older repositories have them."""
+    """Replace safetensors by pickles, as in older repositories."""
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
 
 
-def test_the_conversion_that_is_advised_works(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_suggested_conversion_works(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     place = tmp_path_factory.mktemp("converted")
     pickled(folder)
     with pytest.raises(CheckpointError) as caught:
@@ -146,7 +146,7 @@ def test_a_hub_model_without_safetensors_says_where_to_find_some(
             hub.model(hub.config())
 
 
-def test_models_that_no_view_understands_are_refused_before_weights_are_read(folder: Path) -> None:
+def test_unsupported_models_are_refused_before_weights_are_read(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(ValueError, match="cannot run the layers of a 'gpt2' model"):
         checkpoint(folder).config()
@@ -177,8 +177,8 @@ def test_remote_code_is_not_run(folder: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize(("stored", "most"), [(torch.float32, 1.2), (torch.float16, 1.7)])
-def test_loading_holds_the_weights_once(tmp_path: Path, stored: torch.dtype, most: float) -> None:
-    # A file of another format is mapped beside them: pages that the system can drop, counted here.
+def test_loading_keeps_one_copy_of_the_weights_in_memory(tmp_path: Path, stored: torch.dtype, most: float) -> None:
+    # A file in another number format is memory-mapped in addition: the system can drop these pages, but counts them.
     spec = OPTSpec(num_layers=8, hidden_size=512, num_heads=8, max_positions=64, vocab_size=20_000)
     with torch.no_grad():
         backbone = spec.build(**IDS)

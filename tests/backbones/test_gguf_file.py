@@ -1,4 +1,4 @@
-"""GGUF files as checkpoints: read whole, or refused."""
+"""GGUF files as checkpoints: read completely, or refused."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def model(tied: bool) -> Any:
 
 
 def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
-    """As llama.cpp stores the weights of rotated queries and keys."""
+    """Query or key weights in the row order that llama.cpp stores for rotary positions."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
@@ -74,7 +74,7 @@ def keys_of(model: Any, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def write(file: Path, tied: bool = False, change: Change | None = None, quantized: bool = False) -> Any:
-    """A model, and the file that llama.cpp's converter makes of it."""
+    """Write a model as llama.cpp's converter does."""
     source = model(tied)
     keys, tensors = keys_of(source, byte_level_tokenizer()), tensors_of(source)
     architecture = "llama"
@@ -112,7 +112,7 @@ def loaded(file: Path) -> Any:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_file_gives_the_very_model(tmp_path: Path, tied: bool) -> None:
+def test_a_file_loads_as_the_model_it_was_written_from(tmp_path: Path, tied: bool) -> None:
     source = write(tmp_path / "a.gguf", tied)
     found = loaded(tmp_path / "a.gguf")
     assert found.state_dict().keys() == source.state_dict().keys()
@@ -124,14 +124,14 @@ def test_a_file_gives_the_very_model(tmp_path: Path, tied: bool) -> None:
         torch.testing.assert_close(found.eval()(ids).logits, source.eval()(ids).logits)
 
 
-def test_quantized_weights_are_nearly_so(tmp_path: Path) -> None:
+def test_quantized_weights_are_close_to_the_original(tmp_path: Path) -> None:
     source = write(tmp_path / "a.gguf", quantized=True)
     found = loaded(tmp_path / "a.gguf")
     for name, weight in source.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], weight, atol=0.02, rtol=0)
 
 
-def test_its_tokenizer_is_the_one_it_was_written_with(tmp_path: Path) -> None:
+def test_the_tokenizer_in_the_file_is_the_original(tmp_path: Path) -> None:
     write(tmp_path / "a.gguf")
     tokenizer, found = byte_level_tokenizer(), PretrainedCheckpoint(name=str(tmp_path / "a.gguf")).tokenizer()
     for text in [*TEXT[:1], " the  café\n\n2018 ", "</s> in a text"]:
@@ -141,13 +141,13 @@ def test_its_tokenizer_is_the_one_it_was_written_with(tmp_path: Path) -> None:
     assert found.chat_template == tokenizer.chat_template
 
 
-def test_it_begins_texts_as_the_file_says(tmp_path: Path) -> None:
+def test_texts_begin_with_bos_if_the_file_says_so(tmp_path: Path) -> None:
     write(tmp_path / "a.gguf", change=stating(tokenizer__ggml__add_bos_token=True))
     tokenizer = PretrainedCheckpoint(name=str(tmp_path / "a.gguf")).tokenizer()
     assert tokenizer("fox")["input_ids"] == [2, *byte_level_tokenizer()("fox")["input_ids"]]
 
 
-def test_a_backbone_is_built_from_it_and_it_is_unpacked_once(tmp_path: Path, cache: Path) -> None:
+def test_a_backbone_is_built_from_the_file_which_is_unpacked_once(tmp_path: Path, cache: Path) -> None:
     write(tmp_path / "a.gguf")
     spec = PretrainedSpec(checkpoint=PretrainedCheckpoint(name=str(tmp_path / "a.gguf")))
     assert spec.build(vocab_size=300, pad_id=1, bos_id=2, eos_id=1).num_layers == LAYERS
@@ -192,32 +192,32 @@ def stating(**values: Any) -> Change:
         (biased, r"unexpected tensors: blk.0.attn_q.bias"),
         (reshaped, r"model.layers.0.mlp.up_proj.weight|cannot read"),
         (stating(llama__rope__scaling__type="linear"), "states llama.rope.scaling.type='linear', which .* ignores"),
-        (stating(llama__attention__key_length=16), "states llama.attention.key_length=16, and its heads are of size 8"),
+        (stating(llama__attention__key_length=16), "states llama.attention.key_length=16, but its heads have size 8"),
         (stating(llama__expert_count=8), "states llama.expert_count=8"),
-        (stating(general__architecture="gpt2"), "is of the architecture 'gpt2'; of GGUF files skiplab reads llama"),
+        (stating(general__architecture="gpt2"), "has the architecture 'gpt2'; skiplab reads GGUF files of llama"),
         (stating(split__count=3), "is one of 3 parts; join them"),
         (stating(tokenizer__ggml__pre="unheard-of"), "cannot be rebuilt .*pre 'unheard-of'.; put the original"),
         (stating(tokenizer__ggml__model="bert"), "cannot be rebuilt"),
     ],
 )  # fmt: skip
-def test_what_would_be_another_model_is_refused(tmp_path: Path, cache: Path, change: Change, message: str) -> None:
+def test_files_of_another_model_are_refused(tmp_path: Path, cache: Path, change: Change, message: str) -> None:
     write(tmp_path / "a.gguf", change=change)
     with pytest.raises(CheckpointError, match=message):
         loaded(tmp_path / "a.gguf")
     assert not any(one.is_dir() for one in cache.glob("*"))
 
 
-def test_a_tokenizer_beside_the_file_is_taken_if_it_is_the_same_model_s(tmp_path: Path) -> None:
+def test_a_tokenizer_beside_the_file_is_used_if_it_fits_the_model(tmp_path: Path) -> None:
     write(tmp_path / "a.gguf", change=stating(tokenizer__ggml__pre="unheard-of"))
     byte_level_tokenizer().save_pretrained(tmp_path)
     assert PretrainedCheckpoint(name=str(tmp_path / "a.gguf")).tokenizer().pad_token == "<pad>"
     loaded(tmp_path / "a.gguf")
     byte_bpe_tokenizer(["another text"] * 9, 300).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"of \d+ tokens of .* are others in the tokenizer.json beside it"):
+    with pytest.raises(CheckpointError, match=r"of \d+ tokens of .* differ from those in the tokenizer.json beside it"):
         loaded(tmp_path / "a.gguf")
 
 
-def test_damaged_and_absent_files_are_named(tmp_path: Path) -> None:
+def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no file .*none.gguf"):
         loaded(tmp_path / "none.gguf")
     write(tmp_path / "a.gguf")
@@ -228,7 +228,7 @@ def test_damaged_and_absent_files_are_named(tmp_path: Path) -> None:
             loaded(tmp_path / "b.gguf")
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.gguf")
     monkeypatch.setattr("skiplab.backbones.gguf_file.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"GGUF files need gguf, accelerate: pip install 'skiplab\[gguf\]'"):

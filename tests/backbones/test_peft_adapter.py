@@ -1,4 +1,4 @@
-"""LoRA folders as checkpoints: merged whole, or refused."""
+"""LoRA folders as checkpoints: merged completely, or refused."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_an_adapter_is_merged_into_its_model(tmp_path: Path, layout: str, target
     assert PretrainedCheckpoint(name=str(tmp_path / "lora")).tokenizer().eos_token == "</s>"
 
 
-def test_it_is_merged_once_and_again_when_either_changes(tmp_path: Path, cache: Path) -> None:
+def test_it_is_merged_once_and_again_when_adapter_or_model_changes(tmp_path: Path, cache: Path) -> None:
     write_base(tmp_path / "base")
     write_adapter(tmp_path / "lora", tmp_path / "base")
     spec = PretrainedSpec(checkpoint=PretrainedCheckpoint(name=str(tmp_path / "lora")))
@@ -80,7 +80,7 @@ def test_it_is_merged_once_and_again_when_either_changes(tmp_path: Path, cache: 
     assert len({first, second, spec.identity}) == 3
 
 
-def test_its_own_tokenizer_is_taken_before_its_models(tmp_path: Path) -> None:
+def test_the_adapters_tokenizer_takes_precedence(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     write_adapter(tmp_path / "lora", tmp_path / "base")
     tokenizer = byte_level_tokenizer()
@@ -90,7 +90,7 @@ def test_its_own_tokenizer_is_taken_before_its_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["llama", "pre_norm"])
-def test_a_head_trained_beside_it_comes_along(tmp_path: Path, layout: str) -> None:
+def test_a_head_trained_with_the_adapter_is_loaded(tmp_path: Path, layout: str) -> None:
     write_base(tmp_path / "base", layout)
     adapted = write_adapter(tmp_path / "lora", tmp_path / "base", ["q_proj"], modules_to_save=["lm_head"])
     head, found = adapted.get_base_model().lm_head.modules_to_save["default"].weight, loaded(tmp_path / "lora")
@@ -98,7 +98,7 @@ def test_a_head_trained_beside_it_comes_along(tmp_path: Path, layout: str) -> No
     assert not torch.equal(found.get_input_embeddings().weight, head)
 
 
-def test_an_adapter_of_part_of_its_weights_is_refused(tmp_path: Path, cache: Path) -> None:
+def test_an_adapter_with_missing_weights_is_refused(tmp_path: Path, cache: Path) -> None:
     write_base(tmp_path / "base")
     write_adapter(tmp_path / "lora", tmp_path / "base")
     file = tmp_path / "lora" / "adapter_model.safetensors"
@@ -123,7 +123,7 @@ def test_an_adapter_of_part_of_its_weights_is_refused(tmp_path: Path, cache: Pat
     assert not any(one.is_dir() for one in cache.glob("*"))
 
 
-def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
+def test_adapters_that_cannot_be_merged_are_refused(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     base = load_whole(tmp_path / "base")
     config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
@@ -138,7 +138,7 @@ def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
         peft_adapter._check_ties(model, adapter)
 
 
-def test_folders_that_say_too_little_or_too_much_are_refused(tmp_path: Path) -> None:
+def test_folders_with_an_incomplete_or_ambiguous_configuration_are_refused(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     write_adapter(tmp_path / "lora", tmp_path / "base")
     path = tmp_path / "lora" / "adapter_config.json"
@@ -153,12 +153,12 @@ def test_folders_that_say_too_little_or_too_much_are_refused(tmp_path: Path) -> 
     path.write_text(json.dumps(config))
     tiny_backbone("llama").model.save_pretrained(tmp_path / "lora")
     with pytest.raises(
-        CheckpointError, match=r"holds a whole model beside an adapter of .*move adapter_config.json away"
+        CheckpointError, match=r"holds both a whole model and an adapter of .*move adapter_config.json away"
     ):
         loaded(tmp_path / "lora")
 
 
-def test_without_peft_the_command_that_merges_is_given_and_works(
+def test_without_peft_the_message_has_a_merge_command_that_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_base(tmp_path / "base")
@@ -177,7 +177,7 @@ def test_without_peft_the_command_that_merges_is_given_and_works(
     assert PretrainedCheckpoint(name=str(tmp_path / "DIR")).tokenizer().eos_token == "</s>"
 
 
-def test_transformers_own_way_of_loading_adapters_is_refused(tmp_path: Path) -> None:
+def test_transformers_own_adapter_loading_is_refused(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     write_adapter(tmp_path / "lora", tmp_path / "base")
     with pytest.raises(CheckpointError, match="is an adapter of PEFT, which transformers put beside"):

@@ -1,4 +1,4 @@
-"""Checkpoints that lack some of their weights are refused by every reader."""
+"""Every reader of checkpoints refuses one with missing weights."""
 
 import json
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def _surplus(weights: Weights) -> Weights:
     ],
     ids=["lacking", "compiled", "parallel", "adapted", "reshaped", "surplus"],
 )
-def test_weights_that_are_not_the_models_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+def test_weights_that_do_not_fit_the_model_are_refused(tmp_path: Path, change: Any, message: str) -> None:
     model: Any = tiny_backbone("llama").model
     model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -84,7 +84,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes | None, message:
             read()
 
 
-def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     tiny_backbone("llama").model.save_pretrained(tmp_path, max_shard_size="10KB")
     load_whole(tmp_path)
     last = sorted(tmp_path.glob("*.safetensors"))[-1]
@@ -105,7 +105,7 @@ def test_quantized_checkpoints_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_heads_load_tied_or_not(tmp_path: Path, tied: bool) -> None:
+def test_tied_and_untied_heads_are_loaded(tmp_path: Path, tied: bool) -> None:
     spec = LlamaSpec(num_layers=2, hidden_size=8, num_heads=2, max_positions=8, tie_embeddings=tied)
     model: Any = spec.build(vocab_size=9, pad_id=0, bos_id=1, eos_id=2).model
     model.save_pretrained(tmp_path)

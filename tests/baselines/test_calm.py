@@ -1,4 +1,4 @@
-"""CALM as a whole, in all its variants; its parts by hand are in their own tests."""
+"""CALM as a whole, in all its variants; its parts have tests of their own, with values computed by hand."""
 
 from typing import Any, get_args
 
@@ -23,7 +23,7 @@ from tests.test_conformance import (
 )
 from tests.tiny import PAD, prompts, tiny_backbone
 
-# With a softmax response over 20 of 48 tokens as one of its own.
+# The softmax response over 20 of 48 tokens is one of them.
 CONFIDENCES: list[str | dict[str, Any]] = [
     "softmax",
     {"name": "softmax", "vocabulary": 20},
@@ -55,7 +55,7 @@ def test_decoded_logits_are_those_of_the_layers_that_ran(
     backbone: Backbone, confidence: str | dict[str, Any], batch_policy: BatchPolicy
 ) -> None:
     depths: set[int] = set()
-    # A batch that waits for its least confident row exits late under a threshold that suits rows on their own.
+    # With batch policy min, rows exit late under a threshold that was matched on independent rows.
     speedups = (2, 3, 4, 5, 5.5) if batch_policy == "min" else (2,)
     for policy in (
         calm_policy(backbone, speedup=speedup, batch_policy=batch_policy, confidence=confidence) for speedup in speedups
@@ -72,7 +72,7 @@ def test_decoded_logits_are_those_of_the_layers_that_ran(
 
 @confidences
 @pytest.mark.parametrize("batch_policy", BATCH_POLICIES)
-def test_threshold_one_is_full_depth_and_zero_the_first_exit(
+def test_threshold_one_is_full_depth_and_zero_is_the_first_exit(
     confidence: str | dict[str, Any], batch_policy: BatchPolicy
 ) -> None:
     backbone, rows, limits = tiny_backbone(), prompts(4), [12, 5, 12, 8]
@@ -133,7 +133,7 @@ def test_a_threshold_is_matched_to_a_speedup(confidence: str | dict[str, Any]) -
     for speedup in (1.2, 2, 4):
         policy = calm_policy(backbone, speedup=speedup, confidence=confidence)
         depths.append(decoded_depth(backbone, policy, batches))
-        # So few tokens that a threshold a little higher moves a tenth of them.
+        # There are so few tokens that a slightly higher threshold changes the exits of a tenth of them.
         assert depths[-1] == pytest.approx(6 / speedup, rel=0.2)
     assert depths == sorted(depths, reverse=True)
 

@@ -1,4 +1,4 @@
-"""CALM's learned confidence: its losses by hand (appendix D), and what its training leaves alone."""
+"""CALM's learned confidence: its losses by hand (appendix D), and what its training does not change."""
 
 import math
 from typing import Any
@@ -74,7 +74,7 @@ def test_geometric_loss_ignores_exits_above_the_first_agreement() -> None:
     assert logit_EN.grad.T.tolist() == [[0.25, -0.25, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]]
 
 
-def test_losses_stay_finite_for_sure_classifiers() -> None:
+def test_losses_stay_finite_for_extreme_logits() -> None:
     logit_EN = torch.tensor([[90.0, -90.0], [-90.0, 90.0]])
     agrees_EN = torch.tensor([[False, True], [True, False]])
     assert float(geometric_loss(logit_EN, agrees_EN)) == pytest.approx(180 / 2 + 90 / 2)
@@ -97,7 +97,7 @@ def loss_by_hand(backbone: Backbone, batch: Batch, classifier: ExitClassifier) -
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["independent", "geometric"])
-def test_it_learns_where_predictions_are_the_top_layers(backbone: Backbone, kind: Any) -> None:
+def test_it_learns_which_predictions_agree_with_the_top_layer(backbone: Backbone, kind: Any) -> None:
     classifier, batch = new_classifier(backbone, kind), some_batch()
     logit_EN, agrees_EN = loss_by_hand(backbone, batch, classifier)
     assert 0.05 < float(agrees_EN.float().mean()) < 0.95
@@ -122,7 +122,7 @@ def test_training_lowers_the_loss_and_leaves_the_backbone(kind: Any) -> None:
     assert sum(after) < 0.97 * sum(losses)
 
 
-def test_a_probe_holds_a_linear_layer_and_no_model(backbone: Backbone) -> None:
+def test_a_probe_contains_only_a_linear_layer(backbone: Backbone) -> None:
     probe = new_classifier(backbone)
     assert {name: tuple(tensor.shape) for name, tensor in probe.state_dict().items()} == {
         "linear.weight": (1, 24),
@@ -137,7 +137,7 @@ def test_a_probe_holds_a_linear_layer_and_no_model(backbone: Backbone) -> None:
     assert not CALM(new_setup(backbone), threshold=0.5, confidence="state").probes
 
 
-def test_it_is_asked_for_its_confidence_when_trained_only() -> None:
+def test_an_untrained_classifier_refuses_to_give_a_confidence() -> None:
     module = CALM(new_setup(tiny_backbone()), threshold=0.5, confidence="classifier")
     with pytest.raises(ValueError, match="calm's classifier has not been trained: train this module's probes first"):
         module.exit_policy([some_batch()])
@@ -162,7 +162,7 @@ def test_its_confidence_is_its_probability(backbone: Backbone) -> None:
     torch.testing.assert_close(confidence_EN, logit_EN.sigmoid(), atol=1e-5, rtol=1e-5)
 
 
-def test_recipes_tell_classifiers_apart(backbone: Backbone) -> None:
+def test_different_classifiers_have_different_recipes(backbone: Backbone) -> None:
     recipes = [
         ExitClassifier(new_setup(backbone), exit_layers, kind).recipe
         for exit_layers in (range(5), range(1, 5))

@@ -1,4 +1,4 @@
-"""CALM's exits and oracles by hand."""
+"""CALM's exits and oracles, against values computed by hand."""
 
 from itertools import pairwise
 
@@ -47,7 +47,7 @@ def test_exits_start_at_the_first_and_keep_their_interval() -> None:
 
 
 @pytest.mark.parametrize(("first", "interval"), [(0, 1), (6, 1), (7, 1), (1, 0)])
-def test_exits_that_are_none_are_refused(first: int, interval: int) -> None:
+def test_impossible_exits_are_refused(first: int, interval: int) -> None:
     message = (
         rf"first must lie between 1 and 5 of the 6 layers and exits.interval be at least 1, got {first} and {interval}"
     )
@@ -79,7 +79,7 @@ def test_a_row_exits_when_its_confidence_exceeds_the_steps_threshold() -> None:
     assert everyone.exits(h_BD, h_BD, step_B=at(3), head=lambda h: h).all()
 
 
-def test_rows_exit_at_exit_layers_only(backbone: Backbone) -> None:
+def test_rows_exit_only_at_exit_layers(backbone: Backbone) -> None:
     for exit_layers, depth in ((Exits(first=2, interval=2).layers(6), 2), (Exits(first=5).layers(6), 5), (None, 1)):
         policy = ConfidenceExit(6, Threshold(value=0.0), softmax_confidence, exit_layers=exit_layers)
         depths = decode(backbone, policy, prompts(3), max_new_tokens=5, eos_id=None, pad_id=PAD).depth_BT
@@ -120,7 +120,7 @@ def check_full_pass_exits(backbone: Backbone, policy: ExactExit | IdealExit) -> 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("confidence", [softmax_confidence, state_saturation])
-def test_exact_exits_are_the_full_passes_states(backbone: Backbone, confidence: Confidence) -> None:
+def test_exact_exits_use_the_states_of_a_full_pass(backbone: Backbone, confidence: Confidence) -> None:
     threshold = rarely_exceeded(backbone, confidence)
     policy = ExactExit(6, threshold, confidence, range(1, 5))
     result = check_full_pass_exits(backbone, policy)
@@ -154,7 +154,7 @@ def test_the_ideal_exit_with_exit_keys_has_the_logits_of_the_layers_that_ran(bac
 
 
 @pytest.mark.parametrize("exact_kv", [False, True])
-def test_rows_of_an_ideal_batch_are_on_their_own(backbone: Backbone, exact_kv: bool) -> None:
+def test_rows_of_an_ideal_batch_are_independent(backbone: Backbone, exact_kv: bool) -> None:
     policy = IdealExit(6, range(5), exact_kv=exact_kv)
     check_rows_alone(backbone, policy, prompts(4, seed=3))
     check_leaving_rows(backbone, policy, prompts(4, seed=4), [3, 14, 1, 6])

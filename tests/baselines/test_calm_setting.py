@@ -1,4 +1,4 @@
-"""A setting of CALM: its names, what is refused, and measures that a user adds."""
+"""A setting of CALM: its names, what is refused, and confidence measures that a user adds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ def test_bad_hyperparameters_say_what_is_wrong(options: dict[str, Any], message:
 
 @pytest.fixture
 def norm_of_the_state() -> Iterator[None]:
-    """A measure in one place: a class under the decorator."""
+    """A measure defined in one place: a decorated class."""
 
     @confidence_measure("norm")
     @final

@@ -1,4 +1,4 @@
-"""CALM's thresholds by hand."""
+"""CALM's thresholds, against values computed by hand."""
 
 import math
 from itertools import pairwise
@@ -13,7 +13,7 @@ from skiplab.schedules.exit_schedule import ExitSchedule
 from tests.tiny import PAD, tiny_backbone
 
 
-def test_the_papers_threshold_is_equation_5() -> None:
+def test_the_threshold_of_the_paper_is_equation_5() -> None:
     decaying = Threshold(value=0.8, decay=Decay(temperature=4), longest=20)
     assert decaying.at(0) == pytest.approx(0.9 * 0.8 + 0.1)
     assert decaying.at(10) == pytest.approx(0.72 + 0.1 * math.exp(-2))
@@ -22,7 +22,7 @@ def test_the_papers_threshold_is_equation_5() -> None:
     assert Threshold(value=0.5, decay=Decay(temperature=0)).at(7) == pytest.approx(0.55)
 
 
-def test_the_codes_threshold_is_relative_to_its_value() -> None:
+def test_the_threshold_of_the_released_code_is_relative_to_its_value() -> None:
     decaying = Threshold(value=0.8, decay=Decay(temperature=4, formula="code"), longest=20)
     assert decaying.at(0) == pytest.approx(0.8)
     assert decaying.at(10) == pytest.approx(0.72 + 0.08 * math.exp(-2))
@@ -55,7 +55,7 @@ def test_bad_decays_say_what_is_wrong(options: dict[str, Any], message: str) -> 
         Decay(**options)
 
 
-def test_decoded_depth_is_of_the_tokens_after_the_first() -> None:
+def test_decoded_depth_excludes_the_first_token() -> None:
     backbone = tiny_backbone()
     batches = [collate([[5, 6], [7]], [[8, 9, 10], [11]], PAD), collate([[5]], [[6, 7]], PAD)]
     # Three tokens after the first; the prompt passes run all six layers.

@@ -1,4 +1,4 @@
-"""Confidences by hand (CALM, section 3.5)."""
+"""Confidences (CALM, section 3.5), against values computed by hand."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ def test_softmax_response_is_top_1_minus_top_2() -> None:
     torch.testing.assert_close(softmax_response(logits), torch.tensor([0.2, 0.0]))
 
 
-def test_softmax_confidence_is_of_the_state_above(backbone: Backbone) -> None:
+def test_softmax_confidence_uses_the_state_above_the_layer(backbone: Backbone) -> None:
     h_ND, below_ND = torch.randn(2, 3, 24)
     top_N2 = backbone.head(h_ND).softmax(-1).sort(-1, descending=True).values
     found = softmax_confidence(h_ND, below_ND, backbone.head)
@@ -44,7 +44,7 @@ def test_state_saturation_is_the_cosine_of_a_layers_states() -> None:
     torch.testing.assert_close(state_saturation(above, below, head), torch.tensor([24 / 25, 0.0, -1.0]))
 
 
-def test_a_saturated_state_has_confidence_one_and_no_more() -> None:
+def test_confidence_never_exceeds_one() -> None:
     states = torch.randn(2000, 24, generator=torch.Generator().manual_seed(0))
     assert (torch.cosine_similarity(states, states, dim=-1) > 1).any()
     found = state_saturation(states, states, head)
@@ -53,7 +53,7 @@ def test_a_saturated_state_has_confidence_one_and_no_more() -> None:
 
 
 @torch.inference_mode()
-def test_generated_states_are_below_the_first_layer_and_after_each(backbone: Backbone) -> None:
+def test_generated_states_start_below_the_first_layer(backbone: Backbone) -> None:
     batch = some_batch()
     states = generated_states(backbone, batch)
     embedded, _ = start(backbone, batch.input_BT, batch.prompt_mask_BP)
@@ -68,7 +68,7 @@ def test_generated_states_are_below_the_first_layer_and_after_each(backbone: Bac
         assert torch.equal(found_ND, torch.stack(by_hand))
 
 
-def test_confidences_are_of_the_tokens_after_the_first() -> None:
+def test_confidences_exclude_the_first_token() -> None:
     backbone, batch = tiny_backbone(), some_batch()
     confidence_EN, step_N = exit_confidences(backbone, batch, softmax_confidence, range(1, 5, 2))
     lengths = (batch.target_BG != IGNORE).sum(1).tolist()
@@ -97,7 +97,7 @@ def counted_batches() -> list[Batch]:
 
 
 @torch.inference_mode()
-def test_the_reduced_response_sees_the_most_frequent_tokens(backbone: Backbone) -> None:
+def test_the_reduced_response_uses_only_the_most_frequent_tokens(backbone: Backbone) -> None:
     h_ND = torch.randn(6, 24)
     logits_NV = backbone.head(h_ND)
     for count, ids in ((2, [7, 40]), (3, [7, 40, 3]), (4, [7, 40, 3, 9])):
@@ -107,7 +107,7 @@ def test_the_reduced_response_sees_the_most_frequent_tokens(backbone: Backbone) 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, VOCABULARY + 5])
-def test_the_response_reduced_to_all_tokens_is_the_full_one(backbone: Backbone, vocabulary: int) -> None:
+def test_the_response_over_all_tokens_is_the_full_one(backbone: Backbone, vocabulary: int) -> None:
     h_ND = torch.randn(6, 24)
     confidence = reduced_softmax_confidence(backbone, counted_batches(), vocabulary)
     torch.testing.assert_close(confidence(h_ND, h_ND, head), softmax_confidence(h_ND, h_ND, backbone.head))

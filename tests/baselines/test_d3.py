@@ -1,4 +1,4 @@
-"""D3's power-law depth by hand, and its solver."""
+"""D3's power-law depth, against values computed by hand, and its solver."""
 
 from itertools import pairwise
 from typing import Any
@@ -26,7 +26,7 @@ def test_depth_is_the_floor_of_a_power() -> None:
     assert depths(0.0) == [12, 2, 2, 2, 2, 2, 2]
 
 
-def test_the_core_always_runs_and_the_start_is_full() -> None:
+def test_the_core_always_runs_and_steps_up_to_start_have_full_depth() -> None:
     assert depths(0.5, core=2) == [12, 6, 4, 4, 4, 4, 4]
     assert depths(0.5, start=2) == [12, 12, 12, 6, 3, 2, 2]
 
@@ -48,7 +48,7 @@ def test_the_solver_meets_its_target(target: float, core: int, start: int, lengt
     try:
         alpha = solve_alpha(target, 24, lengths, core=core, start=start)
     except ValueError:
-        # Out of reach even with the core alone, or between two depths of the few steps there are.
+        # Unreachable even if only the core runs, or between the two closest depths that so few steps allow.
         nearest = [
             24 / expected_depth(lambda step, a=alpha: decayed_depth(24, a, step, core=core, start=start), reach)
             for reach in [decode_steps(lengths)]
@@ -60,8 +60,8 @@ def test_the_solver_meets_its_target(target: float, core: int, start: int, lengt
     assert 24 / mean == pytest.approx(target, rel=0.0501)
 
 
-def test_a_speedup_out_of_reach_says_what_is_in_reach() -> None:
-    # From step 1 on 4 of 12 layers at the least.
+def test_an_unreachable_speedup_is_refused_with_the_reachable_ones() -> None:
+    # From step 1 on, at least 4 of 12 layers run.
     with pytest.raises(ValueError, match=r"speedup of 4 cannot be met .* core=2 and start=0: they allow 1 to 3,"):
         solve_alpha(4, 12, [20, 30], core=2, start=0)
     with pytest.raises(ValueError, match=r"speedup of 0.5 cannot be met"):

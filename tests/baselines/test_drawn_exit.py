@@ -26,7 +26,7 @@ def test_rows_have_the_mean_depth_of_their_speedup(speedup: float, batch_policy:
     assert depth_BT.std() > 0.2
 
 
-def test_the_deepest_row_makes_a_batch_wait() -> None:
+def test_a_batch_waits_for_its_deepest_row() -> None:
     module = build(speedup=2, batch_policy="min")
     result = decode(module.backbone, module.exit_policy([]), [[5, 6]] * 40, max_new_tokens=8, eos_id=None, pad_id=0)
     assert (result.depth_BT[:, 1:] == 5).all()

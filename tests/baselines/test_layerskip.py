@@ -1,4 +1,4 @@
-"""LayerSkip's training by hand (arXiv 2404.16710, section 4.1)."""
+"""LayerSkip's training (arXiv 2404.16710, section 4.1), against values computed by hand."""
 
 import math
 from typing import Any
@@ -34,21 +34,21 @@ def test_dropout_is_equation_3() -> None:
 
 
 def test_exit_weights_are_equation_6() -> None:
-    # 0.2 times 0, 1, 3, 6 below the top, and 4 + 0.2 * 6 for it: 0, 0.2, 0.6, 1.2, 5.2 of 7.2.
+    # 0.2 times 0, 1, 3, 6 below the top, and 4 + 0.2 * 6 for the top: 0, 0.2, 0.6, 1.2, 5.2 of 7.2.
     expected = [weight / 7.2 for weight in (0, 0.2, 0.6, 1.2, 5.2)]
     assert exit_weights(5, 0.2, 1, 0) == pytest.approx(expected)
     assert exit_weights(5, 0.0, 1, 0) == [0, 0, 0, 0, 1]
 
 
 def test_rotation_is_equation_5() -> None:
-    # Two of five layers rest at a time, and the last never does.
+    # Two of five layers are left out at a time, the last never.
     assert exit_weights(5, 0.2, 2, 0) == pytest.approx([0, 0, 0.6 / 5.8, 0, 5.2 / 5.8])
     assert exit_weights(5, 0.2, 2, 1) == pytest.approx([0, 0.2 / 6.6, 0, 1.2 / 6.6, 5.2 / 6.6])
     assert exit_weights(5, 0.2, 2, 6) == exit_weights(5, 0.2, 2, 0)
 
 
 @pytest.mark.parametrize("rotation", [1, 2, 3, 4, 7])
-def test_weights_sum_to_one_and_every_layer_gets_its_turn(rotation: int) -> None:
+def test_weights_sum_to_one_and_every_layer_is_trained_in_turn(rotation: int) -> None:
     turns = [0] * 12
     for iteration in range(30, 30 + rotation):
         weights = exit_weights(12, 0.2, rotation, iteration)
@@ -72,7 +72,7 @@ def test_without_dropout_the_loss_weights_the_layers(
 
 
 @torch.inference_mode()
-def test_an_example_skips_a_layer_by_its_own_draw(backbone: Backbone) -> None:
+def test_each_example_draws_the_layers_that_it_skips(backbone: Backbone) -> None:
     batch, module = some_batch(), build(backbone, dropout=0.9, rotation=1).train()
     torch.manual_seed(3)
     found = float(module.loss(batch))
@@ -91,7 +91,7 @@ def test_an_example_skips_a_layer_by_its_own_draw(backbone: Backbone) -> None:
 
 
 @torch.inference_mode()
-def test_dropout_is_for_training_only(backbone: Backbone) -> None:
+def test_dropout_acts_only_in_training(backbone: Backbone) -> None:
     batch, module = some_batch(), build(backbone, dropout=0.9, rotation=1)
     without = float(build(backbone, dropout=0, rotation=1).eval().loss(batch))
     assert {float(module.eval().loss(batch)) for _ in range(3)} == {without}
@@ -114,7 +114,7 @@ def test_bad_hyperparameters_say_what_is_wrong(options: dict[str, Any]) -> None:
         build(tiny_backbone(), **options)
 
 
-def test_equation_3_grows_to_its_largest() -> None:
+def test_equation_3_grows_to_the_largest_rate() -> None:
     rates = [dropout_rate(layer, 12, 0.3) for layer in range(12)]
     assert rates == sorted(rates)
     assert rates[0] == 0

@@ -1,4 +1,4 @@
-"""The training of every layer as an exit."""
+"""Training with an exit at every layer."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def test_the_loss_weights_each_layers_loss_by_its_number() -> None:
 
 @pytest.mark.parametrize("drawn", [1, 2, 5])
 def test_drawn_exits_are_unbiased_and_always_hold_the_last(drawn: int) -> None:
-    # Each set of exits as often as the others: what a draw gives on average.
+    # Averaging over all sets of exits, which are equally likely, gives the expectation.
     subsets = {}
     for seed in range(200):
         torch.manual_seed(seed)
@@ -38,7 +38,7 @@ def test_drawn_exits_are_unbiased_and_always_hold_the_last(drawn: int) -> None:
     assert means == pytest.approx([number / 21 for number in range(1, 7)])
 
 
-def test_all_exits_are_drawn_from_nothing() -> None:
+def test_training_all_exits_uses_no_random_numbers() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     assert exit_weights(6, None) == pytest.approx([number / 21 for number in range(1, 7)])
@@ -46,7 +46,7 @@ def test_all_exits_are_drawn_from_nothing() -> None:
 
 
 @torch.inference_mode()
-def test_a_module_draws_in_training_and_validates_on_all() -> None:
+def test_exits_are_drawn_in_training_and_all_used_in_validation() -> None:
     batch = some_batch()
     for module in (MultiLayerExit(SETUP, speedup=1.5, drawn_exits=2), CALM(SETUP, speedup=1.5, exits={"drawn": 2})):
         losses = {float(module.train().loss(batch)) for _ in range(8)}
@@ -63,7 +63,7 @@ def test_calm_shares_the_training_with_as_many_drawn_exits() -> None:
 
 
 @pytest.mark.parametrize("drawn", [0, 6])
-def test_exits_that_are_not_there_cannot_be_drawn(drawn: int) -> None:
+def test_more_exits_than_there_are_cannot_be_drawn(drawn: int) -> None:
     with pytest.raises(
         ValueError, match=f"drawn_exits must lie between 1 and the 5 layers below the last, got {drawn}"
     ):

@@ -1,4 +1,4 @@
-"""A shallow model: some layers alone, for the prompt too."""
+"""A shallow model: a fixed part of the layers, for the prompt too."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_every_step_runs_the_layers_of_one_end(options: dict[str, Any], plan: La
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("end", "plan"), [("bottom", (0, 1, 2)), ("top", (3, 4, 5))])
-def test_the_rest_might_as_well_not_be_there(backbone: Backbone, end: str, plan: LayerPlan) -> None:
+def test_the_other_layers_have_no_effect(backbone: Backbone, end: str, plan: LayerPlan) -> None:
     batch, module = some_batch(), build(backbone, speedup=2, end=end)
     valid = torch.cat([batch.prompt_mask_BP, torch.ones_like(batch.target_BG[:, 1:], dtype=torch.bool)], dim=1)
     position = positions(valid)
@@ -52,7 +52,7 @@ def test_the_rest_might_as_well_not_be_there(backbone: Backbone, end: str, plan:
     expected = backbone.head(h_BTD[:, batch.prompt_columns - 1 :])
     found = planned_logits(backbone, module.exit_policy([]), batch)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    # The first token has it too.
+    # Prefill runs only these layers too, so the first token's logits are not those of full depth.
     assert not torch.allclose(found[:, 0], planned_logits(backbone, FullDepth(6), batch)[:, 0])
 
 

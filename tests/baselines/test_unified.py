@@ -1,4 +1,4 @@
-"""Unified layer skipping: the released code's layers."""
+"""Unified layer skipping: the layers that the released code keeps."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ from tests.tiny import PAD, prompts, tiny_backbone
         (2, 1, [0, 1]),
     ],
 )
-def test_kept_layers_are_the_released_codes(layers: int, speedup: float, plan: list[int]) -> None:
+def test_kept_layers_are_those_of_the_released_code(layers: int, speedup: float, plan: list[int]) -> None:
     assert list(spaced_plan(layers, speedup)) == plan
 
 
-def test_plans_hold_both_ends_and_the_speedups_number_of_layers() -> None:
+def test_plans_have_both_ends_and_as_many_layers_as_the_speedup_allows() -> None:
     for layers in range(2, 49):
         for kept in range(2, layers + 1):
             plan = spaced_plan(layers, layers / (kept + 0.5)) if kept < layers else spaced_plan(layers, 1)

@@ -11,12 +11,12 @@ LENGTHS = [(3, 5), (4, 9), (7, 2)]
 
 
 @pytest.mark.parametrize("pattern", ["poisson", "bursty"])
-def test_the_rate_is_the_one_asked_for(pattern: str) -> None:
+def test_the_rate_is_as_requested(pattern: str) -> None:
     counts = [arrivals(LENGTHS, count=400, pattern=pattern, rate=5.0, seed=seed)[-1].at for seed in range(30)]
     assert np.mean(counts) == pytest.approx(400 / 5, rel=0.1)
 
 
-def test_streams_of_one_seed_differ_by_their_pace_alone() -> None:
+def test_streams_with_one_seed_differ_only_in_pace() -> None:
     slow, fast = (arrivals(LENGTHS, count=20, pattern="poisson", rate=rate, seed=3) for rate in (1.0, 4.0))
     assert [one.at for one in slow] == pytest.approx([4 * one.at for one in fast])
     assert [(one.prompt_tokens, one.new_tokens) for one in slow] == [
@@ -25,11 +25,11 @@ def test_streams_of_one_seed_differ_by_their_pace_alone() -> None:
     assert {(one.prompt_tokens, one.new_tokens) for one in slow} == set(LENGTHS)
 
 
-def test_a_saturated_stream_is_there_at_once() -> None:
+def test_all_requests_of_a_saturated_stream_arrive_at_once() -> None:
     assert {one.at for one in arrivals(LENGTHS, count=5, pattern="saturated", rate=1.0, seed=0)} == {0.0}
 
 
-def test_bursts_come_together() -> None:
+def test_requests_of_a_burst_arrive_together() -> None:
     times = [one.at for one in arrivals(LENGTHS, count=200, pattern="bursty", rate=1.0, seed=1)]
     assert 200 / len(set(times)) > 4
 

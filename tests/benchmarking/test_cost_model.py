@@ -1,4 +1,4 @@
-"""Time that was not measured."""
+"""Predicted decode times."""
 
 import json
 import random
@@ -27,21 +27,21 @@ def observed(depth: float, rows: int, size: Footprint, noise: float = 0.0, seed:
     return Observation([depth] * 8, rows, 64, size, seconds)
 
 
-def test_a_step_is_overhead_and_reading_and_multiplying() -> None:
+def test_a_steps_time_is_overhead_plus_reading_plus_multiplying() -> None:
     size = Footprint(
         num_layers=2, layer_bytes=100, head_bytes=100, layer_weights=5, head_weights=5, kv_bytes=0, kv_width=0
     )
     model = CostModel(per_step=1.0, per_layer=0.5, bandwidth=100.0, flops=10.0, row_bandwidth=150.0)
-    # Two layers and the head: 300 bytes in 3 s, by a vector in 2 s; 15 weights twice per row: 12 s for four.
+    # Two layers and the head: 300 bytes take 3 s, or 2 s for one row; 15 weights, twice per row, take 12 s for four.
     assert model.seconds(steps_of([2], rows=1, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 2)
     assert model.seconds(steps_of([2], rows=4, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 3 + 12)
-    # At once, the longer one counts.
+    # If they overlap, the longer one counts.
     at_once = replace(model, overlapped=True)
     assert at_once.seconds(steps_of([2], rows=4, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 12)
     assert at_once.seconds(steps_of([2], rows=1, prompt=0), size) == pytest.approx(1 + 2 * 0.5 + 2)
 
 
-def test_products_that_reading_hides_are_the_ceilings() -> None:
+def test_arithmetic_hidden_by_reading_gets_the_ceilings_rate() -> None:
     size = shape(512, 12)
     true = CostModel(2e-4, 5e-5, bandwidth=1e10, flops=1e15, row_bandwidth=1.5e10, overlapped=True)
     observations = [
@@ -56,7 +56,7 @@ def test_products_that_reading_hides_are_the_ceilings() -> None:
     assert model.seconds(held_out.steps, size) == pytest.approx(expected, rel=0.02)
 
 
-def test_evidence_survives_a_file_and_joins_another_shapes() -> None:
+def test_evidence_is_read_back_and_joins_that_of_another_shape() -> None:
     def evidence(size: Footprint, name: str) -> Evidence:
         fitted = {f"{name} {d} {r}": observed(d, r, size, 0.02) for d in (12, 6, 2) for r in (1, 32)}
         held_out = {f"{name} 4 8": observed(4, 8, size)}
@@ -73,7 +73,7 @@ def test_evidence_survives_a_file_and_joins_another_shapes() -> None:
     assert small.with_other(Evidence.of(small.plain(), "again")).held_out.keys() == {"small 4 8", "again small 4 8"}
 
 
-def test_settings_that_were_left_out_are_predicted() -> None:
+def test_held_out_settings_are_predicted() -> None:
     size, other = shape(512, 12), shape(1024, 24)
     measured = [observed(depth, rows, size, 0.02, seed) for seed, depth in enumerate((12, 6, 2)) for rows in (1, 32)]
     model = fit(measured, CEILINGS)
@@ -83,14 +83,14 @@ def test_settings_that_were_left_out_are_predicted() -> None:
 
 
 def test_no_constant_is_faster_than_the_machine() -> None:
-    # At one shape, a layer's bytes and a layer's overhead are told apart by the ceilings alone.
+    # At a single shape, only the ceilings separate the bytes of a layer from its overhead.
     size = shape(512, 12)
     slow = Ceilings(bandwidth=1e9, flops=1e9)
     model = fit([observed(depth, rows, size) for depth in (12, 6, 2) for rows in (1, 32)], slow)
     assert max(model.bandwidth, model.row_bandwidth, model.flops) <= 1.1e9 * (1 + 1e-9)
 
 
-def test_what_no_setting_tells_of_is_the_ceiling() -> None:
+def test_constants_without_observations_are_the_ceilings() -> None:
     size = shape(512, 12)
     several = fit([observed(depth, rows, size) for depth in (12, 6, 2) for rows in (8, 32)], CEILINGS)
     assert several.row_bandwidth == CEILINGS.bandwidth
@@ -98,6 +98,6 @@ def test_what_no_setting_tells_of_is_the_ceiling() -> None:
     assert (one.bandwidth, one.flops) == (CEILINGS.bandwidth, CEILINGS.flops)
 
 
-def test_too_few_settings_are_refused() -> None:
+def test_too_few_observations_are_refused() -> None:
     with pytest.raises(ValueError, match="takes as many measured settings, got 3"):
         fit([observed(depth, 1, shape(512, 12)) for depth in (2, 6, 12)], CEILINGS)

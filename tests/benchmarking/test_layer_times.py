@@ -1,4 +1,4 @@
-"""Time by layer."""
+"""Decode time by layer."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_rows_by_layer_are_those_that_ran() -> None:
     assert found[-1]["other_ms"] > 0
 
 
-def test_rows_leave_a_compact_batch_and_owe_keys_and_values() -> None:
+def test_rows_leave_a_compact_batch_and_defer_keys_and_values() -> None:
     backbone = tiny_backbone()
     confidences, _ = exit_confidences(backbone, some_batch(), softmax_confidence, range(5))
     policy = ConfidenceExit(6, Threshold(value=float(confidences.median())), softmax_confidence, batch_policy="compact")
@@ -34,7 +34,7 @@ def test_rows_leave_a_compact_batch_and_owe_keys_and_values() -> None:
     assert sum(layer["kv_ms"] for layer in found[:-1]) > 0
 
 
-def test_the_clock_changes_no_token() -> None:
+def test_timing_changes_no_token() -> None:
     backbone = tiny_backbone()
     options = {"max_new_tokens": 8, "eos_id": None, "pad_id": PAD}
     timed = decode(TimedBackbone(backbone), FullDepth(6), prompts(4), **options)

@@ -1,4 +1,4 @@
-"""Outside engines run the very same model."""
+"""Other systems run the same model."""
 
 from pathlib import Path
 

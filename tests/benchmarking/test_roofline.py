@@ -1,4 +1,4 @@
-"""Bytes and operations of a step, by hand."""
+"""Bytes and operations of a step, against values computed by hand."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ SIZE = Footprint(
 )
 
 
-def test_a_step_reads_weights_once_and_each_rows_keys_and_values() -> None:
+def test_a_step_reads_the_weights_once_and_the_keys_and_values_of_each_row() -> None:
     assert step_bytes(Step(10, 1, 50), SIZE) == 10 * (100 + 50 * 2) + 500
     assert step_bytes(Step(4, 3, 50), SIZE) == 4 * (100 + 3 * 50 * 2) + 500
 
@@ -30,7 +30,7 @@ def test_a_step_multiplies_every_weight_for_every_row() -> None:
     assert step_flops(Step(4, 3, 50), SIZE) == 2 * 3 * (4 * (25 + 50) + 125)
 
 
-def test_the_head_and_the_cache_bound_what_fewer_layers_gain() -> None:
+def test_the_head_and_the_cache_limit_the_bytes_speedup() -> None:
     steps = [Step(5, 1, 1), Step(5, 1, 1)]
     assert bytes_speedup(steps, SIZE) == pytest.approx((10 * 102 + 500) / (5 * 102 + 500))
     assert bytes_speedup([Step(10, 1, 1)], SIZE) == 1
@@ -43,17 +43,17 @@ def test_the_roofline_takes_the_longer_of_reading_and_multiplying() -> None:
     assert least_seconds([step], SIZE, Ceilings(1e12, 1e3)) == pytest.approx(step_flops(step, SIZE) / 1e3)
 
 
-def test_steps_see_one_more_position_each() -> None:
+def test_each_step_has_one_more_position() -> None:
     assert steps_of([3, 2], rows=4, prompt=8) == [Step(3, 4, 9), Step(2, 4, 10)]
 
 
-def test_sizes_are_those_of_the_model() -> None:
+def test_the_footprint_is_that_of_the_model() -> None:
     with torch.device("meta"):
         spec = OPTSpec(num_layers=3, hidden_size=64, num_heads=4, max_positions=32, vocab_size=1000)
         backbone = spec.build(vocab_size=10, pad_id=1, bos_id=0, eos_id=2)
     size = Footprint.of(backbone)
     assert size.layer_weights == 4 * 64 * 64 + 2 * 64 * 256
-    # Beside the matrices, their biases and two norms.
+    # The matrices, their biases and two norms.
     assert size.layer_bytes == 4 * (size.layer_weights + 4 * 64 + 256 + 64 + 4 * 64)
     assert size.head_weights == 1000 * 64
     assert size.head_bytes == 4 * (1000 * 64 + 2 * 64)

@@ -1,4 +1,4 @@
-"""Where a step's time goes."""
+"""The profile of a decode step by kind of module."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU tha
 
 
 def kinds(backbone: Backbone) -> dict[str, int]:
-    """How many modules of a backbone are of each kind, containers aside."""
+    """Number of modules of each kind in a backbone, without containers."""
     found: dict[str, int] = {}
     for module in backbone.modules():
         found[kind_of(module)] = found.get(kind_of(module), 0) + 1
@@ -28,7 +28,7 @@ def kinds(backbone: Backbone) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_kinds_are_known_on_every_path(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_path_has_modules_of_the_same_kinds(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_linear, "_CACHE_BYTES", 0)
     backbone = tiny_backbone(layout)
     found = kinds(backbone)
@@ -41,7 +41,7 @@ def test_kinds_are_known_on_every_path(layout: str, monkeypatch: pytest.MonkeyPa
     assert kind_of(LayerNorm(nn.LayerNorm(2))) == "norms"
 
 
-def test_ranges_are_there_while_asked_for_alone() -> None:
+def test_profiler_ranges_exist_only_inside_the_context() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.LayerNorm(3))
 
     def ranges() -> list[str]:
@@ -70,7 +70,7 @@ def test_parts_add_up_to_the_step() -> None:
     assert 0.05 < sum(parts.values()) < 1e3
 
 
-def test_what_replays_is_profiled_by_its_unrecorded_twin() -> None:
+def test_recorded_steps_are_profiled_by_their_unrecorded_twin() -> None:
     backbone, policy = tiny_backbone(), FullDepth(6)
     silent = engine_system(backbone, policy)
     seen: list[int] = []

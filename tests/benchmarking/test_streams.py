@@ -1,4 +1,4 @@
-"""Who is served when, by a clock that the test drives."""
+"""When each request is served, by a clock that the test advances."""
 
 import itertools
 
@@ -24,25 +24,25 @@ def systems() -> dict[str, StreamSystem]:
 
 
 def timed(system: StreamSystem) -> Stream:
-    """Each step takes a second."""
+    """Serve the stream; each step takes a second."""
     ticks = itertools.count()
     return serve(system, STREAM, lambda count: [5] * count, clock=lambda: float(next(ticks)))
 
 
-def test_rows_of_mixed_ages_are_served_at_once() -> None:
+def test_rows_of_mixed_ages_are_served_together() -> None:
     stream = timed(systems()["mixed"])
     # A prompt's token and the next one come in one step; the second request joins with the step from 2 on.
     assert [one.tokens_at for one in stream.served] == [[1, 1, 2], [3, 3, 4, 5, 6], [41, 41]]
     assert [one.first_token_s for one in stream.served] == [1, 1.5, 1]
 
 
-def test_static_batches_wait_for_their_end() -> None:
+def test_requests_wait_until_a_static_batch_ends() -> None:
     stream = timed(systems()["static"])
     # A fourth step finds that the batch has ended.
     assert [one.tokens_at for one in stream.served] == [[1, 2, 3], [5, 6, 7, 8, 9], [41, 42]]
 
 
-def test_systems_give_the_layers_of_each_token() -> None:
+def test_systems_report_the_depth_of_each_token() -> None:
     for system in systems().values():
         for one in timed(system).served:
             assert one.depths == [len(SKIP.plan(step)) for step in range(len(one.tokens_at))]
@@ -63,6 +63,6 @@ def test_hugging_faces_continuous_batching_serves_every_request() -> None:
     backbone = tiny_backbone("llama")
     requests, tokens = hf_continuous_rate(backbone, stream, lambda count: [5] * count, slots=3)
     assert tokens / requests == pytest.approx(sum(one.new_tokens for one in stream) / 6)
-    # The engine's own model is as it was.
+    # The engine's own model is unchanged.
     assert backbone.model.config._attn_implementation == "sdpa"
     assert timed(Continuous(backbone, FullDepth(6), slots=2, chunk=8)).served

@@ -1,15 +1,15 @@
-"""The clock and the turns."""
+"""Interleaved timing, and the figures computed from it."""
 
 import pytest
 import torch
 
+from skiplab.benchmarking.hf_systems import hf_generate_system
 from skiplab.benchmarking.timing import (
     Clock,
     Round,
     Timing,
     Workload,
     engine_system,
-    hf_generate_system,
     interleave,
     quartiles,
 )
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 WORKLOAD = Workload(prompts=prompts(5), lengths=[4, 7, 3, 9, 2], batch_size=2, pad_id=PAD)
 
 
-def test_every_system_generates_the_lengths_asked_for() -> None:
+def test_every_system_generates_the_requested_lengths() -> None:
     backbone = tiny_backbone()
     for system in (engine_system(backbone, FullDepth(6)), hf_generate_system(backbone)):
         for rows, lengths in WORKLOAD.batches():
@@ -31,7 +31,7 @@ def test_every_system_generates_the_lengths_asked_for() -> None:
             assert result is None or result.length_B.tolist() == list(lengths)
 
 
-def test_systems_take_turns_and_a_failing_one_spares_the_others() -> None:
+def test_systems_take_turns_and_a_failure_does_not_affect_the_others() -> None:
     turns: list[str] = []
     backbone = tiny_backbone()
     good = engine_system(backbone, FullDepth(6))
@@ -71,7 +71,7 @@ def test_figures_by_hand() -> None:
     assert quartiles([1, 2, 3, 4, 5]) == [2, 4]
 
 
-def test_memory_is_counted_where_asked_for_and_holds_keys_and_values() -> None:
+def test_memory_is_counted_on_request_and_includes_keys_and_values() -> None:
     systems = {"full": engine_system(tiny_backbone(), FullDepth(6))}
     counted, _ = interleave(systems, WORKLOAD, rounds=2, device=CPU, count_memory=True)
     row = counted["full"].row(None)

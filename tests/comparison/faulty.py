@@ -10,7 +10,7 @@ from skiplab.methods.base import ExitModule
 
 
 class FailsInTraining(ExitModule):
-    """Raises in its first training step."""
+    """A method that raises in its first training step."""
 
     @property
     def setting(self) -> str:
@@ -28,6 +28,6 @@ class FailsInTraining(ExitModule):
 
 
 class FailsInDecoding(FailsInTraining):
-    """Trains nothing, and has no policy."""
+    """A method that trains nothing and has no policy."""
 
     trains = False

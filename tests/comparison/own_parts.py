@@ -1,4 +1,4 @@
-"""A metric and a method as users write them."""
+"""A metric and a method as a user would write them."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ LENGTH = TextMetric(
 
 
 class DoubledLoss(ScheduleTrainedModule):
-    """Says nothing of what its training depends on."""
+    """A method that does not state what its training depends on."""
 
     def __init__(self, setup: Setup, **options: Any) -> None:
         super().__init__(setup, "skip", **options)

@@ -1,4 +1,4 @@
-"""The comparison at a size for tests: seconds on one core."""
+"""A comparison small enough for tests: it takes seconds on one core."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ SMALL_TASK = ("data.train_size=64", "data.valid_size=16", "data.test_size=16", "
 def small_config(
     folder: Path, *overrides: str, experiment: str = "compare_calm", task: tuple[str, ...] = SMALL_TASK
 ) -> DictConfig:
-    """The configuration as the command line makes it, with its store, which is there, and its cache in a folder."""
+    """The configuration as the command line makes it, with an existing tracking store and the cache in a folder."""
     store = [
         f"tracking.uri={ready_store(folder)}",
         f"tracking.experiment={experiment}",

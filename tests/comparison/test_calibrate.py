@@ -11,7 +11,7 @@ from tests.comparison.small import small_config
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
-# Every output that a first exit changes is a loss, so nothing but full depth is certified.
+# Every output that the first exit changes counts as a loss, so only full depth is certified.
 NONE_PASSES = (
     "method=calm_calibrated",
     "method.calibrate.quantile=[0.0]",
@@ -26,12 +26,12 @@ NONE_PASSES = (
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The override that gives the tests one cache, in which each training is done once."""
+    """The override that gives all tests one cache, so that each training runs once."""
     return f"cache_dir={tmp_path_factory.mktemp('cache')}"
 
 
 @pytest.mark.parametrize("reference", ["base", "own"])
-def test_where_nothing_passes_the_answer_is_full_depth(tmp_path: Path, cache: str, reference: str) -> None:
+def test_full_depth_is_chosen_if_no_hypothesis_passes(tmp_path: Path, cache: str, reference: str) -> None:
     config = small_config(tmp_path, cache, *NONE_PASSES, f"calibration.reference={reference}")
     assert compare(config, tmp_path / "run")
     full, calm = json.loads((tmp_path / "run/results.json").read_text())["rows"]
@@ -39,7 +39,7 @@ def test_where_nothing_passes_the_answer_is_full_depth(tmp_path: Path, cache: st
     assert calm["calibrated"] == "full depth"
     assert calm["layer_speedup"] == 1
     assert "calibration_loss" not in calm
-    # The base at full depth is the full model; the exits' own weights at full depth are another model.
+    # The base at full depth is the full model; the multi-exit weights at full depth are another model.
     assert (calm["agreement"] == 1) == (reference == "base")
     (verdict,) = (tmp_path / "run/calibration").glob("calibration-*.json")
     found = json.loads(verdict.read_text())

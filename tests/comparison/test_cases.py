@@ -1,4 +1,4 @@
-"""From method nodes to settings."""
+"""Expansion of method nodes to settings."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_series_name_what_is_swept_beside_the_first_axis() -> None:
     }
 
 
-def test_a_calibrated_node_is_a_setting_for_each_delta_with_its_hypotheses_in_order() -> None:
+def test_a_calibrated_node_gives_a_setting_per_delta_with_ordered_hypotheses() -> None:
     node = {**SKIP, "calibrate": {"speedup": [1.5, 2, 3]}}
     cases = expand({"s": node}, [0, 1], probe(), [0.02, 0.1])
     assert [(case.entry.setting, case.entry.seed, case.delta) for case in cases] == [
@@ -47,7 +47,7 @@ def test_a_calibrated_node_is_a_setting_for_each_delta_with_its_hypotheses_in_or
     assert [candidate.setting for candidate in cases[0].candidates] == ["1.5x", "2x", "3x"]
 
 
-def test_nested_hyperparameters_are_plain_values_that_a_checkpoint_can_keep() -> None:
+def test_nested_hyperparameters_are_plain_values_that_a_checkpoint_can_store() -> None:
     node = {**SKIP, "sweep": {"speedup": [2], "distill": [None, {"logits": 1.0}]}}
     cases = expand({"s": node}, [0], probe())
     assert [case.entry.setting for case in cases] == ["2x", "2x distilled logits"]
@@ -90,7 +90,7 @@ def test_bad_nodes_say_what_is_wrong(node: dict, seeds: list[int], message: str)
         expand({"x": node}, seeds, probe())
 
 
-def test_passes_are_swept_by_trained_settings_alone() -> None:
+def test_only_trained_settings_sweep_passes() -> None:
     node = {
         "name": "full",
         "_target_": "skiplab.methods.full.Full",

@@ -1,4 +1,4 @@
-"""The whole comparison, small: its files, its MLflow store, its failures and its second run."""
+"""A whole small comparison: its files, its MLflow store, its failures and its second run."""
 
 import json
 from pathlib import Path
@@ -21,10 +21,10 @@ FAULTY = (
     "+methods.lost={name:lost,_target_:tests.comparison.faulty.FailsInDecoding,sweep:{}}",
 )
 
-# The module's run draws them, and is looked at.
+# Only this module's shared run draws plots, which its tests inspect.
 pytestmark = pytest.mark.usefixtures("no_plots")
 
-# Two seeds, and calibrations that so few items can pass: the epsilon is met by any loss.
+# Two seeds, and an epsilon so large that calibrations can pass with few items, whatever the loss.
 OVERRIDES = (
     *FAULTY,
     "calibration.delta=[0.3]",
@@ -66,7 +66,7 @@ def test_every_setting_has_its_figures(home: Path) -> None:
         assert all(key in row for key in SPEED) == (row["seed"] == 0)
         for key in QUALITY:
             low, high = row[f"{key}_ci95"]
-            # Sacrebleu's interval is around its bootstrap's mean, which for few items is not the score.
+            # Sacrebleu's interval is centred on the bootstrap's mean, which differs from the score for few items.
             assert low - 1e-9 <= row[key] <= high + 1e-9 or key == "bleu"
             assert low <= high
         assert row.get("batch_size") in ((1, 4) if row["seed"] == 0 else (None,))
@@ -74,7 +74,7 @@ def test_every_setting_has_its_figures(home: Path) -> None:
         assert ("threshold" in row) == (row["method"] == "calm" and row.get("calibrated") != "full depth")
 
 
-def test_calibrated_settings_name_their_choice_and_keep_it_with_the_weights(home: Path) -> None:
+def test_calibrated_settings_state_their_choice_and_store_it_beside_the_weights(home: Path) -> None:
     calibrated = [row for row in rows(home) if "calibrated" in row]
     assert {row["setting"] for row in calibrated} == {
         "calibrated delta=0.3",
@@ -90,7 +90,7 @@ def test_calibrated_settings_name_their_choice_and_keep_it_with_the_weights(home
     for found in kept:
         assert found["delta"] == 0.3
         assert found["items"] == 10
-        # Nothing is tested by a metric that is 0 for the full model.
+        # Nothing is tested if the metric is 0 for the full model.
         passed = [one for one in found["tested"] if one["p_value"] <= 0.9]
         assert passed == found["tested"][: len(passed)]
         assert (found["chosen"] == "full depth") == (not passed)
@@ -148,7 +148,7 @@ def test_mlflow_holds_curves_figures_and_artifacts(home: Path) -> None:
     assert [item.path for item in client.list_artifacts(child.info.run_id)] == ["outputs.json"]
 
 
-def test_the_report_stands_alone(home: Path) -> None:
+def test_the_report_is_a_self_contained_page(home: Path) -> None:
     page = (home / "run" / "report.html").read_text()
     assert page.count("<svg") >= 4
     assert "failed: RuntimeError: no loss today" in page
@@ -167,13 +167,14 @@ def test_a_second_run_redoes_only_what_failed(home: Path) -> None:
     folder = home / "run"
     kept = {path: path.stat().st_mtime_ns for part in ("settings", "../cache") for path in (folder / part).rglob("*.*")}
     before, tracked = rows(home), len(runs(home))
-    assert compare(small_config(home, *OVERRIDES), folder) is False
+    assert compare(small_config(home, *OVERRIDES, "description=reworded"), folder) is False
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     assert rows(home) == before
     assert len(runs(home)) == tracked
+    assert "reworded" in (folder / "report.html").read_text()
 
 
-def test_another_configuration_is_refused_and_nothing_overwritten(home: Path) -> None:
+def test_another_configuration_is_refused_and_nothing_is_overwritten(home: Path) -> None:
     before = {path: path.read_bytes() for path in (home / "run").iterdir() if path.is_file()}
     with pytest.raises(
         ConfigurationError,
@@ -200,7 +201,7 @@ def test_a_new_store_gets_the_finished_settings_again(home: Path) -> None:
     assert {"bleu", "batch4/decode_speedup"} <= found["skipdecode 2x seed 0"].data.metrics.keys()
 
 
-def test_a_failure_in_timing_is_met_again_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_run_repeats_only_the_timing_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(
         tmp_path,
         "method=skipdecode",
@@ -232,11 +233,11 @@ def test_a_failure_in_timing_is_met_again_by_the_next_run(tmp_path: Path, monkey
     assert set(before) == {"full 1x", "skipdecode 2x"}
     layers.unlink()
     assert compare(config, tmp_path / "run") is True
-    assert timing.stat().st_mtime_ns == timed, "what is timed stays; the pass that is missing is made"
+    assert timing.stat().st_mtime_ns == timed, "finished timings are kept; only the missing pass runs"
     assert set(json.loads(layers.read_text())) == set(before)
 
 
-def test_a_figure_that_is_no_number_fails_its_setting_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_that_is_not_finite_fails_only_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(
         tmp_path, "method=skipdecode", "method.sweep.speedup=[2]", "methods.full.sweep.fine_tune=[false]"
     )
@@ -251,7 +252,7 @@ def test_a_figure_that_is_no_number_fails_its_setting_alone(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("backbone", ["opt_tiny", "llama_tiny"])
-def test_settings_decode_in_the_number_format_asked_for(backbone: str, tmp_path: Path) -> None:
+def test_settings_decode_in_the_requested_number_format(backbone: str, tmp_path: Path) -> None:
     config = small_config(
         tmp_path,
         f"backbone={backbone}",

@@ -1,4 +1,4 @@
-"""The typed configuration: what it refuses by name, and which value wins where several are stated."""
+"""The typed configuration: which keys it refuses, and which value takes precedence."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from skiplab.reporting.tracker import NoTracker
 from tests.comparison.small import small_config
 
 JOBS = ("scaling", "search_schedule", "throughput", "capacity")
-# An experiment, overrides, the key that is named, what else the message says.
+# Experiment, overrides, key that the message names, rest of the message.
 BAD: list[tuple[str, list[str], str, str]] = [
-    # Null where null means nothing.
+    # Null where it has no meaning.
     *(
         ("compare_calm", [f"{key}=null"], key, "got null")
         for key in (
@@ -26,7 +26,7 @@ BAD: list[tuple[str, list[str], str, str]] = [
             "data._target_", "methods.skipdecode", "methods.skipdecode.warmup", "methods.calm.batch_policy",
         )
     ),
-    # Of another type.
+    # Wrong type.
     ("compare_calm", ["speedups=2"], "speedups", "must be a list, got 2"),
     ("compare_calm", ["speedups=[2,three]"], "speedups[1]", "must be a number, got 'three'"),
     ("compare_calm", ["seeds=[0.5]"], "seeds[0]", "must be an integer, got 0.5"),
@@ -87,11 +87,11 @@ BAD: list[tuple[str, list[str], str, str]] = [
     ("search_schedule", ["workers=0"], "workers", "must be at least 1"),
     ("capacity", ["capacity.run=[]"], "capacity.run", "have at least 1 item, got []"),
     ("capacity", ["capacity.dtype=int9"], "capacity.dtype", "must be one of float32"),
-    # No finite numbers.
+    # Not finite.
     ("compare_calm", ["trainer.learning_rate=nan"], "trainer.learning_rate", "must be a finite number, got nan"),
     ("compare_calm", ["speedups=[2,inf]"], "speedups[1]", "must be a finite number, got inf"),
     ("search_schedule", ["search.space.max_exit=[2,nan]"], "search.space.max_exit[1]", "must be a finite number"),
-    # Unknown and misspelt.
+    # Unknown or misspelt.
     ("compare_calm", ["+speedup=[2]"], "speedup", "is unknown; did you mean speedups?"),
     ("compare_calm", ["+benchmark.round=3"], "benchmark.round", "is unknown; did you mean rounds?"),
     ("compare_calm", ["+trainer.epochs=3"], "trainer.epochs", "is unknown; did you mean max_epochs?"),
@@ -116,13 +116,13 @@ BAD: list[tuple[str, list[str], str, str]] = [
 
 
 def configuration(folder: Path, experiment: str, *overrides: str) -> RunConfig:
-    # The task's own override may be what is taken out.
+    # An override may remove the task's own.
     task = () if "~data" in overrides else ("data.train_size=64", "max_new_tokens=48")
     return load(small_config(folder, *overrides, experiment=experiment, task=task))
 
 
 @pytest.mark.parametrize(("experiment", "overrides", "key", "message"), BAD)
-def test_a_bad_value_is_refused_by_the_name_of_its_key(
+def test_the_message_for_a_bad_value_names_its_key(
     tmp_path: Path, experiment: str, overrides: list[str], key: str, message: str
 ) -> None:
     with pytest.raises(ConfigurationError) as refused:
@@ -145,11 +145,11 @@ def test_good_configurations_keep_their_values(tmp_path: Path, experiment: str) 
     config = configuration(tmp_path, experiment)
     assert config.trainer.batch_size == config.plain["trainer"]["batch_size"]
     assert config.benchmark.rounds == 2
-    # What is written and hashed: an integer stays one where a number is asked for.
+    # The values that are written and hashed: an integer stays an integer where a float is expected.
     assert [type(speedup) for speedup in config.speedups] == [float, int]
 
 
-def test_a_job_asks_for_a_section_that_its_experiment_lacks(tmp_path: Path) -> None:
+def test_a_job_refuses_an_experiment_without_its_section(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigurationError, match=r"throughput is missing or null, and skiplab\.jobs\.compare\.compare needs"
     ):
@@ -168,13 +168,13 @@ PRETRAINED = ("backbone=pretrained", "backbone.checkpoint.name=DIR")
 
 
 @pytest.mark.parametrize("backbone", [("backbone=opt_tiny",), ("backbone=opt_350m",), PRETRAINED])
-def test_no_backbone_resets_what_the_data_set(backbone: tuple[str, ...]) -> None:
+def test_no_backbone_resets_values_set_by_the_data(backbone: tuple[str, ...]) -> None:
     e2e = composed("experiment=compare_calm", "data=e2e", *backbone)
     assert (e2e["base"]["max_epochs"], e2e["trainer"]["max_epochs"], e2e["trainer"]["weight_decay"]) == (12, 4, 0.1)
     assert e2e["backbone"]["dropout"] == 0.1
 
 
-def test_a_backbones_defaults_hold_where_the_data_states_none() -> None:
+def test_a_backbones_defaults_hold_where_the_data_has_none() -> None:
     found = composed("experiment=compare_calm", *PRETRAINED)
     assert (found["base"]["max_epochs"], found["trainer"]["max_epochs"]) == (1, 1)
     e2e = composed("experiment=compare_calm", "data=e2e", *PRETRAINED)
@@ -197,11 +197,11 @@ def test_an_explicit_value_beats_the_experiment() -> None:
     overrides = ("trainer.max_epochs=7", "base.max_epochs=5", "backbone.dropout=0.3")
     found = composed("experiment=paper_e2e", *overrides, *PRETRAINED)
     assert (found["trainer"]["max_epochs"], found["base"]["max_epochs"], found["backbone"]["dropout"]) == (7, 5, 0.3)
-    # In whatever order they are given, and whatever files are chosen beside them.
+    # In any order, and with any other files chosen.
     assert found == composed(*PRETRAINED, *overrides, "experiment=paper_e2e")
 
 
-def test_a_choice_on_the_command_line_beats_the_experiments() -> None:
+def test_a_group_chosen_on_the_command_line_beats_the_experiments() -> None:
     assert composed("experiment=paper_e2e")["backbone"]["num_layers"] == 24
     assert composed("experiment=paper_e2e", "backbone=opt_6_7b")["backbone"]["num_layers"] == 32
 
@@ -213,7 +213,7 @@ def test_newlines_of_a_template_may_be_typed_as_escapes(typed: str) -> None:
     assert composed("experiment=smoke", typed)["template"]["close"] == "\n### Response:\n"
 
 
-def test_the_environments_store_holds_where_the_user_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_of_the_environment_holds_unless_the_user_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert composed("experiment=compare_calm")["tracking"]["uri"] == "sqlite:///mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")

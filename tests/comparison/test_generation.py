@@ -1,4 +1,4 @@
-"""A comparison whose settings sample."""
+"""A comparison that decodes by sampling."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ PAPER = (
 )
 
 
-def test_item_scores_are_means_over_draws(tmp_path: Path) -> None:
+def test_item_scores_are_means_over_samples(tmp_path: Path) -> None:
     config = small_config(tmp_path, *PAPER, "decode_batch_size=5", experiment="skip_or_terminate")
     assert compare(config, tmp_path / "run")
     rows = {row["method"]: row for row in json.loads((tmp_path / "run" / "results.json").read_text())["rows"]}
@@ -49,16 +49,16 @@ def test_item_scores_are_means_over_draws(tmp_path: Path) -> None:
     assert saved.defaults == GenerationOptions.of(do_sample=True, temperature=1.5, top_p=0.7, top_k=0)
     again = saved.tokens(prompts, seed=0, num_return_sequences=3)
     assert [again[number::3] for number in range(3)] == [draw["tokens"] for draw in draws]
-    # What is finished is read again, with all draws.
+    # A second run reads the finished settings, with all samples.
     assert compare(config, tmp_path / "run")
 
 
-def test_calibrations_are_of_greedy_decoding(tmp_path: Path) -> None:
+def test_calibration_needs_greedy_decoding(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="calibrated settings are certified only with greedy decoding"):
         compare(small_config(tmp_path, "generation=skipdecode_paper"), tmp_path / "run")
 
 
-def test_plans_are_searched_by_greedy_decoding(tmp_path: Path) -> None:
+def test_a_search_needs_greedy_decoding(tmp_path: Path) -> None:
     config = small_config(
         tmp_path, "generation.repetition_penalty=1.2", "~methods.skipdecode_calibrated", experiment="search_schedule"
     )
@@ -66,8 +66,8 @@ def test_plans_are_searched_by_greedy_decoding(tmp_path: Path) -> None:
         search(config, tmp_path / "run")
 
 
-def test_options_are_part_of_what_a_folder_is_bound_to(tmp_path: Path) -> None:
-    """Beside the seed, which greedy decoding has no use for."""
+def test_a_folder_is_bound_to_its_generation_options(tmp_path: Path) -> None:
+    """Except the seed, which greedy decoding does not use."""
     greedy = prepare(small_config(tmp_path))
     open_session(greedy, tmp_path / "run")
     assert "generation" not in json.loads((tmp_path / "run" / "config.json").read_text())

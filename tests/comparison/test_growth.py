@@ -31,7 +31,7 @@ TRAINING = ("train_passes", "train_tokens", "train_layer_tokens", "train_cpu_s",
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the folders that are trained for, as they come."""
+    """The kinds of the trainings that run, in order: base, method or probe."""
     names: list[str] = []
 
     def noted(*args: Any, folder: Path, **options: Any) -> dict[str, float]:
@@ -54,7 +54,7 @@ def records(folder: Path) -> dict[str, bytes]:
 def test_another_folder_metric_and_speedup_repeat_no_training(
     tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The metric is this test's alone.
+    # Only this test registers the metric.
     monkeypatch.setattr(FIGURES, "_by_name", dict(FIGURES._by_name))
     assert compare(small_config(tmp_path, *ONE), tmp_path / "one")
     assert trained == ["base", "method"]
@@ -98,14 +98,14 @@ def test_a_folder_grows_by_speedups_seeds_and_methods(tmp_path: Path, trained: l
     assert load_method(folder / "models" / "skipdecode-2x-seed-0").generate([]) == []
 
     assert compare(small_config(tmp_path, *ONE, UNTRACKED), folder)
-    assert rows(folder) == first, "what is not asked for is not shown"
-    assert set(records(folder)) > set(before), "and is kept"
+    assert rows(folder) == first, "rows that are not requested are not shown"
+    assert set(records(folder)) > set(before), "but they are kept"
     assert compare(grown, folder)
     assert rows(folder) == more
     assert len(trained) == 7
 
 
-def test_what_would_change_finished_rows_is_refused(tmp_path: Path, trained: list[str]) -> None:
+def test_a_configuration_that_changes_finished_rows_is_refused(tmp_path: Path, trained: list[str]) -> None:
     folder = tmp_path / "run"
     multi = (*BARE, UNTRACKED, "~methods.skipdecode", "speedups=[2]")
     assert compare(small_config(tmp_path, *multi), folder)
@@ -125,7 +125,7 @@ def test_what_would_change_finished_rows_is_refused(tmp_path: Path, trained: lis
 
 
 def weights(tmp_path: Path, *overrides: str) -> dict[str, str]:
-    """The names of the folders of the settings' weights and probes."""
+    """Names of the folders with the weights and probes of each setting."""
     prepared = prepare(small_config(tmp_path, UNTRACKED, *overrides))
     models = ModelStore(Session(prepared, RunFolder(tmp_path / "run")))
     vars(models)["lengths"] = [9, 12, 20]
@@ -133,7 +133,7 @@ def weights(tmp_path: Path, *overrides: str) -> dict[str, str]:
     return {name: "+".join(path.name for path in models._trained_folders(spec, 0)) for name, spec in cases.items()}
 
 
-def test_the_key_holds_what_weights_depend_on_and_no_more(tmp_path: Path) -> None:
+def test_the_key_of_a_training_has_exactly_what_weights_depend_on(tmp_path: Path) -> None:
     methods = (
         *BARE[1:], "~methods.multi_layer", "speedups=[2]",
         "methods.calm.passes=1", "methods.calm.sweep.confidence=[softmax,classifier]",
@@ -149,7 +149,7 @@ def test_the_key_holds_what_weights_depend_on_and_no_more(tmp_path: Path) -> Non
     assert {name for name in first if in_bfloat16[name] == first[name]} == {
         "full 1x", "skipdecode 2x", "calm softmax ~2x"
     }  # fmt: skip
-    assert in_bfloat16[calm[1]].split("+")[0] == first[calm[0]], "the classifier alone differs"
+    assert in_bfloat16[calm[1]].split("+")[0] == first[calm[0]], "only the classifier differs"
     own = ("trainer.learning_rate=1e-4", "trainer.batch_size=8", "base.seed=1", "limit=15", "backbone.dropout=0.5")
     for change in own:
         changed = weights(tmp_path, *methods, change)

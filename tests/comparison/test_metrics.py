@@ -1,4 +1,4 @@
-"""A metric of one's own is one file, outside the repository."""
+"""A user's own metric: one file outside the repository."""
 
 import json
 import re
@@ -37,7 +37,7 @@ FEW = ("~methods.calm", "~methods.calm_calibrated", "speedups=[2]", "benchmark.b
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the metrics' file, from which it can be imported."""
+    """An importable folder with the file of the metrics."""
     home = tmp_path_factory.mktemp("metrics")
     (home / "package").mkdir()
     (home / "package" / "my_metrics.py").write_text(OWN)
@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (home / "package" / "exact_match.py").write_text(example)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(home / "package")
-        # What the tests register is of this module alone.
+        # Registrations are undone after this module.
         patch.setattr(FIGURES, "_by_name", dict(FIGURES._by_name))
         yield home
 
@@ -58,7 +58,7 @@ def with_metrics(home: Path, *overrides: str, names: tuple[str, ...] = ("BREVITY
 
 @pytest.fixture(scope="module")
 def run(home: Path) -> Path:
-    """A comparison with the metrics, in which one of them calibrates."""
+    """A comparison with the metrics, one of which is used for calibration."""
     calibrated = ("calibration.delta=[0.3]", "calibration.epsilon=0.9", "calibration.metric=brevity")
     assert compare(with_metrics(home, *FEW, *calibrated), home / "run") is True
     return home / "run"
@@ -90,7 +90,7 @@ def test_it_is_a_column_and_a_plot(run: Path) -> None:
     assert "one over the number of words" in page, "the vocabulary says what it means"
 
 
-def test_it_calibrates(run: Path) -> None:
+def test_it_can_be_used_for_calibration(run: Path) -> None:
     (kept,) = run.rglob("calibration-skipdecode-calibrated*.json")
     assert json.loads(kept.read_text())["metric"] == "brevity"
     (row,) = (row for row in json.loads((run / "results.json").read_text())["rows"] if "calibrated" in row)
@@ -106,10 +106,10 @@ def test_it_is_a_search_objective(home: Path, objective: str, sense: str) -> Non
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+search.objectives.brevty=maximize", "objectives.brevty is no figure of a trial; did you mean 'brevity'?"),
-        ("+search.objectives.brevity=minimize", "search.objectives.brevity=minimize: brevity is to maximize"),
-        ("+search.constraints.word.at_least=3", "constraints.word is no figure of a trial; did you mean 'words'?"),
-        ("+search.objectives.bertscore_f1=maximize", "bertscore_f1 is no figure of a trial"),
+        ("+search.objectives.brevty=maximize", "objectives.brevty is not a figure of a trial; did you mean 'brevity'?"),
+        ("+search.objectives.brevity=minimize", "search.objectives.brevity must be maximize, got minimize"),
+        ("+search.constraints.word.at_least=3", "constraints.word is not a figure of a trial; did you mean 'words'?"),
+        ("+search.objectives.bertscore_f1=maximize", "bertscore_f1 is not a figure of a trial"),
         ("calibration.metric=brevty", "for this data, got 'brevty'; did you mean 'brevity'?"),
         ("calibration.metric=words", "calibration metric must be one of rouge_1, .*brevity for this data, got 'words'"),
     ],
@@ -130,18 +130,18 @@ def test_misspelt_and_unavailable_names_are_refused(home: Path, override: str, m
         ("my_metrics.BROKEN", "my_metrics.BROKEN fails on a test item: TypeError"),
     ],
 )
-def test_what_is_no_metric_is_refused(home: Path, name: str, message: str) -> None:
+def test_objects_that_are_not_metrics_are_refused(home: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         prepare(small_config(home, f"metrics=[{name}]"))
 
 
-def test_the_page_about_metrics_has_one_that_works(home: Path) -> None:
+def test_the_example_in_the_docs_works(home: Path) -> None:
     *_, metric = prepare(small_config(home, "metrics=[exact_match.EXACT_MATCH]")).metrics
     outputs = Outputs(["", ""], [["a b", "c"], ["d"]], ["c", "e"], [[1], [1]], [[1], [1]])
     assert metric.measure(outputs).by_item == {"exact_match": [1.0, 0.0]}
 
 
-def test_a_score_of_the_task_that_is_no_figure_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_of_the_task_that_is_not_a_figure_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Restaurants, "item_scores", lambda self, prompt, output: {"politeness": 1.0})
     with pytest.raises(ConfigurationError, match="the data scores 'politeness', which is not a registered figure"):
         prepare(small_config(home, "calibration.metric=rouge_l"))

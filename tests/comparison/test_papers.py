@@ -1,4 +1,4 @@
-"""The paper's comparisons, dry: every step on a CPU, with OPT's layout scaled down."""
+"""Dry runs of the paper's comparisons: every step, on a CPU, with OPT's layout scaled down."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_dry_run_passes_every_step(tmp_path: Path, experiment: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # The paper's least and most; the other tasks differ in their data alone.
+    # The paper's smallest and largest; the other tasks differ only in their data.
     speedups = [1, 5] if experiment == "paper_e2e" else [3]
     size = ("limit=4", f"speedups={speedups}", "max_new_tokens=32", "trainer.max_epochs=1", "benchmark.prompts=2")
     overrides = (*SCALED_DOWN, *size)

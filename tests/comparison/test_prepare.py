@@ -1,4 +1,4 @@
-"""What is refused before anything is trained or written."""
+"""Configurations that are refused before anything is trained or written."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from skiplab.comparison.prepare import ConfigurationError, prepare
 from tests.comparison.small import small_config
 from tests.store import written
 
-# Exit layers by hand instead of speedups.
+# Given exit layers instead of speedups.
 EXITS = ("~methods.skipdecode.sweep",)
 
 
@@ -124,7 +124,7 @@ def test_bad_configurations_say_what_is_wrong(tmp_path: Path, overrides: list[st
     assert written(tmp_path) == []
 
 
-def test_the_e2e_files_are_asked_for(tmp_path: Path) -> None:
+def test_missing_e2e_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot get tuetschek/e2e_nlg .*the folder of .*data.dir=DIR"):
         prepare(small_config(tmp_path, "data=e2e", task=()))
     with pytest.raises(ConfigurationError, match=r"no devset.csv in /nowhere: data.dir must be the folder"):

@@ -1,4 +1,4 @@
-"""A comparison from a checkpoint's weights with its own tokenizer, and what it leaves to take away."""
+"""A comparison from a checkpoint with its own tokenizer, and the methods that it saves."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def overrides(checkpoint: Path) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def test_what_is_saved_decodes_what_the_comparison_decoded(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_saved_method_gives_the_tokens_of_the_comparison(tmp_path: Path, checkpoint: Path) -> None:
     run = tmp_path / "run"
     config = small_config(tmp_path, *overrides(checkpoint), "save_models=true", "limit=4")
     assert compare(config, run)
@@ -75,14 +75,14 @@ def test_what_is_saved_decodes_what_the_comparison_decoded(tmp_path: Path, check
         (("save_models=1",), "save_models must be a boolean, got 1"),
     ],
 )
-def test_what_cannot_work_is_said_before_training(
+def test_impossible_configurations_are_refused_before_training(
     tmp_path: Path, checkpoint: Path, change: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         prepare(small_config(tmp_path, *overrides(checkpoint), *change))
 
 
-def test_columns_that_are_not_there_are_said_before_training(tmp_path: Path) -> None:
+def test_missing_columns_are_named_before_training(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 40)
     options = ("data=jsonl", f"data.dir={tmp_path}", "data.prompt=question", "data.target=reply")
     with pytest.raises(ConfigurationError, match=r"no column 'reply'; take one of question, answer as data.target"):

@@ -1,4 +1,4 @@
-"""Does the promise of a calibrated setting hold, with everything that is chosen by data chosen anew?
+"""Does the quality guarantee of calibrated settings hold, if everything that depends on data is chosen anew?
 
 Simulated data sets are drawn from a population of prompts, whose losses under every setting are known. In each, the
 thresholds or schedules are made from selection items and certified on calibration items, as a comparison does it. A
@@ -65,13 +65,13 @@ GRID = np.linspace(0, 1, 41)
 
 
 def calm_losses(population: Population, selected: np.ndarray) -> list[np.ndarray]:
-    """Under thresholds at quantiles of the selected items' confidences, from no exit on."""
+    """Losses under thresholds at quantiles of the selected items' confidences, starting with no exits."""
     ordered = torch.cat([population.confidences[item] for item in selected]).sort().values.numpy()
     every = torch.cat(population.confidences).sort().values.numpy()
     found = []
     for quantile in 1 - np.arange(0, 1, 0.04):
         value = ordered[round(quantile * (len(ordered) - 1))]
-        # To one of few thresholds, so that the population need not be decoded for every data set.
+        # Rounded to one of few thresholds, so that the population is not decoded for every data set.
         place = int(np.searchsorted(every[np.round(GRID * (len(every) - 1)).astype(int)], value))
         threshold = float(every[round(GRID[min(place, 40)] * (len(every) - 1))])
         policy = lambda threshold=threshold: CALM(setup([LONGEST]), threshold=threshold).exit_policy([])  # noqa: E731
@@ -80,7 +80,7 @@ def calm_losses(population: Population, selected: np.ndarray) -> list[np.ndarray
 
 
 def skipdecode_losses(population: Population, selected: np.ndarray) -> list[np.ndarray]:
-    """Under schedules solved for the selected items' output lengths, from the slowest on."""
+    """Losses under schedules solved for the selected items' output lengths, starting with the slowest."""
     lengths = [population.lengths[item] for item in selected]
     found = []
     for speedup in (1.05, 1.1, 1.2, 1.3, 1.5, 2, 3):
@@ -94,8 +94,8 @@ PIPELINES = {"calm": calm_losses, "skipdecode": skipdecode_losses}
 
 
 def violations(population: Population, method: str, delta: float, epsilon: float) -> float:
-    """The share of data sets in which a setting is certified whose expected loss is above delta."""
-    # The exact test: the promise fails nearly as often as it may.
+    """The share of data sets in which a setting with an expected loss above delta is certified."""
+    # With the exact test the guarantee is violated nearly as often as it may be.
     spec = CalibrationSpec(delta=[delta], epsilon=epsilon, consistency="exact", p_value="binomial")
     rng = np.random.default_rng(0)
     broken = 0
@@ -109,21 +109,19 @@ def violations(population: Population, method: str, delta: float, epsilon: float
 
 
 def hard_delta(population: Population, method: str) -> float:
-    """Just below the loss of a setting, so that this one is hard to refuse."""
+    """A delta just below the loss of a setting, so that it is hard to reject this setting."""
     means = [loss.mean() for loss in PIPELINES[method](population, np.arange(POPULATION))]
     return 0.99 * next(mean for mean in means if mean > 0.2)
 
 
 @pytest.mark.parametrize("method", PIPELINES)
-def test_promises_fail_no_more_often_than_stated_with_everything_chosen_anew(
-    population: Population, method: str
-) -> None:
+def test_violations_are_no_more_frequent_than_guaranteed(population: Population, method: str) -> None:
     found = violations(population, method, hard_delta(population, method), EPSILON)
     assert found <= EPSILON + 3 * math.sqrt(EPSILON * (1 - EPSILON) / DATA_SETS)
 
 
 @pytest.mark.parametrize("method", PIPELINES)
-def test_the_simulation_would_show_a_promise_that_fails_more_often(population: Population, method: str) -> None:
-    """With a level of a half, a promise of a tenth would be broken."""
+def test_the_simulation_detects_more_frequent_violations(population: Population, method: str) -> None:
+    """At a level of one half, a guarantee of one tenth does not hold."""
     found = violations(population, method, hard_delta(population, method), 0.5)
     assert found > EPSILON + 3 * math.sqrt(EPSILON * (1 - EPSILON) / DATA_SETS)

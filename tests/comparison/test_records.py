@@ -10,7 +10,7 @@ from tests.reporting.test_record import record
 SKIP, FULL, OTHER = record(), record("full", "1x"), record("calm", "state 0.9")
 
 
-def test_what_is_finished_is_found_again_in_the_order_of_rows(tmp_path: Path) -> None:
+def test_finished_records_are_read_in_the_order_of_rows(tmp_path: Path) -> None:
     entries = [FULL.entry, SKIP.entry, OTHER.entry]
     records = Records(RunFolder(tmp_path), entries)
     assert records.finished() == []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from skiplab.comparison.run_name import UNNAMED, run_name
 from skiplab.comparison.session import MAY_CHANGE
 from skiplab.jobs.search import MAY_CHANGE as SEARCH_MAY_CHANGE
+from skiplab.utils.run_folder import DESCRIPTIVE
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from skiplab.jobs.search import MAY_CHANGE as SEARCH_MAY_CHANGE
         (["base.learning_rate=1e-3"], "compare_calm+base.learning_rate-1e-3"),
     ],
 )
-def test_the_name_says_what_is_overridden(overrides: list[str], name: str) -> None:
+def test_the_name_has_the_overrides(overrides: list[str], name: str) -> None:
     assert run_name("compare_calm", ["experiment=compare_calm", *overrides]) == name
     if len({one.partition("=")[0] for one in overrides}) == len(overrides):
         assert run_name("compare_calm", overrides[::-1]) == name, "the order does not matter"
@@ -40,7 +41,7 @@ def test_the_name_says_what_is_overridden(overrides: list[str], name: str) -> No
         (["x=a", "y=b"], ["x='a+y=b'"]),
     ],
 )
-def test_two_ideas_have_two_names(one: list[str], other: list[str]) -> None:
+def test_different_overrides_have_different_names(one: list[str], other: list[str]) -> None:
     assert run_name("a", one) != run_name("a", other)
 
 
@@ -53,5 +54,5 @@ def test_any_name_is_a_short_file_name_without_quotes(overrides: list[str]) -> N
     assert name.startswith("compare_calm")
 
 
-def test_what_may_change_in_a_folder_is_not_in_its_name() -> None:
-    assert {*MAY_CHANGE, *SEARCH_MAY_CHANGE} <= set(UNNAMED)
+def test_keys_that_may_change_are_not_in_the_name() -> None:
+    assert {*DESCRIPTIVE, *MAY_CHANGE, *SEARCH_MAY_CHANGE} <= set(UNNAMED)

@@ -1,4 +1,4 @@
-"""What the timing decodes with: one model that loads the weights of one setting after another."""
+"""The model that the timing decodes with, which loads the weights of one setting after another."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def tokens(backbone: Backbone) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_it_decodes_as_the_setting_whose_weights_it_loaded(
+def test_it_decodes_with_the_weights_that_it_loaded(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_linear, "_CACHE_BYTES", 0)

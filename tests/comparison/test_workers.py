@@ -1,4 +1,4 @@
-"""Several processes make one comparison: the same figures, nothing done twice, nothing lost with a process."""
+"""One comparison by several processes: the same figures, no work done twice, none lost with a killed process."""
 
 import json
 import os
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def compared(home: Path) -> dict[tuple, dict[str, Any]]:
-    """The figures of a run's settings, but for the times that trainings took."""
+    """The figures of a run's settings, except training times."""
     rows = json.loads((home / "run" / "results.json").read_text())["rows"]
     return {
         (row["method"], row["setting"]): {key: value for key, value in row.items() if key != "train_cpu_s"}
@@ -45,7 +45,7 @@ def alone(no_plots_in_module: None, tmp_path_factory: pytest.TempPathFactory) ->
     return home
 
 
-def test_what_several_make_in_turns_is_what_one_makes(alone: Path, tmp_path: Path) -> None:
+def test_two_workers_in_turns_make_what_one_process_makes(alone: Path, tmp_path: Path) -> None:
     config = small_config(tmp_path, *SETTINGS, "tracking.uri=null")
     workers = [
         Comparison(Session(prepared := prepare(config), RunFolder(tmp_path / "run"), open_tracker(prepared.config)))
@@ -62,13 +62,13 @@ def test_what_several_make_in_turns_is_what_one_makes(alone: Path, tmp_path: Pat
         worker.work(claim, lambda number=number: len(made()) <= number)
     first = made()
     assert len(first) == len(compared(alone)) - 1
-    # The one that starts the others makes nothing anew, and tries once more what failed in earlier runs.
+    # The parent process repeats no finished setting, but retries settings that failed in earlier runs.
     assert compare(config, tmp_path / "run") is False
     assert made() == first
     assert compared(tmp_path) == compared(alone)
 
 
-def test_a_process_of_its_own_makes_the_settings(alone: Path, tmp_path: Path) -> None:
+def test_a_worker_process_makes_the_settings(alone: Path, tmp_path: Path) -> None:
     config = small_config(tmp_path, *SETTINGS)
     prepared = prepare(config)
     tracker = open_tracker(prepared.config)
@@ -93,13 +93,13 @@ def test_a_process_of_its_own_makes_the_settings(alone: Path, tmp_path: Path) ->
     assert {run.info.run_name for run in children} >= {"base", "full 1x", "skipdecode 2x", "faulty always"}
 
 
-def test_a_claim_is_one_process_s_and_ends_with_it(tmp_path: Path) -> None:
+def test_a_claim_belongs_to_one_process_and_ends_with_it(tmp_path: Path) -> None:
     first, second = Claims(tmp_path, "run"), Claims(tmp_path, "run")
     with first.attempt(["a", "training-x"]) as mine:
         assert mine
         with second.attempt(["b", "training-x"]) as taken:
             assert not taken
-        # What it had of the two is free again.
+        # A failed attempt releases the claims that it got.
         with second.attempt(["b"]) as free:
             assert free
     child = os.fork()
@@ -111,7 +111,7 @@ def test_a_claim_is_one_process_s_and_ends_with_it(tmp_path: Path) -> None:
         assert mine
 
 
-def test_a_failure_counts_for_its_run(tmp_path: Path) -> None:
+def test_a_failure_is_remembered_only_within_its_run(tmp_path: Path) -> None:
     Claims(tmp_path, "run").fail("a", "because")
     assert Claims(tmp_path, "run").failed("a") == "because"
     assert Claims(tmp_path, "run").failed("b") is None

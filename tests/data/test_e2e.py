@@ -29,7 +29,7 @@ def test_all_references_of_a_meaning_are_one_item(folder: Path) -> None:
     }
 
 
-def test_without_a_training_file_the_dev_split_trains_less_a_holdout(folder: Path) -> None:
+def test_without_a_training_file_the_dev_split_is_divided_into_training_and_holdout(folder: Path) -> None:
     source = E2E(dir=str(folder), holdout=3)
     splits = source.load()
     assert [len(splits[name]) for name in ("train", "valid")] == [4, 2]
@@ -37,7 +37,7 @@ def test_without_a_training_file_the_dev_split_trains_less_a_holdout(folder: Pat
     assert source.name == "e2e (trained on the dev split)"
 
 
-def test_with_a_training_file_the_dev_split_validates(folder: Path) -> None:
+def test_with_a_training_file_the_dev_split_is_used_for_validation(folder: Path) -> None:
     write(folder, "trainset.csv", "mr,ref\nname[T],T.\n")
     source = E2E(dir=str(folder))
     splits = source.load()
@@ -46,7 +46,7 @@ def test_with_a_training_file_the_dev_split_validates(folder: Path) -> None:
     assert source.name == "e2e (trained on the train split)"
 
 
-def test_text_comes_back_from_its_tokens(folder: Path) -> None:
+def test_tokens_decode_to_the_text(folder: Path) -> None:
     source = E2E(dir=str(folder), vocab_size=300)
     tokenizer = source.tokenizer(source.load())
     text = 'Unseen ünïcode, "quotes".'
@@ -80,7 +80,7 @@ def test_bad_files_say_what_is_wrong(folder: Path, content: str | None, message:
 @pytest.mark.skipif(
     not (REAL / "devset.csv").exists(), reason=f"no E2E files in {REAL}; set SKIPLAB_E2E to their folder"
 )
-def test_the_real_files() -> None:
+def test_the_original_files() -> None:
     splits = E2E(dir=str(REAL)).load()
     assert len(splits["train"]) + len(splits["valid"]) == 547
     assert len(splits["test"]) == 630

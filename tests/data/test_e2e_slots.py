@@ -1,4 +1,4 @@
-"""Slots read back from texts as people write them."""
+"""Slots read from texts that people wrote."""
 
 import pytest
 
@@ -10,7 +10,7 @@ MR = (
 )
 
 
-def test_a_meaning_names_values_that_mean_the_same_alike() -> None:
+def test_synonymous_values_are_normalized() -> None:
     assert parse_meaning(MR) == {
         "name": "Blue Spice", "eatType": "pub", "food": "Chinese", "priceRange": "moderate",
         "customer rating": "high", "area": "city centre", "familyFriendly": "no", "near": "Rainbow Vegetarian Café",
@@ -48,11 +48,11 @@ def test_usual_paraphrases_state_the_meaning(text: str) -> None:
         ("", set()),
     ],
 )
-def test_statements_are_told_apart(text: str, stated: set[tuple[str, str]]) -> None:
+def test_different_statements_are_distinguished(text: str, stated: set[tuple[str, str]]) -> None:
     assert read_slots(text, {}) == stated
 
 
-def test_accuracy_counts_what_is_missing_wrong_or_made_up() -> None:
+def test_accuracy_counts_missing_wrong_and_invented_slots() -> None:
     meaning = parse_meaning("name[Zizzi], eatType[pub], area[riverside]")
     assert slot_accuracy(meaning, "Zizzi is a pub") == pytest.approx(2 / 3)
     assert slot_accuracy(meaning, "Zizzi is a pub in the city centre") == pytest.approx(2 / 4)

@@ -14,14 +14,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def with_start(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """As OPT's: every text begins with a token of its own."""
+    """A tokenizer like OPT's, which begins every text with a special token."""
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(  # type: ignore[assignment]
         single="</s> $A", special_tokens=[("</s>", tokenizer.eos_token_id)]
     )
     return tokenizer
 
 
-def test_a_tasks_own_tokenizer_closes_prompts_with_a_token(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_tokenizer_made_for_the_task_ends_prompts_with_a_token(tokenizer: PreTrainedTokenizerFast) -> None:
     encoding = Encoding(tokenizer, Template(), pretrained=False)
     (ids,) = encoding.prompts(["what is this?"])
     assert ids[-1] == encoding.bos_id
@@ -43,7 +43,7 @@ def test_a_pretrained_tokenizer_puts_its_tokens_where_its_model_expects_them(
 
 
 @pytest.mark.parametrize("text", ["hello <text> world</text>", "price </s> low", "a <pad> b", "<unk>", "</s></s>"])
-def test_control_tokens_that_a_text_spells_are_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+def test_control_tokens_spelled_in_a_text_are_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     for pretrained in (False, True):
         encoding = Encoding(tokenizer, Template(close=""), pretrained=pretrained)
         (target,) = encoding.targets([text])
@@ -53,7 +53,7 @@ def test_control_tokens_that_a_text_spells_are_text(tokenizer: PreTrainedTokeniz
         assert not set(tokenizer.all_special_ids) & set(prompt if pretrained else prompt[:-1])
 
 
-def test_control_tokens_that_a_template_spells_are_control_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_control_tokens_spelled_in_a_template_are_control_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     encoding = Encoding(tokenizer, Template(prompt="</s>this {prompt}</s>", close="<pad>"), pretrained=True)
     plain, spelled = encoding.prompts(["what is it?", "what </s> is it?"])
     for ids in (plain, spelled):
@@ -62,14 +62,14 @@ def test_control_tokens_that_a_template_spells_are_control_tokens(tokenizer: Pre
     assert encoding.texts([spelled]) == ["this what </s> is it?"]
 
 
-def test_a_word_of_the_vocabulary_that_is_spelled_as_a_control_token_is_unknown() -> None:
+def test_a_word_spelled_like_a_control_token_is_unknown() -> None:
     encoding = Encoding(word_tokenizer(["a", "b"]), Template(), pretrained=False)
     (target,) = encoding.targets(["a </s> b"])
     assert target.count(encoding.eos_id) == 1
     assert encoding.texts([target]) == ["a b"]
 
 
-def test_an_end_token_that_a_tokenizer_appends_is_in_no_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_no_prompt_has_the_end_token_that_a_tokenizer_appends(tokenizer: PreTrainedTokenizerFast) -> None:
     special = [("<text>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(  # type: ignore[assignment]
         single="<text> $A </s>", special_tokens=special
@@ -82,11 +82,11 @@ def test_an_end_token_that_a_tokenizer_appends_is_in_no_prompt(tokenizer: PreTra
     assert encoding.targets(["that"])[0].count(encoding.eos_id) == 1
 
 
-def test_no_texts_have_no_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_empty_list_of_texts_gives_no_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     assert Encoding(tokenizer, Template(), pretrained=True).prompts([]) == []
 
 
-def test_long_texts_lose_their_end_and_prompts_keep_their_close(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_long_texts_are_cut_at_the_end_and_prompts_keep_their_close(tokenizer: PreTrainedTokenizerFast) -> None:
     whole = Encoding(tokenizer, Template(close="\nA:"), pretrained=True)
     cut = Encoding(tokenizer, Template(close="\nA:", longest_prompt=6, longest_target=3), pretrained=True)
     close = tokenizer("\nA:", add_special_tokens=False)["input_ids"]

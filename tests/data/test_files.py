@@ -1,4 +1,4 @@
-"""Local JSONL, CSV and Parquet files, good and bad."""
+"""Local JSONL, CSV and Parquet files, valid and broken."""
 
 import csv
 import json
@@ -53,7 +53,7 @@ def test_every_format_gives_the_same_rows_and_splits(tmp_path: Path, name: str, 
     }
 
 
-def test_splits_with_files_of_their_own_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_splits_with_their_own_files_are_used_unchanged(tmp_path: Path) -> None:
     for name, rows in (("train", ROWS[:100]), ("validation", ROWS[100:110]), ("test", ROWS[110:])):
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     assert {split: len(rows) for split, rows in task(tmp_path).load().items()} == {
@@ -84,7 +84,7 @@ def test_broken_lines_are_counted_and_refused_or_skipped(tmp_path: Path) -> None
     assert sum(map(len, splits.values())) == len(ROWS)
 
 
-def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
+def test_missing_files_and_columns_are_named_with_those_that_exist(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl")
     with pytest.raises(DataError, match=r"no column 'reply'; take one of question, answer, id as data.target"):
         task(tmp_path, target="reply").load()
@@ -101,7 +101,7 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
         task(tmp_path).load()
 
 
-def test_pairs_of_files_stay_on_disk_and_are_found_again(tmp_path: Path) -> None:
+def test_pairs_stay_on_disk_and_are_cached(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl")
     first, second = (TextData(task(tmp_path, vocab_size=300), batch_size=4, max_new_tokens=20) for _ in range(2))
     files = {file["filename"] for file in first.train_pairs._rows.cache_files}
@@ -111,7 +111,7 @@ def test_pairs_of_files_stay_on_disk_and_are_found_again(tmp_path: Path) -> None
     assert first.train_pairs.lengths[5] == tuple(map(len, first.train_pairs[5]))
 
 
-def test_tasks_of_the_hub_take_local_copies(tmp_path: Path) -> None:
+def test_hub_tasks_accept_local_copies(tmp_path: Path) -> None:
     options: dict[str, Any] = {"hub": "some/task", "prompt": "post", "target": "summary", "strip": "TL;DR:"}
     with pytest.raises(DataError, match=r"cannot get some/task from the Hugging Face hub: .* columns post and summary"):
         HubTask(**options).load()

@@ -1,4 +1,4 @@
-"""From examples to batches."""
+"""The data module: from examples to batches."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_the_training_loader_serves_every_example_once_per_epoch() -> None:
     assert sorted(seen) == sorted(target for _, target in data.train_pairs)
 
 
-def test_batches_hold_like_lengths_in_shuffled_order() -> None:
+def test_batches_have_similar_lengths_in_shuffled_order() -> None:
     lengths = [(length // 20, length) for length in torch.randint(5, 60, (512,)).tolist()]
     sampler = LengthGrouped(lengths, batch_size=16, seed=0)
     first = list(sampler)
@@ -48,13 +48,13 @@ def test_batches_hold_like_lengths_in_shuffled_order() -> None:
     assert list(sampler) == first
 
 
-def test_limit_keeps_so_many_items_per_split() -> None:
+def test_limit_is_the_number_of_items_kept_per_split() -> None:
     data = new_data(limit=5)
     assert [len(data.splits[name]) for name in ("train", "valid", "test")] == [5, 5, 5]
     assert data.digest != new_data().digest
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_texts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"longest train reference has .* max_new_tokens is 5"):
         new_data(max_new_tokens=5).check(max_positions=100)
     with pytest.raises(

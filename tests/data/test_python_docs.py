@@ -1,4 +1,4 @@
-"""Functions of the standard library."""
+"""The task of documenting functions of the standard library."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_a_function_gives_its_source_without_docstring_and_the_first_paragraph()
     assert list(functions("def f(:")) == []
 
 
-def test_the_library_gives_thousands_of_pairs_in_splits_that_share_none() -> None:
+def test_the_library_gives_thousands_of_pairs_in_disjoint_splits() -> None:
     splits = PythonDocs(longest_source=300, longest_doc=60).load()
     prompts = {name: set(rows["prompt"]) for name, rows in splits.items()}
     assert len(prompts["train"]) > 1000

@@ -1,4 +1,4 @@
-"""The generated task."""
+"""The generated restaurant task."""
 
 import random
 
@@ -53,12 +53,12 @@ def test_slot_accuracy_by_hand(text: str, accuracy: float) -> None:
     assert slot_accuracy(meaning, text) == pytest.approx(accuracy)
 
 
-def test_longer_phrases_are_read_before_shorter_ones() -> None:
+def test_longer_phrases_are_matched_before_shorter_ones() -> None:
     assert read_back("it is not for families .") == {("family", "no")}
     assert read_back("it has a rating of four stars .") == {("rating", "four")}
 
 
-def test_splits_share_no_meaning_and_come_from_the_seed() -> None:
+def test_splits_are_disjoint_and_depend_on_the_seed() -> None:
     splits = SMALL.load()
     prompts = [{row["prompt"] for row in splits[name].to_list()} for name in ("train", "valid", "test")]
     assert [len(found) for found in prompts] == [60, 20, 20]

@@ -30,7 +30,7 @@ def read(path: Path, content: str | bytes, encoding: str = "utf-8") -> list[tupl
         ("a,b\0", "NUL characters"),
     ],
 )
-def test_a_broken_line_of_a_csv_leaves_the_lines_around_it(tmp_path: Path, line: str, fault: str) -> None:
+def test_a_broken_csv_line_does_not_affect_the_lines_around_it(tmp_path: Path, line: str, fault: str) -> None:
     rows = read(tmp_path / "x.csv", f'p,r\na,b\n{line}\n\n"a","b"\na,b\n')
     assert [row for row in rows if not isinstance(row[1], str)] == [(2, FINE), (5, FINE), (6, FINE)]
     ((number, found),) = [row for row in rows if isinstance(row[1], str)]
@@ -67,7 +67,7 @@ def test_text_in_its_encoding_is_read(tmp_path: Path, suffix: str, encoding: str
         assert read(tmp_path / f"x{suffix}", text.encode(encoding)) == rows
 
 
-def test_text_in_another_encoding_is_named_by_its_line(tmp_path: Path) -> None:
+def test_a_line_in_another_encoding_is_named(tmp_path: Path) -> None:
     rows = read(tmp_path / "x.csv", "p,r\na,b\ncafé,olé\na,b\n".encode("latin-1"))
     assert [(number, isinstance(row, str)) for number, row in rows] == [(2, False), (3, True), (4, False)]
     assert "it is not utf-8; give the file's encoding as data.encoding" in str(rows[1][1])
@@ -90,7 +90,7 @@ def test_text_in_another_encoding_is_named_by_its_line(tmp_path: Path) -> None:
         ("a 😀", None),
     ],
 )
-def test_what_is_no_text_says_what_it_is(value: object, fault: str | None) -> None:
+def test_a_value_that_is_not_text_is_described(value: object, fault: str | None) -> None:
     assert text_fault("q", value) == fault
 
 

@@ -1,4 +1,4 @@
-"""The view over Hugging Face's layers."""
+"""`Backbone`, the adapter of Hugging Face's layers."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_layer_by_layer_equals_the_models_own_forward(backbone: Backbone) -> Non
 @torch.inference_mode()
 def test_project_kv_equals_what_the_layer_stores(backbone: Backbone) -> None:
     ids = torch.tensor(prompts(1, longest=1) * 2)
-    # Two rows at positions of their own.
+    # Two rows at different positions.
     position = torch.tensor([[3], [7]])
     rotary = backbone.rotary(position)
     h_BTD = backbone.embed(ids, position)

@@ -16,6 +16,6 @@ def test_collate_feeds_all_targets_but_the_last() -> None:
     assert (batch.prompt_columns, batch.decode_steps) == (2, 2)
 
 
-def test_an_end_token_in_the_middle_of_a_shorter_row_is_fed_as_it_is() -> None:
+def test_the_end_token_of_a_shorter_target_is_fed_too() -> None:
     batch = collate([[5], [5]], [[9, 2], [9, 9, 2]], pad_id=0)
     assert batch.input_BT.tolist() == [[5, 9, 2], [5, 9, 9]]

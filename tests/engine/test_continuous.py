@@ -1,4 +1,4 @@
-"""Rows that arrive, age and leave on their own decode as each would alone."""
+"""Continuous batching: each row gets the tokens that it gets when it is decoded alone."""
 
 import random
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def alone(backbone: Backbone, policy: ExitPolicy, request: RowRequest) -> tuple[
 def run(
     engine: Engine, arrivals: Sequence[tuple[int, RowRequest]], policies: Sequence[ExitPolicy | None]
 ) -> list[Handle]:
-    """Submit each request at its step, and decode all to their ends."""
+    """Submit each request at its step, and decode until all have ended."""
     handles: list[Handle] = []
     step, more = 0, True
     while more or len(handles) < len(arrivals):
@@ -48,7 +48,7 @@ def run(
 
 @settings(deadline=None, max_examples=25)
 @given(st.data())
-def test_any_arrivals_ends_and_schedules_decode_as_alone(data: st.DataObject) -> None:
+def test_rows_decode_as_alone_for_any_arrivals_ends_and_schedules(data: st.DataObject) -> None:
     backbone = BACKBONES[data.draw(st.sampled_from(sorted(BACKBONES)))]
     low, high = sorted(data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6))))
     schedule = ExitSchedule(num_layers=6, max_exit=high, min_exit=low, horizon=data.draw(st.integers(2, 12)))
@@ -70,7 +70,7 @@ def test_any_arrivals_ends_and_schedules_decode_as_alone(data: st.DataObject) ->
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_reference_without_a_cache_agrees(layout: str, policy: ExitPolicy) -> None:
+def test_tokens_equal_those_of_a_reference_without_a_cache(layout: str, policy: ExitPolicy) -> None:
     backbone, rng = BACKBONES[layout], random.Random(3)
     arrivals = [
         (2 * number, RowRequest(prompt, rng.randint(2, 14))) for number, prompt in enumerate(prompts(8, seed=4))
@@ -82,7 +82,7 @@ def test_a_reference_without_a_cache_agrees(layout: str, policy: ExitPolicy) -> 
 
 
 @pytest.mark.parametrize("batch_policy", ["freeze", "compact"])
-def test_rows_that_exit_on_their_own_decode_as_alone(backbone: Backbone, batch_policy) -> None:
+def test_rows_that_exit_adaptively_decode_as_alone(backbone: Backbone, batch_policy) -> None:
     depths = set()
     for bound in (0.5, 1.5, 3.0):
         policy = CoordinateExit(bound, batch_policy=batch_policy)
@@ -104,7 +104,7 @@ def test_rows_that_exit_on_their_own_decode_as_alone(backbone: Backbone, batch_p
         GenerationOptions(no_repeat_ngram_size=2, min_new_tokens=4),
     ],
 )
-def test_options_act_on_a_row_as_they_do_alone(options: GenerationOptions) -> None:
+def test_each_row_decodes_with_its_own_options_as_alone(options: GenerationOptions) -> None:
     backbone = BACKBONES["llama"]
     decoding = Decoding(options, 10, EOS, PAD)
     others = Decoding(GenerationOptions(), 12, None, PAD)
@@ -118,7 +118,7 @@ def test_options_act_on_a_row_as_they_do_alone(options: GenerationOptions) -> No
         assert handles[place].tokens == expected
 
 
-def test_a_cancelled_row_leaves_at_once_and_the_others_go_on(backbone: Backbone) -> None:
+def test_a_cancelled_row_leaves_at_once_and_the_others_continue(backbone: Backbone) -> None:
     engine = Engine(backbone, SKIP, slots=2)
     first, second, third = (engine.submit(RowRequest(prompt, 12)) for prompt in prompts(3, seed=2))
     for _ in range(4):
@@ -146,7 +146,7 @@ def test_a_waiting_row_can_be_cancelled(backbone: Backbone) -> None:
     assert len(first.tokens) == 3
 
 
-def test_a_long_prompt_does_not_hold_up_the_rows_under_way() -> None:
+def test_a_long_prompt_does_not_block_the_rows_that_decode() -> None:
     backbone = BACKBONES["pre_norm"]
     engine = Engine(backbone, SKIP, slots=2, chunk=4)
     early = engine.submit(RowRequest([5, 6], 20))
@@ -162,7 +162,7 @@ def test_a_long_prompt_does_not_hold_up_the_rows_under_way() -> None:
     assert long.tokens[0] == alone(backbone, SKIP, long.request)[0][0]
 
 
-def test_memory_grows_with_what_is_asked_for(backbone: Backbone) -> None:
+def test_memory_grows_with_the_requests(backbone: Backbone) -> None:
     engine = Engine(backbone, SKIP, slots=2, max_tokens=64)
     assert engine.nbytes == 0
     engine.submit(RowRequest([5] * 3, 4))
@@ -170,7 +170,7 @@ def test_memory_grows_with_what_is_asked_for(backbone: Backbone) -> None:
     assert engine.nbytes > 0
 
 
-def test_what_can_never_be_decoded_is_refused() -> None:
+def test_requests_that_can_never_be_decoded_are_refused() -> None:
     backbone = BACKBONES["pre_norm"]
     engine = Engine(backbone, SKIP, slots=1, max_tokens=10, max_waiting=1)
     with pytest.raises(
@@ -201,7 +201,7 @@ def test_a_rising_schedule_is_refused() -> None:
         Engine(BACKBONES["pre_norm"], rising, slots=1)
 
 
-def test_more_positions_than_the_backbones_are_refused() -> None:
+def test_more_positions_than_the_backbone_has_are_refused() -> None:
     with pytest.raises(ValueError, match="at most the backbone's 64 positions, got 65"):
         Engine(BACKBONES["pre_norm"], SKIP, slots=1, max_tokens=65)
 

@@ -1,4 +1,4 @@
-"""Recorded steps: the eager loop's tokens, whatever batch comes."""
+"""Recorded steps give the tokens of the eager loop for every batch."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def recorded(backbone: Backbone, policy: ExitPolicy, rows: int = 4) -> StepGraph
 
 
 def check(graphs: StepGraphs, batch: list[list[int]], limits: list[int], eos_id: int | None) -> None:
-    """Tokens, lengths and depths are the eager loop's; so are the logits of rows that have not ended."""
+    """Compare tokens, lengths, depths, and the logits of rows that have not ended, with those of the eager loop."""
     logits: dict[tuple[int, int], torch.Tensor] = {}
 
     def keep(step: int, index_B: torch.Tensor, logits_BV: torch.Tensor) -> None:
@@ -61,7 +61,7 @@ def check(graphs: StepGraphs, batch: list[list[int]], limits: list[int], eos_id:
         torch.testing.assert_close(logits[key], one, atol=1e-4, rtol=1e-4)
 
 
-# A single row has kernels of its own on a GPU.
+# On a GPU, a single row uses its own kernels.
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_one_recording_serves_batches_of_all_lengths(backbone: Backbone, policy: ExitPolicy, rows: int) -> None:
@@ -74,14 +74,14 @@ def test_one_recording_serves_batches_of_all_lengths(backbone: Backbone, policy:
 
 @needs_gpu
 @pytest.mark.parametrize("rows", [1, 4])
-def test_recorded_steps_run_without_kernels_too(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_steps_also_run_without_kernels(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("skiplab.engine.kv_cache.has_kernels", "skiplab.engine.fused_layers.has_kernels"):
         monkeypatch.setattr(name, lambda device: False)
     backbone = tiny_backbone().to("cuda")
     check(recorded(backbone, POLICIES["skip"], rows), prompts(rows), [14] * rows, EOS)
 
 
-def test_recordings_are_one_per_plan_and_bucket(backbone: Backbone) -> None:
+def test_there_is_one_recording_per_plan_and_bucket(backbone: Backbone) -> None:
     policy = POLICIES["skip"]
     graphs = recorded(backbone, policy)
     decode(backbone, policy, [[5, 6]] * 4, max_new_tokens=10, eos_id=None, pad_id=PAD, graphs=graphs)
@@ -89,17 +89,17 @@ def test_recordings_are_one_per_plan_and_bucket(backbone: Backbone) -> None:
     assert graphs._recorded.keys() == expected
 
 
-def test_a_layer_holds_what_its_plans_need_in_whole_buckets(backbone: Backbone) -> None:
+def test_the_cache_of_a_layer_covers_its_plans_in_whole_buckets(backbone: Backbone) -> None:
     schedule = ExitSchedule(num_layers=6, max_exit=4, min_exit=2, horizon=8)
     graphs = recorded(backbone, Scheduled(schedule, "terminate"))
     full = recorded(backbone, FullDepth(6))
-    # 12 prompt columns and 17 more in 6 layers; the schedule's fifth and sixth run in no step.
+    # 12 prompt columns and 17 more in 6 layers; under the schedule, the fifth and sixth layers run in no step.
     assert full.cache.nbytes == 6 * 2 * 4 * 32 * backbone.kv_heads * backbone.head_size * 4
     assert graphs.cache.nbytes < 4 / 6 * full.cache.nbytes
 
 
 @pytest.mark.parametrize("limits", [[19] * 4, [4] * 3], ids=["more tokens", "fewer rows"])
-def test_what_does_not_fit_is_decoded_without_and_said(backbone: Backbone, limits: list[int]) -> None:
+def test_a_batch_that_does_not_fit_is_decoded_without_graphs_and_warns(backbone: Backbone, limits: list[int]) -> None:
     policy = FullDepth(6)
     graphs, batch = recorded(backbone, policy), prompts(len(limits))
     expected = decode(backbone, policy, batch, max_new_tokens=limits, eos_id=EOS, pad_id=PAD)
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_decoded_without_and_said(backbone: Backbone, limit
 
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("replace", [False, True], ids=["moved", "replaced"])
-def test_weights_that_moved_are_recorded_anew(backbone: Backbone, replace: bool, rows: int) -> None:
+def test_steps_are_recorded_again_if_weights_have_moved(backbone: Backbone, replace: bool, rows: int) -> None:
     graphs = recorded(backbone, FullDepth(6), rows)
     check(graphs, prompts(rows), [9] * rows, None)
     stale = dict(graphs._recorded)
@@ -125,7 +125,7 @@ def test_weights_that_moved_are_recorded_anew(backbone: Backbone, replace: bool,
     assert all(graphs._recorded[key] is not stale[key] for key in stale)
 
 
-def test_a_batch_ends_soon_after_its_last_row(backbone: Backbone) -> None:
+def test_a_batch_ends_soon_after_its_last_row_has_ended(backbone: Backbone) -> None:
     policy, seen = FullDepth(6), []
     graphs = recorded(backbone, policy)
     decode(

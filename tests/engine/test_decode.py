@@ -1,4 +1,4 @@
-"""The step loop: limits, ends and refusals. What holds for every method is in the conformance tests."""
+"""The step loop: limits, ends and refused calls. Properties of every method are in the conformance tests."""
 
 import pytest
 
@@ -38,6 +38,6 @@ def test_on_step_sees_the_rows_that_still_decode() -> None:
         ([[5] * 60], 10, "needs 60 prompt . 9 generated positions, the backbone has 64"),
     ],
 )
-def test_what_cannot_be_decoded_is_refused(backbone: Backbone, rows: list, limit: int, message: str) -> None:
+def test_batches_that_cannot_be_decoded_are_refused(backbone: Backbone, rows: list, limit: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode(backbone, FullDepth(6), rows, max_new_tokens=limit, eos_id=None, pad_id=PAD)

@@ -1,4 +1,4 @@
-"""Deferred keys and values, by hand."""
+"""Deferred keys and values, against projections computed by hand."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ COLUMNS, STEPS = 2, 4
 
 @dataclass
 class Store:
-    """Four rows' debts, with the cache they go to."""
+    """The deferred states of four rows, and the cache that their keys and values go to."""
 
     backbone: Backbone
     cache: KVCache = field(init=False)
@@ -29,7 +29,7 @@ class Store:
             buffer.zero_()
         self.deferred = Deferred(self.backbone, self.cache, rows=4, columns=COLUMNS + STEPS)
         self.h_SBD = torch.randn(STEPS, 4, 1, 24)
-        # Rows have prompts of different lengths.
+        # The prompts of the rows differ in length.
         self.position_SB = torch.arange(STEPS)[:, None] + torch.tensor([2, 1, 0, 2])
 
     def defer(self, step: int, above: list[int], rows: list[int] | None = None) -> None:
@@ -39,7 +39,7 @@ class Store:
         self.deferred.defer(h_B1D, torch.tensor(above), columns, position_B.tolist())
 
     def filled(self) -> set[tuple[int, int, int]]:
-        """(layer, row, step) of what has been stored, each checked; a row counts by where it began."""
+        """(layer, row, step) of all stored keys and values, each checked; rows have their original numbers."""
         found = set()
         for layer, (keys, values) in enumerate(zip(self.cache._keys, self.cache._values, strict=True)):
             for row, column in (keys != 0).all(-1).all(1).nonzero().tolist():
@@ -69,7 +69,7 @@ def store(backbone: Backbone) -> Store:
 
 
 @torch.inference_mode()
-def test_each_layer_projects_the_states_of_rows_that_left_below_it(store: Store) -> None:
+def test_each_layer_projects_the_states_of_rows_that_exited_below_it(store: Store) -> None:
     store.defer(2, [1, 3, 6, 5])
     for layer in range(6):
         store.deferred.flush(layer)
@@ -78,7 +78,7 @@ def test_each_layer_projects_the_states_of_rows_that_left_below_it(store: Store)
 
 
 @torch.inference_mode()
-def test_a_layer_makes_up_for_all_steps_at_once(store: Store) -> None:
+def test_a_layer_projects_the_states_of_all_missed_steps_at_once(store: Store) -> None:
     store.defer(1, [6, 4, 6, 6])
     store.defer(2, [6, 5, 5, 6])
     store.defer(3, [4, 6, 6, 6])
@@ -89,7 +89,7 @@ def test_a_layer_makes_up_for_all_steps_at_once(store: Store) -> None:
 
 
 @torch.inference_mode()
-def test_rows_that_are_not_about_to_run_go_on_owing(store: Store) -> None:
+def test_states_of_rows_that_do_not_run_stay_deferred(store: Store) -> None:
     store.defer(1, [3, 3, 3, 6])
     store.deferred.flush(4, torch.tensor([2, 0]))
     assert store.filled() == {(4, 0, 1), (4, 2, 1)}
@@ -98,7 +98,7 @@ def test_rows_that_are_not_about_to_run_go_on_owing(store: Store) -> None:
 
 
 @torch.inference_mode()
-def test_a_debt_is_paid_once(store: Store) -> None:
+def test_a_deferred_state_is_projected_once(store: Store) -> None:
     store.defer(1, [3, 3, 3, 3])
     store.deferred.flush(4, torch.tensor([1]))
     store.deferred.flush(5)
@@ -110,7 +110,7 @@ def test_a_debt_is_paid_once(store: Store) -> None:
 
 
 @torch.inference_mode()
-def test_debts_follow_their_rows(store: Store) -> None:
+def test_deferred_states_follow_their_rows(store: Store) -> None:
     store.defer(1, [6, 4, 6, 5])
     # Rows 0 and 2 have ended; row 3 takes the place of row 0.
     store.deferred.exchange((0, 3), (0, COLUMNS + 1))
@@ -122,7 +122,7 @@ def test_debts_follow_their_rows(store: Store) -> None:
 
 
 @torch.inference_mode()
-def test_without_debts_nothing_is_projected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_deferred_states_nothing_is_projected(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.backbone, "project_kv", None)
     store.deferred.flush(5)
     store.defer(1, [6, 6, 6, 6])

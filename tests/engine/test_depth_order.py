@@ -15,7 +15,7 @@ def exchanged(depths: list[int], pairs: list[tuple[int, int]]) -> list[int]:
 
 
 @given(st.lists(st.integers(1, 6), max_size=20))
-def test_exchanges_sort_and_each_settles_a_row(depths: list[int]) -> None:
+def test_exchanges_sort_and_each_puts_a_row_in_its_place(depths: list[int]) -> None:
     pairs = exchanges(depths)
     assert exchanged(depths, pairs) == sorted(depths)
     misplaced = sum(have != want for have, want in zip(depths, sorted(depths), strict=True))
@@ -23,7 +23,7 @@ def test_exchanges_sort_and_each_settles_a_row(depths: list[int]) -> None:
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=20), st.data())
-def test_a_row_costs_at_most_one_exchange_per_depth_that_it_passes(depths: list[int], data: st.DataObject) -> None:
+def test_a_row_needs_at_most_one_exchange_per_depth_that_it_passes(depths: list[int], data: st.DataObject) -> None:
     depths.sort()
     row = data.draw(st.integers(0, len(depths) - 1))
     before, after = depths[row], data.draw(st.integers(1, 9))
@@ -33,7 +33,7 @@ def test_a_row_costs_at_most_one_exchange_per_depth_that_it_passes(depths: list[
     assert len(exchanges(depths)) <= len(passed)
 
 
-def test_equals_stay_where_they_are() -> None:
+def test_rows_of_equal_depth_stay_where_they_are() -> None:
     assert exchanges([2, 2, 3, 3, 3]) == []
     assert exchanges([]) == []
 

@@ -1,4 +1,4 @@
-"""A backbone on kernels: its own outputs, its own weights."""
+"""A backbone with Triton kernels has the same outputs and shares the weights."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ needs_kernels = pytest.mark.skipif(
 )
 
 
-def test_without_a_gpu_it_is_the_backbone_itself(backbone: Backbone) -> None:
+def test_without_a_gpu_the_backbone_is_returned_unchanged(backbone: Backbone) -> None:
     assert with_kernels(backbone) is backbone
 
 
@@ -49,7 +49,7 @@ def test_projections_of_one_state_are_one_launch(monkeypatch: pytest.MonkeyPatch
         for name in ("q_proj", "k_proj", "v_proj"):
             torch.testing.assert_close(getattr(attention, name)(x), getattr(own, name)(x), atol=1e-5, rtol=1e-5)
     assert launches == [3, 3]
-    # Asked alone or of other states, a layer gives its own product.
+    # For a single projection, or for other states, each layer computes only its own product.
     launches.clear()
     first, second = torch.randn(1, 1, 24, device="cuda"), torch.randn(1, 1, 24, device="cuda")
     attention.q_proj(first)
@@ -60,7 +60,7 @@ def test_projections_of_one_state_are_one_launch(monkeypatch: pytest.MonkeyPatch
 
 @needs_kernels
 @torch.inference_mode()
-def test_grouped_heads_join_keys_and_values() -> None:
+def test_with_grouped_heads_only_keys_and_values_share_a_launch() -> None:
     attention = with_kernels(tiny_backbone("llama").to("cuda")).model.model.layers[0].self_attn
     joined = {name: len(getattr(attention, name)._next) for name in ("q_proj", "k_proj", "v_proj")}
     assert joined == {"q_proj": 0, "k_proj": 1, "v_proj": 0}
@@ -68,7 +68,7 @@ def test_grouped_heads_join_keys_and_values() -> None:
 
 @needs_kernels
 @torch.inference_mode()
-def test_several_rows_are_the_librarys_product() -> None:
+def test_several_rows_use_the_librarys_product() -> None:
     linear = nn.Linear(24, 40).to("cuda")
     x = torch.randn(5, 1, 24, device="cuda")
     assert torch.equal(RowLinear(linear)(x), linear(x))

@@ -1,4 +1,4 @@
-"""Generation options: what they are made from and into, what is refused, and that each does what the library's does."""
+"""Generation options: conversion to and from the library's, refused options, and the same effect as in the library."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ def test_greedy_options_give_the_librarys_tokens(layout: str, options: dict[str,
         assert expected != of_the_library(backbone, batch, GenerationConfig())
 
 
-def test_every_greedy_option_is_among_those_compared() -> None:
+def test_every_greedy_option_is_compared() -> None:
     compared = {name for one in (*GREEDY.values(), *SAMPLING.values()) for name in one}
     others = {"max_new_tokens", "do_sample", "stop_strings", "seed", "num_return_sequences"}
     assert compared | others == set(vars(GenerationOptions()))
@@ -83,7 +83,7 @@ def test_every_greedy_option_is_among_those_compared() -> None:
 
 @pytest.mark.parametrize("options", SAMPLING.values(), ids=SAMPLING)
 def test_sampling_draws_from_the_librarys_distribution(options: dict[str, Any]) -> None:
-    """The scores that `generate` reports for its own draws, step by step, are ours for the same tokens."""
+    """Our scores equal those that `generate` reports at each step for the tokens that it drew."""
     backbone, batch = tiny_backbone(), prompts(4, seed=2)
     ids_BP, mask_BP = left_pad(batch, PAD)
     torch.manual_seed(0)
@@ -102,7 +102,7 @@ def test_sampling_draws_from_the_librarys_distribution(options: dict[str, Any]) 
 VOCABULARY_END = 48
 
 
-def test_the_callers_own_processors_and_criteria_see_what_generate_gives_them() -> None:
+def test_the_callers_processors_and_criteria_get_what_generate_gives_them() -> None:
     backbone, batch = tiny_backbone(), prompts(5, seed=5)
 
     class Seen(LogitsProcessor):
@@ -127,7 +127,7 @@ def test_the_callers_own_processors_and_criteria_see_what_generate_gives_them() 
     assert len({len(row) for row in actual}) > 1
 
 
-def test_a_librarys_configuration_and_back() -> None:
+def test_a_generation_config_converts_and_back() -> None:
     options = GenerationOptions.of(
         do_sample=True, top_p=0.7, temperature=0.3, top_k=0, eos_token_id=[2, 5], bad_words_ids=[[3, 4]],
         stop_strings="end", num_return_sequences=3, max_new_tokens=9,
@@ -161,11 +161,11 @@ def test_a_librarys_configuration_and_back() -> None:
         ({"do_sample": "yes"}, "do_sample must be true or false"),
     ],
 )
-def test_what_is_not_served_or_makes_no_sense_is_refused_by_name(options: dict[str, Any], message: str) -> None:
+def test_unsupported_and_invalid_options_are_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GenerationOptions.of(**options)
 
 
-def test_a_checkpoints_option_that_is_not_served_is_refused() -> None:
+def test_an_unsupported_option_of_a_checkpoint_is_refused() -> None:
     with pytest.raises(ValueError, match="num_beams is not supported, got 3"):
         GenerationOptions.from_config(GenerationConfig(num_beams=3))

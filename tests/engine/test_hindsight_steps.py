@@ -18,7 +18,7 @@ from tests.tiny import CoordinateExit, prompts
 
 @final
 class CoordinateHindsight(HindsightPolicy):
-    """`CoordinateExit`'s exits, chosen when all layers have run."""
+    """The exits of `CoordinateExit`, chosen after all layers have run."""
 
     def __init__(self, bound: float, *, exact_kv: bool) -> None:
         self._bound = bound
@@ -36,7 +36,7 @@ class CoordinateHindsight(HindsightPolicy):
         return torch.where(exits_LB.any(0), exits_LB.int().argmax(0) + 1, 6)
 
 
-def test_hindsight_without_the_full_passes_keys_is_freezing(backbone: Backbone) -> None:
+def test_hindsight_without_exact_keys_equals_freeze(backbone: Backbone) -> None:
     for bound in BOUNDS:
         found, seen = [], []
         for policy in (CoordinateExit(bound), CoordinateHindsight(bound, exact_kv=False)):
@@ -49,14 +49,14 @@ def test_hindsight_without_the_full_passes_keys_is_freezing(backbone: Backbone) 
 
 
 @pytest.mark.parametrize("exact_kv", [False, True])
-def test_rows_of_a_hindsight_batch_are_on_their_own(backbone: Backbone, exact_kv: bool) -> None:
+def test_rows_of_a_hindsight_batch_are_independent(backbone: Backbone, exact_kv: bool) -> None:
     policy = CoordinateHindsight(1.0, exact_kv=exact_kv)
     check_rows_alone(backbone, policy, prompts(5, seed=3))
     check_leaving_rows(backbone, policy, prompts(5, seed=4), [3, 14, 1, 6, 2])
 
 
 @torch.inference_mode()
-def test_exact_keys_leave_exits_on_the_full_passes_states(backbone: Backbone) -> None:
+def test_with_exact_keys_exits_use_the_states_of_a_full_pass(backbone: Backbone) -> None:
     depths = set()
     for bound in BOUNDS:
         policy = CoordinateHindsight(bound, exact_kv=True)

@@ -1,4 +1,4 @@
-"""The preallocated key/value store."""
+"""The preallocated KV cache."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_update_returns_the_filled_prefix_without_copying() -> None:
     assert again.data_ptr() == keys.data_ptr()
 
 
-def test_bytes_count_each_layers_own_slots() -> None:
+def test_bytes_count_the_slots_of_each_layer() -> None:
     assert new_cache([5, 3, 0]).nbytes == 2 * (5 + 3) * 2 * 3 * 4 * 4
 
 
@@ -40,7 +40,7 @@ def test_writing_past_a_layers_slots_is_an_error() -> None:
         cache.update(torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1, 4), 0)
 
 
-def test_rows_trade_places_as_far_as_they_are_filled() -> None:
+def test_an_exchange_of_rows_copies_only_filled_columns() -> None:
     cache = new_cache([4, 4], rows=3)
     keys = torch.randn(3, 3, 3, 4)
     for layer in range(2):
@@ -54,7 +54,7 @@ def test_rows_trade_places_as_far_as_they_are_filled() -> None:
     assert torch.equal(cache._keys[0][:, :, :3], keys)
 
 
-def test_a_row_that_nobody_reads_is_overwritten() -> None:
+def test_a_row_that_is_no_longer_read_is_overwritten() -> None:
     cache = new_cache([4], rows=2)
     keys = torch.randn(2, 3, 3, 4)
     cache.update(keys, keys, 0)
@@ -77,7 +77,7 @@ def test_rows_write_at_their_own_columns() -> None:
     assert torch.equal(cache._keys[0][[0, 3], :, :3], first[[0, 3]])
 
 
-def test_rows_given_by_index_write_and_read_their_own_places() -> None:
+def test_rows_given_by_index_write_and_read_their_own_columns() -> None:
     cache = new_cache([3], rows=4)
     first, second = torch.randn(4, 3, 2, 4), torch.randn(2, 3, 1, 4)
     cache.update(first, -first, 0)
@@ -91,14 +91,14 @@ def test_rows_given_by_index_write_and_read_their_own_places() -> None:
     assert torch.equal(everyone, torch.cat([first, rest], dim=2))
 
 
-def test_some_of_rows_with_their_own_columns() -> None:
+def test_picking_rows_keeps_their_columns() -> None:
     place = Place(slice(2, 5), torch.tensor([4, 0, 7]), end=8).pick(torch.tensor([2, 0]))
     assert torch.equal(torch.as_tensor(place.rows), torch.tensor([4, 2]))
     assert torch.equal(torch.as_tensor(place.column), torch.tensor([7, 4]))
     assert place.end == 8
 
 
-def test_a_layer_without_slots_passes_any_rows_through() -> None:
+def test_a_layer_without_slots_passes_rows_given_by_index_through() -> None:
     cache = new_cache([0], rows=4)
     cache.seek(Place(torch.tensor([3, 1]), 0))
     keys, values = torch.randn(2, 2, 3, 7, 4)

@@ -1,4 +1,4 @@
-"""Linear layers in other layouts: the same function, and the same tokens."""
+"""Linear layers with other weight layouts: the same function, and the same tokens."""
 
 import copy
 
@@ -33,7 +33,7 @@ POLICIES = {
 
 
 @pytest.fixture(autouse=True)
-def _however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def _pack_small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CACHE_BYTES", 0)
 
 
@@ -99,7 +99,7 @@ def test_prepacked_decoding_gives_the_reference_paths_tokens(policy: ExitPolicy,
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_bfloat16_is_packed_where_the_cpu_can_and_gives_its_own_reference_paths_logits(layout: str) -> None:
+def test_bfloat16_is_packed_if_the_cpu_supports_it_and_gives_the_same_logits(layout: str) -> None:
     backbone = tiny_backbone(layout).to(torch.bfloat16)
     fast = prepack(backbone, rows=4)
     assert kinds(fast) == {PackedLinear if torch.ops.mkldnn._is_mkldnn_bf16_supported() else nn.Linear}
@@ -117,7 +117,7 @@ def test_integer_decoding_batched_equals_single(layout: str) -> None:
         assert decode(fast, FullDepth(6), [prompt], max_new_tokens=10, eos_id=EOS, pad_id=PAD).sequences() == [tokens]
 
 
-def test_the_original_is_untouched_and_shares_all_else() -> None:
+def test_the_original_is_unchanged_and_shares_all_other_weights() -> None:
     backbone = tiny_backbone()
     before = copy.deepcopy(backbone.state_dict())
     fast = prepack(backbone, rows=4)
@@ -130,7 +130,7 @@ def test_the_original_is_untouched_and_shares_all_else() -> None:
     torch.testing.assert_close(fast.reduced_head(ids_K)(h_BD), backbone.reduced_head(ids_K)(h_BD))
 
 
-def test_small_weights_and_missing_operators_leave_layers_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_weights_and_missing_operators_leave_layers_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module, "_has", lambda *names: False)
         assert kinds(prepack(tiny_backbone(), rows=4)) == {nn.Linear}
@@ -147,7 +147,7 @@ def test_integers_are_refused_off_the_cpu() -> None:
 
 @pytest.mark.parametrize("stored", [prepack, quantize], ids=["prepacked", "integers"])
 @torch.inference_mode()
-def test_a_copy_is_brought_up_to_its_overwritten_original(stored) -> None:
+def test_repacking_updates_a_copy_after_its_original_was_overwritten(stored) -> None:
     backbone, other = tiny_backbone(), tiny_backbone(seed=1)
     copied = stored(backbone, rows=4)
     backbone.load_state_dict(other.state_dict())

@@ -23,7 +23,7 @@ def test_mask_hides_the_future_and_padding() -> None:
 
 
 @torch.inference_mode()
-def test_a_layer_runs_on_its_columns_and_passes_the_others(backbone: Backbone) -> None:
+def test_a_layer_changes_only_its_columns(backbone: Backbone) -> None:
     batch = collate(prompts(3), prompts(3, seed=9), PAD)
     columns = batch.input_BT.shape[1]
     before = [None, *layer_states(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=[columns, 2, 0, 1, 3, 0])]

@@ -1,4 +1,4 @@
-"""Policies that are lists of plans."""
+"""Policies given by a list of plans."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from skiplab.engine.policy import Planned
 from tests.tiny import PAD, prompts, tiny_backbone
 
 
-def test_the_last_plan_serves_all_steps_beyond() -> None:
+def test_the_last_plan_holds_for_all_later_steps() -> None:
     policy = Planned([(0, 1, 2), (0, 2), (2,)])
     assert [policy.plan(step) for step in range(5)] == [(0, 1, 2), (0, 2), (2,), (2,), (2,)]
     assert Planned([(0, 1)]).plan(9) == (0, 1)
 
 
-def test_plans_are_the_policys_own() -> None:
+def test_a_policy_copies_its_plans() -> None:
     plans = [(0, 1), (1,)]
     policy = Planned(plans)
     plans.append(())

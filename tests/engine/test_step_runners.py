@@ -1,4 +1,4 @@
-"""Steps of rows that exit on their own: when keys and values are made, and who goes through which layers."""
+"""Adaptive steps: when keys and values are projected, and which rows run which layers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from skiplab.schedules.exit_schedule import ExitSchedule, LayerPlan, PlanKind
 from tests.test_conformance import check_leaving_rows, check_parallel_forward
 from tests.tiny import PAD, CoordinateExit, prompts, tiny_backbone
 
-# From nearly all rows exiting at once to nearly none exiting, in either layout.
+# From nearly all rows exiting at the first exit to nearly none exiting, in every layout.
 BOUNDS = [0.0, 0.5, 1.0, 1.5, 3.0, 5.0]
 BATCH_POLICIES: tuple[BatchPolicy, ...] = get_args(BatchPolicy)
 PROPAGATIONS: tuple[Propagation, ...] = get_args(Propagation)
@@ -30,10 +30,10 @@ LIMITS = [12, 3, 9, 1, 12, 6]
 
 @dataclass
 class Traced:
-    """One decoding, with what it keeps and does.
+    """One decoding, with the keys and values that it stores and the work that it does.
 
     Attributes:
-        cache, runner: the decoding's own.
+        cache, runner: those of the decoding.
         projected: (layer, positions) of each projection for missed steps.
         ran: (layer, rows) of each decode step's layers.
     """
@@ -65,7 +65,7 @@ Trace = Callable[..., Traced]
 
 @pytest.fixture
 def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
-    """Decode prompts of different lengths to different limits; caches begin as zeros."""
+    """A function that decodes prompts of different lengths to different limits; caches start with zeros."""
 
     def traced(backbone: Backbone, policy: ExitPolicy, limits: Sequence[int] = LIMITS) -> Traced:
         made: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
             patch.setattr(backbone, "project_kv", counted_project)
             patch.setattr(backbone, "layer", counted_layer)
             patch.setattr(skiplab.engine.batch_run, "step_runner", kept_runner)
-            # What the last rows leave is looked at afterwards.
+            # Keep the deferred states of the last rows, which are inspected afterwards.
             patch.setattr(Deferred, "drop", lambda self, rows: drop(self, rows) if rows else None)
             rows = prompts(len(limits), seed=2)
             assert len(set(map(len, rows))) > 1
@@ -112,7 +112,7 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
 
 
 @pytest.mark.parametrize("batch_policy", BATCH_POLICIES)
-def test_lazy_and_eager_are_one_function(backbone: Backbone, trace: Trace, batch_policy: BatchPolicy) -> None:
+def test_lazy_and_eager_give_the_same_result(backbone: Backbone, trace: Trace, batch_policy: BatchPolicy) -> None:
     missing = paid = 0
     for bound in BOUNDS:
         lazy, eager = (
@@ -135,7 +135,7 @@ def test_lazy_and_eager_are_one_function(backbone: Backbone, trace: Trace, batch
 
 
 @pytest.mark.parametrize("propagation", PROPAGATIONS)
-def test_compact_and_freeze_are_one_function(backbone: Backbone, trace: Trace, propagation: Propagation) -> None:
+def test_compact_and_freeze_give_the_same_result(backbone: Backbone, trace: Trace, propagation: Propagation) -> None:
     depths = set()
     for bound in BOUNDS:
         freeze, compact = (
@@ -166,7 +166,7 @@ def test_lazy_projects_no_more_than_eager(backbone: Backbone, trace: Trace, batc
     assert any(0 < lazy < eager for lazy, eager in counts)
 
 
-def test_compact_runs_a_layer_on_the_rows_that_need_it_and_freeze_on_all(backbone: Backbone, trace: Trace) -> None:
+def test_compact_runs_layers_on_the_rows_that_need_them_freeze_on_all(backbone: Backbone, trace: Trace) -> None:
     saved = 0
     for bound in BOUNDS:
         compact = trace(backbone, CoordinateExit(bound, batch_policy="compact"))
@@ -181,12 +181,12 @@ def test_compact_runs_a_layer_on_the_rows_that_need_it_and_freeze_on_all(backbon
 
 
 @pytest.mark.parametrize("batch_policy", ["freeze", "compact"])
-def test_lazy_fills_what_a_row_reads_and_no_more(backbone: Backbone, trace: Trace, batch_policy: BatchPolicy) -> None:
+def test_lazy_fills_only_what_a_row_reads(backbone: Backbone, trace: Trace, batch_policy: BatchPolicy) -> None:
     left_out = 0
     for bound in BOUNDS:
         lazy = trace(backbone, CoordinateExit(bound, batch_policy=batch_policy), [12] * 3)
         depth_BG = lazy.result.depth_BT[:, 1:]
-        # A layer serves a row at the steps that run it, in a freezing batch as deep as the deepest row's.
+        # A row runs a layer at steps of at least that depth; with freeze, the depth is that of the batch's deepest row.
         run_BG = depth_BG if batch_policy == "compact" else depth_BG.max(0).values.expand_as(depth_BG)
         deepest_later_BG = run_BG.flip(1).cummax(1).values.flip(1)
         for layer in range(6):
@@ -198,7 +198,7 @@ def test_lazy_fills_what_a_row_reads_and_no_more(backbone: Backbone, trace: Trac
 
 @final
 class EveryFourthStepDeep(AdaptivePolicy):
-    """All rows leave after the first layer but at every fourth step."""
+    """All rows exit after the first layer, except at every fourth step."""
 
     def __init__(self, batch_policy: BatchPolicy, propagation: Propagation) -> None:
         super().__init__(range(5), batch_policy=batch_policy, propagation=propagation)
@@ -211,9 +211,9 @@ class EveryFourthStepDeep(AdaptivePolicy):
 
 
 @pytest.mark.parametrize("batch_policy", BATCH_POLICIES)
-def test_layers_project_what_they_missed_when_a_step_reaches_them(trace: Trace, batch_policy: BatchPolicy) -> None:
+def test_layers_project_missed_states_when_a_step_reaches_them(trace: Trace, batch_policy: BatchPolicy) -> None:
     lazy = trace(tiny_backbone(), EveryFourthStepDeep(batch_policy, "lazy"), [10] * 3)
-    # Steps 4 and 8 of 1 to 9 reach the upper five layers; each makes up for three steps of three rows at once.
+    # Of steps 1 to 9, 4 and 8 reach the upper five layers; each projects three missed steps of three rows at once.
     assert lazy.projected == [(layer, 9) for _ in range(2) for layer in range(1, 6)]
     eager = trace(tiny_backbone(), EveryFourthStepDeep(batch_policy, "eager"), [10] * 3)
     assert eager.projected == [(layer, 3) for _ in (1, 2, 3, 5, 6, 7, 9) for layer in range(1, 6)]
@@ -241,7 +241,7 @@ def test_the_batch_waits_for_its_least_confident_row(backbone: Backbone) -> None
     rows, waits = prompts(3, seed=1), 0
     first = decode(backbone, CoordinateExit(0.0), rows, max_new_tokens=1, eos_id=None, pad_id=PAD).tokens_BT
     ids, mask = left_pad(rows, PAD)
-    # The states of step 1 with no row out: what the batch has as long as it waits.
+    # The states of step 1 if no row exits, which the batch has as long as it waits.
     states = [h[:, -1] for h in layer_states(backbone, torch.cat([ids, first], dim=1), mask)]
     one_B = torch.ones(3, dtype=torch.int64)
     for bound in BOUNDS:

@@ -1,4 +1,4 @@
-"""Stop strings: by the library's criterion, and by decoding where that cannot be had."""
+"""Stop strings: with the library's criterion, and by decoding the text if the criterion cannot be built."""
 
 import pytest
 from transformers import StopStringCriteria
@@ -9,14 +9,14 @@ from tests.export.test_method import byte_level_tokenizer
 from tests.export.test_saved_method import DATA
 
 
-def test_the_criterion_is_the_librarys_where_it_works() -> None:
+def test_the_librarys_criterion_is_used_if_possible() -> None:
     tokenizer = byte_level_tokenizer()
     assert isinstance(stop_criterion(tokenizer, ["é"], 0), StopStringCriteria)
     assert isinstance(stop_criterion(DATA.tokenizer, ["pub"], 0), DecodedStopStrings)
 
 
 @pytest.mark.parametrize("stop", ["x with", "é", " low"])
-def test_decoding_ends_the_same_rows(stop: str) -> None:
+def test_decoding_the_text_stops_the_same_rows(stop: str) -> None:
     tokenizer = byte_level_tokenizer()
     texts = ["the golden fox with", "the café", "the fox is low", "prices"]
     ids_BT, _ = left_pad(tokenizer(texts)["input_ids"], 0)
@@ -25,7 +25,7 @@ def test_decoding_ends_the_same_rows(stop: str) -> None:
     assert expected.sum() == 1
 
 
-def test_prompts_do_not_count() -> None:
+def test_stop_strings_in_the_prompt_are_ignored() -> None:
     tokenizer = byte_level_tokenizer()
     ids_BT, _ = left_pad([tokenizer("the golden fox")["input_ids"]], 0)
     assert DecodedStopStrings(tokenizer, ["golden"], 0)(ids_BT, None).tolist() == [True]

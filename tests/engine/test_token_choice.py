@@ -1,4 +1,4 @@
-"""Sampling: its distribution, its seeds, and that a row's output is its own."""
+"""Sampling: its distribution, its seeds, and the independence of rows."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def test_a_draw_never_takes_a_token_of_probability_zero() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_rows_output_is_its_own(layout: str, policy: ExitPolicy) -> None:
+def test_a_rows_output_is_independent_of_the_batch(layout: str, policy: ExitPolicy) -> None:
     backbone, batch = tiny_backbone(layout), prompts(7, seed=4)
     expected = sampled(backbone, policy, batch)
     assert sampled(backbone, policy, batch) == expected
@@ -80,7 +80,7 @@ def test_a_rows_output_is_its_own(layout: str, policy: ExitPolicy) -> None:
     assert len({len(row) for row in expected}) > 1
 
 
-def test_outputs_of_one_prompt_differ_and_the_first_is_that_of_one() -> None:
+def test_samples_of_one_prompt_differ_and_the_first_is_the_single_sample() -> None:
     backbone = tiny_backbone()
     several = SAMPLED.updated(num_return_sequences=4)
     found = sampled(backbone, FullDepth(6), [[5, 6], [7]], several)
@@ -95,7 +95,7 @@ def test_without_a_seed_draws_differ_from_call_to_call() -> None:
     assert sampled(backbone, FullDepth(6), prompts(3), options) != sampled(backbone, FullDepth(6), prompts(3), options)
 
 
-def test_random_numbers_are_of_key_and_step_alone() -> None:
+def test_random_numbers_depend_only_on_key_and_step() -> None:
     keys = [row_key(0, [1, 2]), row_key(0, [1, 2], 1), row_key(1, [1, 2]), row_key(0, [1])]
     assert len(set(keys)) == 4
     few, many = uniforms(keys, 3), uniforms(keys[::-1], 50).flip(0)
@@ -123,7 +123,7 @@ def test_recorded_steps_choose_the_same_tokens(
     monkeypatch.setattr(cuda_graphs, "BUCKET", 4)
     backbone = tiny_backbone(layout)
     graphs = StepGraphs(backbone, policy, rows=4, prompt_columns=12, new_tokens=18)
-    # One after the other, so that what a batch leaves behind would show.
+    # In sequence with the same recordings, so that state left by an earlier batch would show.
     for number, options in enumerate([{}, *RECORDED.values(), {}]):
         batch = prompts(4, seed=number)
         (request,) = requests(batch, GenerationOptions.of(**options))
@@ -136,7 +136,7 @@ def test_recorded_steps_choose_the_same_tokens(
 
 
 @pytest.mark.parametrize("option", [{"no_repeat_ngram_size": 2}, {"bad_words_ids": [[4]]}])
-def test_what_recorded_steps_cannot_apply_is_decoded_without_and_said(option: dict) -> None:
+def test_options_that_recorded_steps_cannot_apply_are_decoded_without_them_and_warn(option: dict) -> None:
     backbone, policy = tiny_backbone(), FullDepth(6)
     graphs = StepGraphs(backbone, policy, rows=3, prompt_columns=12, new_tokens=18)
     (request,) = requests(prompts(3), GenerationOptions.of(**option))
@@ -146,7 +146,7 @@ def test_what_recorded_steps_cannot_apply_is_decoded_without_and_said(option: di
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_a_cancelled_row_ends_and_the_others_go_on(recorded: bool) -> None:
+def test_a_cancelled_row_ends_and_the_others_continue(recorded: bool) -> None:
     backbone, policy, batch = tiny_backbone(), FullDepth(6), prompts(4, seed=6)
     request = Request(batch, [12] * 4, (), PAD)
     graphs = StepGraphs(backbone, policy, rows=4, prompt_columns=12, new_tokens=12) if recorded else None

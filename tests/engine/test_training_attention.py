@@ -1,4 +1,4 @@
-"""Attention in float32 is the library's attention."""
+"""Our float32 attention equals the library's."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ ROWS, HEADS, GROUPS, COLUMNS, SIZE = 3, 6, 2, 7, 8
 
 
 class Layer(torch.nn.Module):
-    """What both read of a layer's attention."""
+    """The attributes of an attention module that both implementations read."""
 
     num_key_value_groups = HEADS // GROUPS
     is_causal = True
@@ -44,19 +44,19 @@ def padded_mask(dtype: torch.dtype) -> Tensor | None:
 
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("scaling", [None, 1.0, 0.3])
-def test_it_is_the_librarys_attention(padded: bool, scaling: float | None) -> None:
+def test_it_equals_the_librarys_attention(padded: bool, scaling: float | None) -> None:
     mask = padded_mask(torch.float32) if padded else None
     expected = run(sdpa_attention_forward, torch.float32, mask, scaling)
     torch.testing.assert_close(run(attention, torch.float32, mask, scaling), expected)
 
 
 @pytest.mark.parametrize("padded", [True, False])
-def test_of_bfloat16_only_inputs_and_outputs_are_rounded(padded: bool) -> None:
+def test_only_inputs_and_outputs_are_rounded_to_bfloat16(padded: bool) -> None:
     masks = [padded_mask(dtype) if padded else None for dtype in (torch.bfloat16, torch.float32)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = run(attention, torch.bfloat16, masks[0], None)
     exact = run(lambda layer, *inputs, **options: _rounded(inputs, options), torch.bfloat16, masks[1], None)
-    # An output that is rounded to its neighbour changes all gradients a little.
+    # An output rounded to the neighbouring value changes all gradients slightly.
     torch.testing.assert_close(actual, exact, atol=2**-5, rtol=2**-7)
 
 
@@ -79,7 +79,7 @@ def test_a_backbones_states_are_the_same(layout: str, columns_L: list[int] | Non
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_afterwards_the_layers_attend_as_before() -> None:
+def test_the_librarys_attention_is_restored_afterwards() -> None:
     backbone = tiny_backbone()
     names = []
 

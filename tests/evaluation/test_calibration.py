@@ -1,4 +1,4 @@
-"""Which hypothesis a calibration chooses, and what it leaves behind."""
+"""Which hypothesis a calibration chooses, and what it stores."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def measured(losses: list[float], count: int = 400):
     return measure, asked
 
 
-def test_the_fastest_before_the_first_failure_is_chosen_and_nothing_behind_it_is_measured() -> None:
+def test_the_last_hypothesis_before_the_first_failure_is_chosen_and_no_later_one_measured() -> None:
     # Hoeffding: exp(-2 * 400 * (0.1 - m)^2) is at most 0.05 for a mean loss m up to 0.0388.
     measure, asked = measured([0.0, 0.03, 0.05, 0.0])
     verdict = certify(NAMES, measure, delta=0.1, spec=SPEC)
@@ -30,7 +30,7 @@ def test_the_fastest_before_the_first_failure_is_chosen_and_nothing_behind_it_is
     assert verdict.tested[2].layer_speedup == 3.0
 
 
-def test_none_passing_is_full_depth_and_said_so() -> None:
+def test_if_none_passes_full_depth_is_chosen_and_stored() -> None:
     measure, _ = measured([0.2, 0.0, 0.0, 0.0])
     verdict = certify(NAMES, measure, delta=0.1, spec=SPEC)
     assert verdict.chosen is None
@@ -40,7 +40,7 @@ def test_none_passing_is_full_depth_and_said_so() -> None:
     assert kept["tested"][0]["p_value"] == 1
 
 
-def test_all_passing_is_the_last() -> None:
+def test_if_all_pass_the_last_is_chosen() -> None:
     measure, _ = measured([0.0] * 4)
     assert certify(NAMES, measure, delta=0.1, spec=SPEC).chosen == 3
 
@@ -60,7 +60,7 @@ def test_bad_specifications_say_what_is_wrong(options: dict, message: str) -> No
         CalibrationSpec(delta=[0.1], **options)
 
 
-def test_what_the_data_cannot_give_is_refused() -> None:
+def test_metrics_and_deltas_that_the_data_cannot_support_are_refused() -> None:
     with pytest.raises(ValueError, match=r"149 calibration items cannot certify delta=0.1 .* at least 150 items"):
         SPEC.check_items(149)
     SPEC.check_items(150)
@@ -68,7 +68,7 @@ def test_what_the_data_cannot_give_is_refused() -> None:
         CalibrationSpec(delta=[0.1], metric="bleu").check_metric(["rouge_l", "slot_accuracy"])
 
 
-def test_only_attainable_deltas_are_left_under_few_items() -> None:
+def test_with_few_items_only_attainable_deltas_are_kept() -> None:
     spec = CalibrationSpec(delta=[0.02, 0.05])
     # Bentkus: 0.98 ** 149 and 0.95 ** 59 are the first powers at or below 0.05.
     assert spec.attainable(148).delta == [0.05]

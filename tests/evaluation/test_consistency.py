@@ -1,4 +1,4 @@
-"""What an output loses against the full model's, and which outputs a policy leaves alone."""
+"""Losses of outputs relative to the full model's, and the outputs that a policy does not change."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def backbone():
     return spec.build(vocab_size=len(DATA.tokenizer), **ids).eval()
 
 
-def test_outputs_that_a_policy_leaves_alone_are_known_from_one_full_pass(backbone) -> None:
+def test_one_full_pass_finds_the_outputs_that_a_policy_does_not_change(backbone) -> None:
     full = generate(backbone, FullDepth(5), DATA, ITEMS, batch_size=4)
     confidences, _ = exit_confidences(backbone, DATA.batches("valid")[0], softmax_confidence, range(4))
     thresholds = [1.0, *(float(confidences.quantile(share)) for share in (0.9999, 0.999, 0.99, 0.5))]
@@ -51,11 +51,11 @@ def test_losses_by_hand() -> None:
     perfect, poor = outputs(*good), outputs(*bad)
     options = {"items": items, "metrics": metrics_of([], None, DATA)}
     assert consistency_losses(poor, perfect, consistency="risk", metric="slot_accuracy", **options) == [1, 1]
-    # Being better than the full model is no negative loss (CALM, equation 11).
+    # An output better than the full model's has loss 0, not a negative one (CALM, equation 11).
     assert consistency_losses(perfect, poor, consistency="risk", metric="rouge_l", **options) == [0, 0]
     half = outputs("a b c d", "a b")
     # ROUGE-L of a b against a b c d: precision 1, recall 1/2, F1 2/3 (equation 10).
     textual = consistency_losses(half, outputs("a b", "a b"), consistency="textual", metric="rouge_l", **options)
     assert textual == pytest.approx([1 / 3, 0], abs=1e-6)
     exact = consistency_losses(half, outputs("w x y z", "a"), consistency="exact", metric="rouge_l", **options)
-    assert exact == [0, 1], "tokens count, not texts"
+    assert exact == [0, 1], "tokens are compared, not texts"

@@ -1,4 +1,4 @@
-"""The E2E challenge's scores; the right values are those of its own scorer, e2e-metrics, on the same texts."""
+"""The E2E challenge's scores; expected values are from its own scorer, e2e-metrics, on the same texts."""
 
 import pytest
 
@@ -29,12 +29,12 @@ def test_scores_are_those_of_the_challenges_scorer() -> None:
     assert cider(OUTPUTS, REFERENCES) == pytest.approx([7.6371443987, 6.5351237092, 3.7663635917])
 
 
-def test_case_is_ignored_here_and_counts_in_sacrebleus_own_figure() -> None:
+def test_the_challenges_bleu_ignores_case_and_sacrebleu_does_not() -> None:
     assert e2e_bleu(OUTPUTS[:1], REFERENCES[:1]) == pytest.approx(100)
     assert bleu(OUTPUTS[:1], REFERENCES[:1]).score < 50
 
 
-def test_the_metric_leaves_blank_references_out_mends_pounds_and_names_the_scorer() -> None:
+def test_the_metric_skips_blank_references_repairs_pound_signs_and_names_the_scorer() -> None:
     broken = [[*texts, " "] for texts in REFERENCES]
     broken[1][0] = broken[1][0].replace("£", "Â£")
     row = E2E_SCORES.measure(Outputs([""] * 3, broken, OUTPUTS, [], [])).row
@@ -46,7 +46,7 @@ def test_the_metric_leaves_blank_references_out_mends_pounds_and_names_the_score
     assert set(row) == {figure.name for figure in E2E_SCORES.figures}
 
 
-def test_outputs_without_words_score_nothing() -> None:
+def test_outputs_without_words_score_zero() -> None:
     assert nist([""], [["a pub"]]) == 0
     assert coco_rouge_l(["", "."], [["a pub"], ["a pub"]]) == [0, 0]
     assert cider(["", "a pub"], [["a pub"], ["an inn"]])[0] == 0

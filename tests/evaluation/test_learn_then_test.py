@@ -136,7 +136,7 @@ def test_fixed_sequence_stops_at_the_first_that_fails(p_values: list[float], rej
     assert fixed_sequence(p_values, 0.05) == rejected
 
 
-def test_fixed_sequence_asks_for_nothing_after_the_first_that_fails() -> None:
+def test_fixed_sequence_evaluates_nothing_after_the_first_that_fails() -> None:
     asked = []
 
     def lazy() -> Iterator[float]:
@@ -148,8 +148,8 @@ def test_fixed_sequence_asks_for_nothing_after_the_first_that_fails() -> None:
     assert asked == [0.01, 0.02, 0.5]
 
 
-# What a calibration guarantees: thresholds from the safest on, the fifth the first whose risk is above delta, by
-# so little that a rule without margin takes it half of the time.
+# The guarantee of a calibration. Thresholds are in order of risk, the safest first. The fifth is the first with a risk
+# above delta, by so little that a rule without a margin accepts it half of the time.
 
 RISKS = np.array([0.01, 0.02, 0.03, 0.04, 0.2001, 0.25, 0.3, 0.4])
 DELTA, EPSILON, ITEMS, REPETITIONS = 0.2, 0.1, 120, 600
@@ -157,7 +157,7 @@ VIOLATION = 4
 
 
 def bernoulli_losses() -> np.ndarray:
-    # One draw per item decides the losses at all thresholds, which then nest as those of a real model do.
+    # One draw per item decides its losses at all thresholds, so that they are nested, as with a real model.
     draws = np.random.default_rng(0).random((REPETITIONS, 1, ITEMS))
     return (draws < RISKS[:, None]).astype(float)
 
@@ -176,7 +176,7 @@ def by_mean(losses: np.ndarray) -> int:
 
 
 def chosen(losses: np.ndarray, rule: Callable[[np.ndarray], int]) -> tuple[float, float]:
-    """Shares of repetitions that choose a threshold above delta, and at least the last one below it."""
+    """Shares of repetitions that choose a threshold above delta, and that choose at least the last one below it."""
     passed = np.array([rule(repetition) for repetition in losses])
     return float((passed > VIOLATION).mean()), float((passed >= VIOLATION).mean())
 
@@ -192,7 +192,7 @@ def test_share_of_calibrations_above_delta_is_at_most_epsilon(losses: Callable[[
 
 
 @pytest.mark.parametrize("losses", [bernoulli_losses, beta_losses])
-def test_choosing_by_the_mean_alone_breaks_that_bound(losses: Callable[[], np.ndarray]) -> None:
+def test_choosing_by_the_mean_alone_violates_the_bound(losses: Callable[[], np.ndarray]) -> None:
     above, _ = chosen(losses(), by_mean)
     assert above > 0.4
 
@@ -228,7 +228,7 @@ def test_unknown_p_value_is_named() -> None:
         p_value([0.0], 0.1, kind)
 
 
-def test_check_attainable_says_how_many_items_it_takes() -> None:
+def test_check_attainable_states_the_number_of_items_needed() -> None:
     check_attainable(150, 0.1, 0.05, "hoeffding")
     with pytest.raises(
         ValueError, match=r"^149 calibration items cannot certify delta=0.1 at epsilon=0.05 .* at least 150"

@@ -27,7 +27,7 @@ def test_rouge_l_takes_the_best_reference() -> None:
 
 
 def test_every_rouge_takes_its_own_best_reference() -> None:
-    # The first has all words and no pair of them, the second one pair of its two.
+    # The first reference shares all words but no bigram, the second one of its two bigrams.
     scores = rouge(["a b c d", "No!"], [["d c b a", "a b x"], ["yes", "no"]])
     assert scores["rouge_1"] == pytest.approx([1.0, 1.0])
     assert scores["rouge_2"] == pytest.approx([2 * (1 / 3) * (1 / 2) / (5 / 6), 0.0])

@@ -1,4 +1,4 @@
-"""English words as COCO's caption evaluation counts them; the right values are Stanford's tokenizer's."""
+"""English words as COCO's caption evaluation counts them; expected values are from Stanford's tokenizer."""
 
 import pytest
 

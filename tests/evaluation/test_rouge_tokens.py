@@ -1,4 +1,4 @@
-"""The words that ROUGE counts."""
+"""Tokenization for ROUGE."""
 
 import random
 import re
@@ -23,7 +23,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_a_text_has_rouge_1_with_itself_and_less_with_another(text: str) -> None:
+def test_rouge_is_1_for_equal_texts_and_0_without_common_words(text: str) -> None:
     assert {name: scores[0] for name, scores in rouge([text], [[text]]).items()} == {
         "rouge_1": 1, "rouge_2": 1, "rouge_l": 1,
     }  # fmt: skip
@@ -31,7 +31,7 @@ def test_a_text_has_rouge_1_with_itself_and_less_with_another(text: str) -> None
     assert rouge_l([text], [["nothing of it"]]) == [0]
 
 
-def test_on_ascii_text_the_words_are_those_of_rouge_score() -> None:
+def test_words_of_ascii_text_are_those_of_rouge_score() -> None:
     generator = random.Random(0)
     for _ in range(200):
         text = "".join(generator.choices(string.printable, k=60))

@@ -26,16 +26,16 @@ def test_interval_of_one_seed_is_that_of_its_items() -> None:
 
 
 def test_interval_spans_seeds_that_differ() -> None:
-    # Two seeds, each alike on all items: a resample has two of one, two of the other, or both.
+    # Two seeds with the same score on all items: a resample has one seed twice, the other twice, or both.
     assert seed_item_interval([[0.0] * 5, [1.0] * 5]) == (0.0, 1.0)
 
 
-def test_interval_is_the_same_each_time() -> None:
+def test_interval_is_reproducible() -> None:
     scores = np.random.default_rng(3).random((3, 20))
     assert seed_item_interval(scores) == seed_item_interval(scores)
 
 
-def test_interval_holds_the_expected_mean_over_seeds_and_items() -> None:
+def test_interval_covers_the_expected_mean_over_seeds_and_items() -> None:
     rng = np.random.default_rng(0)
     seeds = items = 15
     both = items_alone = 0
@@ -58,24 +58,24 @@ def test_difference_of_equal_scores() -> None:
     assert paired_difference(scores, scores) == Difference(0.0, 0.0, 0.0, 1.0)
 
 
-def test_difference_that_is_only_rounding_is_none() -> None:
+def test_a_difference_due_to_rounding_counts_as_zero() -> None:
     assert paired_difference([[0.1 + 0.2] * 20], [[0.3] * 20]).p_value == 1.0
 
 
 def test_difference_of_two_items_by_hand() -> None:
-    # Sums of the signs' flips: 3, -1, 1, -3, so half of them are as far from 0 as 3.
+    # Sums over all sign flips: 3, -1, 1, -3, so half of them are as far from 0 as 3.
     found = paired_difference([[3.0, 5.0]], [[2.0, 3.0]])
     assert found.mean == 1.5
     assert (found.low, found.high) == (1.0, 2.0)
     assert found.p_value == pytest.approx(0.5, abs=0.02)
 
 
-def test_equal_differences_count_flips_of_the_same_sum() -> None:
-    # Only the two flips that agree throughout are as extreme, 2 of 2^5, though 0.7's sums differ by rounding.
+def test_flips_with_equal_sums_count_as_equal() -> None:
+    # Only the two flips with equal signs are as extreme, 2 of 2^5, although sums of 0.7 differ by rounding.
     assert paired_difference([[0.7] * 5], [[0.0] * 5]).p_value == pytest.approx(2 / 32, abs=0.01)
 
 
-def test_difference_changes_sign_with_its_sides() -> None:
+def test_swapping_the_sides_changes_the_sign_of_a_difference() -> None:
     rng = np.random.default_rng(1)
     own, other = rng.random((2, 3, 30))
     one, two = paired_difference(own, other), paired_difference(other, own)
@@ -83,7 +83,7 @@ def test_difference_changes_sign_with_its_sides() -> None:
     assert one.p_value == two.p_value
 
 
-def test_many_pairs_are_what_each_is_alone() -> None:
+def test_many_pairs_give_the_results_of_each_pair_alone() -> None:
     rng = np.random.default_rng(2)
     shapes = [(1, 30), (3, 30), (1, 8), (2, 30)]
     pairs = [(rng.random(shape), rng.random(shape)) for shape in shapes]
@@ -91,8 +91,8 @@ def test_many_pairs_are_what_each_is_alone() -> None:
     assert paired_differences([]) == []
 
 
-def test_few_items_are_tested_by_all_their_flips() -> None:
-    # Of the 8 sums of 1, 2 and 4 with signs, 7 and 5 in size are 2 each.
+def test_few_items_are_tested_with_all_sign_flips() -> None:
+    # Of the 8 signed sums of 1, 2 and 4, two have magnitude 7 and two have magnitude 5.
     assert paired_difference([[1.0, 2.0, 4.0]], [[0.0] * 3]).p_value == 2 / 8
     assert paired_difference([[-1.0, 2.0, 4.0]], [[0.0] * 3]).p_value == 4 / 8
 
@@ -105,7 +105,7 @@ def test_shift_is_detected_through_items_that_vary_more() -> None:
     assert found.p_value == 1 / 10_000
 
 
-def test_without_a_shift_p_is_uniform_and_the_interval_holds_zero() -> None:
+def test_without_a_shift_p_is_uniform_and_the_interval_covers_zero() -> None:
     rng = np.random.default_rng(0)
     found = [paired_difference(*rng.normal(size=(2, 1, 20))) for _ in range(150)]
     p_values = np.array([difference.p_value for difference in found])
@@ -115,7 +115,7 @@ def test_without_a_shift_p_is_uniform_and_the_interval_holds_zero() -> None:
     assert np.mean([difference.low <= 0 <= difference.high for difference in found]) > 0.87
 
 
-def test_test_is_over_items_and_the_interval_over_seeds_too() -> None:
+def test_the_p_value_is_over_items_and_the_interval_also_over_seeds() -> None:
     # One seed gains on every item, the other loses on every item, by a little less.
     found = paired_difference([[1.0] * 10, [-0.8] * 10], np.zeros((2, 10)))
     assert found.p_value < 0.01
@@ -143,12 +143,12 @@ def test_single_seed_is_repeated(swap: bool) -> None:
         (lambda: seed_item_interval([1.0, 2.0]), r"^scores must be an array by seed and item .* \(2,\)"),
     ],
 )
-def test_scores_that_cannot_be_used_are_refused(compare: Callable[[], object], message: str) -> None:
+def test_invalid_scores_are_refused(compare: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare()
 
 
-def test_holm_multiplies_by_how_many_are_left_and_keeps_the_order() -> None:
+def test_holm_multiplies_by_the_number_of_remaining_tests_and_keeps_the_order() -> None:
     # By hand: 0.01 x 4, 0.015 x 3, 0.03 x 2, 0.04 x 1, none below the one before.
     assert holm([0.03, 0.01, 0.04, 0.015]) == pytest.approx([0.06, 0.04, 0.06, 0.045])
 

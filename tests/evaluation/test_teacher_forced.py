@@ -1,4 +1,4 @@
-"""Losses from kept prompts are those of the whole parallel forward."""
+"""Losses from cached prompt states equal those of the complete parallel forward."""
 
 import random
 
@@ -19,7 +19,7 @@ def batches() -> list[Batch]:
         targets = [[*target, EOS] for target in prompts(len(rows), seed=seed, longest=11)]
         return collate(rows, targets, PAD)
 
-    # The second has no padding in its prompts, the third a single token per output.
+    # The second batch has no padding in its prompts, the third has one token per output.
     equal = [[5, 6, 7]] * 3
     return [batch(1, prompts(5)), batch(2, equal), collate(prompts(4), [[EOS]] * 4, PAD)]
 
@@ -51,7 +51,7 @@ def test_losses_by_step_add_up(backbone: Backbone) -> None:
         for step in range(len(counts_G))
     ]
     assert float(losses_G.sum() / counts_G.sum()) == read.loss(plan)
-    # What runs at a step does not reach back.
+    # The plan of a step does not affect earlier steps.
     later = NestedPlan((12, 12, 5, 12, 12, 12))
     before, _ = read.loss_by_step(NestedPlan((12,) * 6))
     after, _ = read.loss_by_step(later)

@@ -1,4 +1,4 @@
-"""Pushing saved methods, to a stand-in of the hub's client that keeps repositories as folders."""
+"""Pushing saved methods to a stand-in for the hub's client, which keeps repositories as folders."""
 
 import inspect
 import shutil
@@ -18,7 +18,7 @@ from tests.export.test_saved_method import PROMPTS, saved, setup
 
 
 class Hub:
-    """The calls of `HfApi` that are used, with its own names of arguments."""
+    """The methods of `HfApi` that we call, with the same argument names."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_pushed_is_the_method(hub: Hub, folder: Path) -> None:
+def test_the_pushed_files_are_the_method(hub: Hub, folder: Path) -> None:
     (folder / "notes.md").write_text("mine")
     (folder / "runs").mkdir()
     (folder / "runs" / "data.jsonl").write_text("mine too")
@@ -84,14 +84,14 @@ def test_what_is_pushed_is_the_method(hub: Hub, folder: Path) -> None:
     assert (hub.tokens, hub.messages) == (["t"], ["skiplab: 2x"])
 
 
-def test_a_second_push_changes_the_same_repository(hub: Hub, folder: Path) -> None:
+def test_a_second_push_updates_the_same_repository(hub: Hub, folder: Path) -> None:
     push_to_hub(folder, "name", private=True)
     assert push_to_hub(folder, "name", message="again").endswith("me/name/commit/2")
     assert hub.private == {"me/name": True}
     assert hub.messages[1] == "again"
 
 
-def test_nothing_but_whole_methods_is_pushed(hub: Hub, folder: Path, tmp_path: Path) -> None:
+def test_only_complete_methods_are_pushed(hub: Hub, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"does not exist"):
         push_to_hub(tmp_path / "none", "name")
     weights = folder / "model.safetensors"
@@ -106,11 +106,11 @@ def test_nothing_but_whole_methods_is_pushed(hub: Hub, folder: Path, tmp_path: P
     assert hub.tokens == []
 
 
-def test_what_the_hub_refuses_is_said(hub: Hub, folder: Path) -> None:
+def test_the_hubs_refusal_is_reported(hub: Hub, folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot push .* to a/b/c: .*hf auth login"):
         push_to_hub(folder, "a/b/c")
 
 
-def test_offline_nothing_is_reached(folder: Path) -> None:
+def test_a_push_offline_is_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot push .* to someone/name: .*(?i:offline)"):
         push_to_hub(folder, "someone/name", token="t")

@@ -1,4 +1,4 @@
-"""A loaded method in use: options, streams, conversations, and the fast path."""
+"""Use of a loaded method: options, streams, conversations, and the fast path."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ TEXT = ["the golden fox is a café with low prices; ñandú 東京 🦊🦊"] * 
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
-    """Whose tokens may be parts of characters."""
+    """A tokenizer whose tokens may be parts of characters."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
@@ -49,7 +49,7 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def method() -> SavedMethod:
-    """On byte-level tokens, with random weights, so that outputs hold parts of characters."""
+    """A method on byte-level tokens with random weights, so that outputs contain parts of characters."""
     tokenizer = byte_level_tokenizer()
     torch.manual_seed(1)
     shape = LlamaSpec(num_layers=4, hidden_size=24, num_heads=6, num_kv_heads=3, max_positions=160, init_std=0.3)
@@ -77,7 +77,7 @@ def test_a_loaded_method_gives_the_comparisons_tokens(
 
 
 def test_recorded_steps_give_the_same_tokens(method: SavedMethod, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, where they run as they would be recorded."""
+    """On a CPU, where the same steps run without being recorded."""
 
     class Recording(fast_path.FastPath):  # type: ignore[misc]
         def __init__(self, *arguments: Any) -> None:
@@ -106,7 +106,7 @@ def test_one_string_gives_one_string(method: SavedMethod) -> None:
 
 
 @pytest.mark.parametrize("stops", [(), ("e",), ("fo", "\ufffd"), ("é", " a")])
-def test_a_streams_pieces_are_the_text(method: SavedMethod, stops: tuple[str, ...]) -> None:
+def test_the_pieces_of_a_stream_are_the_text(method: SavedMethod, stops: tuple[str, ...]) -> None:
     pieces = 0
     for seed in range(20):
         options: dict[str, Any] = {
@@ -122,7 +122,7 @@ def test_a_streams_pieces_are_the_text(method: SavedMethod, stops: tuple[str, ..
     assert pieces > 60 or stops
 
 
-def test_characters_come_whole() -> None:
+def test_pieces_contain_only_complete_characters() -> None:
     tokenizer = byte_level_tokenizer()
     text = "ñandú 東京 🦊 stop here"
     stream = TextStream(tokenizer, ["stop"])
@@ -132,7 +132,7 @@ def test_characters_come_whole() -> None:
     assert len([piece for piece in found if piece]) > 3
 
 
-def test_a_stream_ends_when_nobody_listens(method: SavedMethod) -> None:
+def test_decoding_ends_when_a_stream_is_closed(method: SavedMethod) -> None:
     stream = method.stream("the fox", max_new_tokens=100)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
@@ -147,7 +147,7 @@ def test_the_librarys_streamers_work(method: SavedMethod) -> None:
         method.generate(["a", "b"], streamer=streamer)
 
 
-def test_conversations_go_on_by_the_chat_template(method: SavedMethod) -> None:
+def test_conversations_continue_with_the_chat_template(method: SavedMethod) -> None:
     messages = [{"role": "user", "content": "the golden fox"}]
     ids = method.encoding.tokenizer("user: the golden fox\n")["input_ids"]
     expected = method.encoding.texts(method.decode(method.request([ids], method.options())).sequences())[0]
@@ -161,7 +161,7 @@ def test_conversations_go_on_by_the_chat_template(method: SavedMethod) -> None:
         plain.chat(messages)
 
 
-def test_a_librarys_configuration_is_taken_too(method: SavedMethod) -> None:
+def test_a_generation_config_is_accepted_too(method: SavedMethod) -> None:
     config = GenerationConfig(repetition_penalty=1.5, max_new_tokens=9)
     assert method.tokens("the fox", generation_config=config) == method.tokens(
         "the fox", repetition_penalty=1.5, max_new_tokens=9
@@ -185,10 +185,10 @@ def test_bad_calls_are_refused_before_anything_is_decoded(
         method.generate(["a", "xyz"[:2]], **options)
 
 
-def test_streams_refuse_at_once(method: SavedMethod) -> None:
+def test_streams_refuse_bad_options_at_once(method: SavedMethod) -> None:
     with pytest.raises(ValueError, match="not a generation option"):
         method.stream("a", nothing=1)
-    with pytest.raises(ValueError, match="a stream is of one output, got num_return_sequences=2"):
+    with pytest.raises(ValueError, match="a stream has one output, got num_return_sequences=2"):
         method.stream("a", do_sample=True, num_return_sequences=2)
 
 
@@ -201,7 +201,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_checkpoints_generation_config_acts(folder: Path) -> None:
+def test_a_checkpoints_generation_config_is_applied(folder: Path) -> None:
     plain = load_method(folder).tokens(PROMPTS)
     GenerationConfig(repetition_penalty=2.0, eos_token_id=[5, 6]).save_pretrained(folder)
     method = load_method(folder)
@@ -213,7 +213,7 @@ def test_a_checkpoints_generation_config_acts(folder: Path) -> None:
         load_method(folder)
 
 
-def test_a_run_that_samples_saves_how(tmp_path: Path) -> None:
+def test_the_options_of_a_run_that_samples_are_saved(tmp_path: Path) -> None:
     module = SkipDecode(setup(), speedup=2.0)
     options = GenerationOptions.of(do_sample=True, top_p=0.7, temperature=0.3, top_k=0)
     save_method(
@@ -230,7 +230,7 @@ def test_number_formats(folder: Path, dtype: Any) -> None:
     assert len(method.generate(PROMPTS)) == len(PROMPTS)
 
 
-def test_places_and_formats_that_there_are_not(folder: Path) -> None:
+def test_missing_devices_and_unknown_formats_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, int8, got 'fp8'"):
         load_method(folder, dtype="fp8")
     for device in ("gpu", "mps"):
@@ -241,13 +241,13 @@ def test_places_and_formats_that_there_are_not(folder: Path) -> None:
         load_method(folder, device=f"cuda:{count}")
 
 
-class OfOnesOwn(SkipDecode):  # type: ignore[misc]
+class UsersMethod(SkipDecode):  # type: ignore[misc]
     """A method of another package."""
 
 
-def test_classes_of_ones_own_package_need_trust(tmp_path: Path) -> None:
-    before = saved(tmp_path, OfOnesOwn(setup(), speedup=2.0), speedup=2.0)
-    assert json.loads((tmp_path / "skiplab.json").read_text())["class"] == "tests.export.test_method.OfOnesOwn"
+def test_classes_of_other_packages_need_trust(tmp_path: Path) -> None:
+    before = saved(tmp_path, UsersMethod(setup(), speedup=2.0), speedup=2.0)
+    assert json.loads((tmp_path / "skiplab.json").read_text())["class"] == "tests.export.test_method.UsersMethod"
     for trust in ((), ("test",), ("tests.other",)):
         with pytest.raises(SavedMethodError, match=r"pass load_method\(..., trust=\['tests'\]\)"):
             load_method(tmp_path, trust=trust)
@@ -263,7 +263,7 @@ def test_full_depth_of_another_method_differs(folder: Path) -> None:
     assert method.tokens(PROMPTS) != full.tokens(PROMPTS)
 
 
-def test_an_engine_gives_the_methods_tokens(method: SavedMethod) -> None:
+def test_the_continuous_engine_gives_the_methods_tokens(method: SavedMethod) -> None:
     prompts = ["the golden", "a café", "fox"]
     engine, options = method.engine(slots=2), method.options(max_new_tokens=12)
     handles = []

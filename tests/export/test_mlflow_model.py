@@ -1,4 +1,4 @@
-"""Saved methods in MLflow's registry, and behind its server."""
+"""Saved methods in MLflow's registry, and served by MLflow."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_a_registered_method_is_a_model_with_a_signature_and_no_pickle(folder: P
     assert {pin.partition("==")[0] for pin in pins} >= {"torch", "transformers", "mlflow"}
 
 
-def test_every_option_but_nested_lists_is_a_parameter() -> None:
+def test_every_option_except_nested_lists_is_a_parameter() -> None:
     assert {field.name for field in fields(GenerationOptions)} - PARAMS.keys() == {"bad_words_ids"}
 
 
@@ -99,7 +99,7 @@ def test_every_seed_is_a_version(folder: Path) -> None:
 def served(store: str, port: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}/latest"]
     command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port), "--workers", "1"]
-    # MLflow starts uvicorn by its name, which an environment that is not activated does not find.
+    # MLflow starts uvicorn by name, which is not found unless the environment is activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
         command,

@@ -41,7 +41,7 @@ def setup(family: str = "opt") -> Setup:
 
 
 def saved(folder: Path, module: ExitModule, **params: Any) -> SavedMethod:
-    """What was saved, as it was before."""
+    """Save a module; return the method before saving, for comparison."""
     prompts, targets = zip(*DATA.valid_pairs, strict=True)
     batch = collate(prompts, targets, DATA.pad_id)
     policy = module.exit_policy([batch])
@@ -71,7 +71,7 @@ def test_a_loaded_method_decodes_the_same_tokens(
     assert after.tokens(PROMPTS) != full.tokens(PROMPTS)
 
 
-def test_a_classifier_comes_along(tmp_path: Path) -> None:
+def test_a_classifier_is_saved_with_the_method(tmp_path: Path) -> None:
     module = CALM(setup(), threshold=0.5, confidence="classifier")
     for probe in module.probes:
         torch.nn.init.normal_(probe.linear.weight, std=0.5)  # type: ignore[union-attr]
@@ -80,7 +80,7 @@ def test_a_classifier_comes_along(tmp_path: Path) -> None:
     assert load_method(tmp_path).tokens(PROMPTS) == before.tokens(PROMPTS)
 
 
-def test_a_fresh_process_loads_it_in_the_readmes_three_lines(tmp_path: Path) -> None:
+def test_a_new_process_loads_it_with_the_readmes_three_lines(tmp_path: Path) -> None:
     before = saved(tmp_path, SkipDecode(setup(), speedup=2.0), speedup=2.0)
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (lines,) = re.findall(r"```python\n(from skiplab.export.saved_method .*?)```", readme, re.DOTALL)
@@ -99,7 +99,7 @@ def test_plain_transformers_reads_the_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.bin")) + list(tmp_path.glob("*.pt"))
 
 
-def test_the_card_says_what_it_is(tmp_path: Path) -> None:
+def test_the_model_card_describes_the_method(tmp_path: Path) -> None:
     saved(tmp_path, SkipDecode(setup(), speedup=2.0), speedup=2.0)
     card = (tmp_path / "README.md").read_text()
     assert "SkipDecode at the setting 2x" in card
@@ -108,7 +108,7 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     assert "from the prompt pass on: 6, " in card
 
 
-def test_what_needs_validation_data_is_not_saved(tmp_path: Path) -> None:
+def test_a_method_that_needs_validation_data_is_not_saved(tmp_path: Path) -> None:
     options = {"threshold": 0.5, "confidence": {"name": "softmax", "vocabulary": 5}}
     module = CALM(setup(), **options)
     with pytest.raises(
@@ -118,7 +118,7 @@ def test_what_needs_validation_data_is_not_saved(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_that_are_something_else_are_refused(tmp_path: Path) -> None:
+def test_folders_without_a_loadable_method_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SavedMethodError, match=r"holds no skiplab.json"):
         load_method(tmp_path)
     saved(tmp_path, SkipDecode(setup(), speedup=2.0), speedup=2.0)
@@ -127,14 +127,14 @@ def test_folders_that_are_something_else_are_refused(tmp_path: Path) -> None:
     for change, message in (
         ({"class": "os.system"}, "os.system is not a class of skiplab. or baselines."),
         ({"class": "skiplab.utils.files.load_json"}, "skiplab.utils.files.load_json is not a method of skiplab"),
-        ({"format": 9}, "has format 9, this skiplab reads 1"),
+        ({"format": 9}, "has format 9, but this version of skiplab reads 1"),
     ):
         path.write_text(json.dumps(description | change))
         with pytest.raises(SavedMethodError, match=message):
             load_method(tmp_path)
 
 
-def test_places_that_hold_no_method_say_what_they_are(tmp_path: Path) -> None:
+def test_messages_say_what_a_place_without_a_method_is(tmp_path: Path) -> None:
     def message(place: Path) -> str:
         with pytest.raises(CheckpointError) as caught:
             load_method(place)
@@ -186,14 +186,14 @@ def test_prompts_are_strings(tmp_path: Path) -> None:
             method.generate(prompts)  # type: ignore[arg-type]
 
 
-def test_templates_are_kept(tmp_path: Path) -> None:
+def test_templates_are_saved(tmp_path: Path) -> None:
     encoding = Encoding(DATA.tokenizer, Template(prompt="{prompt} .", longest_prompt=9), pretrained=False)
     module = SkipDecode(setup(), speedup=2.0)
     save_method(tmp_path, module, module.exit_policy([]), encoding, params={"speedup": 2.0}, max_new_tokens=5, facts={})
     assert load_method(tmp_path).encoding.prompts(PROMPTS) == encoding.prompts(PROMPTS)
 
 
-def test_a_folder_saved_before_packages_had_their_names_still_loads() -> None:
+def test_a_folder_with_old_module_names_still_loads() -> None:
     folder = Path(__file__).parent / "saved_before_packages"
     assert json.loads((folder / "skiplab.json").read_text())["class"] == "skiplab.skipdecode.SkipDecode"
     expected = json.loads((folder / "expected.json").read_text())
@@ -215,7 +215,7 @@ def test_a_folder_saved_before_packages_had_their_names_still_loads() -> None:
     ],
     ids=["as a test gave them", "as a method file gave them"],
 )  # fmt: skip
-def test_a_folder_with_calms_former_hyperparameters_still_loads(
+def test_a_folder_with_old_calm_hyperparameters_still_loads(
     tmp_path: Path, present: dict[str, Any], old: dict[str, Any]
 ) -> None:
     before = saved(tmp_path, CALM(setup(), **present), **present)

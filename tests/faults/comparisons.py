@@ -1,4 +1,4 @@
-"""A small `compare_calm` as its command, in a forked process of its own, with a fault set where a test wants it."""
+"""The command of a small `compare_calm`, run in a forked process into which a test can inject a fault."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ SMALL = (
     "max_new_tokens=48",
     "trainer.batch_size=16",
     "base.max_epochs=1",
-    # So little that outputs stay long.
+    # So small that outputs stay long.
     "base.learning_rate=1e-5",
     "trainer.learning_rate=1e-4",
     "checkpoint_every=0",
@@ -47,10 +47,10 @@ _TIMED = ("_ms", "_per_s", "decode_speedup", "ms_per_token", "ms_per_step", "pea
 
 
 def command(home: Path, *overrides: str, fault: Callable[[], object] = lambda: None) -> int:
-    """A comparison's command in a folder, whose store is there; exit code, or less than 0 the signal that ended it.
+    """Run a comparison's command in a folder, where the store already exists; returns the exit code, -N for signal N.
 
     Args:
-        fault: is called in the process before it begins.
+        fault: called in the process before the command starts.
     """
     ready_store(home)
     return start(home, *SMALL, *overrides, fault=fault).wait()
@@ -61,7 +61,7 @@ def run_dir(home: Path) -> Path:
 
 
 def results(home: Path, folder: Path | None = None) -> dict[str, Any]:
-    """`results.json`, of the run folder, without timing and environment, which may differ between two runs."""
+    """`results.json` of the run folder, without environment and times, which may differ between two runs."""
     found = json.loads(((folder or run_dir(home)) / "results.json").read_text())
     del found["environment"]
     for part in ("rows", "summary"):
@@ -70,7 +70,7 @@ def results(home: Path, folder: Path | None = None) -> dict[str, Any]:
 
 
 def check_whole(folder: Path) -> None:
-    """Whatever JSON stands in a folder can be read."""
+    """Check that all JSON files in a folder can be read."""
     for path in folder.rglob("*.json"):
         json.loads(path.read_text())
 

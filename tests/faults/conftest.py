@@ -1,4 +1,4 @@
-"""What the faults' tests share: the comparison that nothing disturbs."""
+"""Shared by the tests of faults: a comparison without a fault."""
 
 from pathlib import Path
 

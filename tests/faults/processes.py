@@ -1,4 +1,4 @@
-"""Children that die of a real SIGKILL, forked from one warm process."""
+"""Child processes that a real SIGKILL ends, forked from one process in which everything is imported."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ class Child:
     """A forked process that does some work.
 
     Args:
-        output: a file that what it prints is appended to.
+        output: a file to which its output is appended.
     """
 
     def __init__(self, work: Callable[[], object], output: Path | None = None) -> None:
@@ -26,18 +26,18 @@ class Child:
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
-            # Lightning, MLflow and torch have idle threads by now, which the child does without.
+            # Lightning, MLflow and torch have started idle threads, which the child does not need.
             warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
             _work_and_exit(work, output)
 
     def poll(self) -> int | None:
-        """Its exit code, or less than 0 the signal that ended it; None while it works."""
+        """Its exit code, -N for signal N; None while it runs."""
         return self._waited(os.WNOHANG)
 
     def wait(self) -> int:
-        """Its exit code, or less than 0 the signal that ended it, once it has ended."""
+        """Wait until it has ended; its exit code, -N for signal N."""
         code = self._waited(0)
         assert code is not None
         return code
@@ -53,17 +53,17 @@ class Child:
 
 
 def in_child(work: Callable[[], object], output: Path | None = None) -> int:
-    """Run `work` in a forked process; its exit code, or less than 0 the signal that ended it.
+    """Run `work` in a forked process; returns its exit code, -N for signal N.
 
     Args:
-        output: a file that what it prints is appended to.
+        output: a file to which its output is appended.
     """
     return Child(work, output).wait()
 
 
 def _work_and_exit(work: Callable[[], object], output: Path | None) -> NoReturn:
     code = 1
-    # Garbage of the parent's may wait for threads that the child does not have.
+    # Collecting the parent's garbage could wait for threads that the child does not have.
     gc.freeze()
     try:
         if output is not None:
@@ -86,7 +86,7 @@ def kill_self() -> None:
 
 
 def kills_at(count: int, function: Callable, *, after: bool = False) -> Callable:
-    """The function, which kills its process before, or after, its call of this number from 1."""
+    """A wrapper of a function that kills its process before, or after, call number `count`, counted from 1."""
     calls = 0
 
     def counted(*args, **kwargs):

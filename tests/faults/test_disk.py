@@ -1,4 +1,4 @@
-"""A comparison on a disk that is really full, and the same command when there is room again."""
+"""A comparison on a full disk, and the same command once there is room again."""
 
 import resource
 import shutil
@@ -18,7 +18,7 @@ from tests.forked_run import output
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB of its own."""
+    """A separate file system of 8 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
@@ -29,14 +29,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def leave(disk: Path, room: int) -> None:
-    """Fill a disk but for so many bytes."""
+    """Fill a disk except for `room` bytes."""
     filler = disk / "filler"
     filler.unlink(missing_ok=True)
     with filler.open("wb") as file:
         file.write(bytes(max(0, shutil.disk_usage(disk).free - room)))
 
 
-def test_a_full_disk_stops_a_run_that_then_goes_on(undisturbed: Path, tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_stops_a_run_which_then_resumes(undisturbed: Path, tmp_path: Path, small_disk: Path) -> None:
     shutil.copytree(undisturbed / "cache", small_disk / "cache", ignore=shutil.ignore_patterns("method-*"))
     options = (
         f"hydra.run.dir={small_disk}/run",
@@ -49,19 +49,19 @@ def test_a_full_disk_stops_a_run_that_then_goes_on(undisturbed: Path, tmp_path: 
         code, told = command(tmp_path, *options), output(tmp_path)
         assert code == 1, f"with {room} bytes: {told}"
         assert f"no room left to write {small_disk}/" in told.replace("\n", ""), told
-        assert "the same command goes on" in told
+        assert "run the same command again to resume" in told.replace("\n", " ")
         assert "Traceback" not in told
         check_whole(small_disk)
     finished = sorted(path.name for path in (small_disk / "run" / "settings").iterdir())
-    assert finished, "what was finished before the disk was full is there"
+    assert finished, "settings that finished before the disk was full are kept"
     (small_disk / "filler").unlink()
     assert command(tmp_path, *options) == 0, output(tmp_path)
-    assert output(tmp_path).count("finished before") >= len(finished)
+    assert output(tmp_path).count("already finished") >= len(finished)
     assert results(tmp_path, small_disk / "run") == results(undisturbed)
 
 
-def test_a_limit_on_the_size_of_files_is_told_of_too(tmp_path: Path) -> None:
-    """Which the system reports as it does a full disk, and takes no root."""
+def test_a_limit_on_file_sizes_is_reported_too(tmp_path: Path) -> None:
+    """The system reports it like a full disk, and setting it needs no root rights."""
     write_text(tmp_path / "results.json", "whole")
 
     def work() -> None:
@@ -74,7 +74,7 @@ def test_a_limit_on_the_size_of_files_is_told_of_too(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_weights_that_find_no_room_leave_the_checkpoints(tmp_path: Path) -> None:
+def test_checkpoints_are_kept_if_there_is_no_room_for_the_weights(tmp_path: Path) -> None:
     folder = tmp_path / "weights"
 
     def train(checkpoints: Path) -> None:

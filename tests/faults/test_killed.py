@@ -1,4 +1,4 @@
-"""`kill -9` of a comparison at any moment, and the same command again."""
+"""A comparison killed with SIGKILL at many moments, and the same command run again."""
 
 import os
 import random
@@ -23,12 +23,12 @@ from tests.forked_run import output
 
 
 def at_call(owner: Any, name: str, count: int, *, after: bool = False) -> Callable[[], None]:
-    """Dies at a call, of this number, of a function."""
+    """A fault that kills the process at call number `count` of a function."""
     return lambda: setattr(owner, name, kills_at(count, getattr(owner, name), after=after))
 
 
 def at_file(pattern: str, *, after: bool = False) -> Callable[[], None]:
-    """Dies before, or after, a new file or folder takes its name."""
+    """A fault that kills the process before, or after, a new file or folder is renamed to its final name."""
 
     def fault() -> None:
         for name in ("replace", "rename"):
@@ -49,7 +49,7 @@ def at_file(pattern: str, *, after: bool = False) -> Callable[[], None]:
     return fault
 
 
-# In the order in which a run comes to them: each is met once the work before it is done.
+# In the order of a run: each run resumes from the work that was finished before, and reaches the next moment.
 MOMENTS = {
     "first artifact of the run": at_call(mlflow, "log_params", 1, after=True),
     "base: third step": at_call(TrainedModule, "training_step", 3),
@@ -77,25 +77,25 @@ MOMENTS = {
 }
 
 
-def test_killed_at_every_moment_in_turn_a_run_reaches_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_every_moment_in_turn_reaches_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
     for moment, fault in MOMENTS.items():
         assert command(tmp_path, fault=fault) == KILLED, f"{moment}: {output(tmp_path)[-3000:]}"
         check_whole(tmp_path)
     assert command(tmp_path) == 0, output(tmp_path)
     assert results(tmp_path) == results(undisturbed)
-    assert "timing: finished before" in output(tmp_path)
+    assert "timing: already finished" in output(tmp_path)
     assert statuses(f"sqlite:///{tmp_path}/mlflow.db") == statuses(f"sqlite:///{undisturbed}/mlflow.db")
 
 
 @pytest.mark.parametrize("moment", ["skipdecode: last step"])
-def test_killed_once_it_reaches_the_same_results(undisturbed: Path, tmp_path: Path, moment: str) -> None:
+def test_a_run_killed_once_reaches_the_same_results(undisturbed: Path, tmp_path: Path, moment: str) -> None:
     shutil.copytree(undisturbed / "cache", tmp_path / "cache", ignore=shutil.ignore_patterns("method-*"))
     assert command(tmp_path, fault=MOMENTS[moment]) == KILLED
     assert command(tmp_path) == 0, output(tmp_path)
     assert results(tmp_path) == results(undisturbed)
 
 
-def test_killed_at_random_it_reaches_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_random_reaches_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     kills = 0
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Memory that really runs out: the address space of a forked process is limited."""
+"""Out of memory for real: the address space of a forked process is limited."""
 
 import json
 import resource
@@ -37,7 +37,7 @@ def address_space() -> int:
 
 
 def peak_of(work: Callable[[], object], folder: Path) -> int:
-    """Bytes of address space that work takes beside what is there."""
+    """Bytes of address space that the work needs in addition to those in use before."""
 
     def measured() -> None:
         before = address_space()
@@ -51,7 +51,7 @@ def peak_of(work: Callable[[], object], folder: Path) -> int:
 
 
 def within(work: Callable[[], object], room: int, told: Path) -> int:
-    """The exit code of work with so much room; what it warned of goes to a file."""
+    """The exit code of work with `room` bytes of address space; its warnings are written to a file."""
 
     def limited() -> None:
         limit = address_space() + room
@@ -68,7 +68,7 @@ def within(work: Callable[[], object], room: int, told: Path) -> int:
 
 
 def short_of_memory(work: Callable[[], object], peak: int, told: Path) -> str:
-    """Do the work with less and less room until it had to help itself; what it said."""
+    """Run the work with less and less room until it runs out of memory and recovers; returns its warnings."""
     for share in (0.8, 0.6, 0.4, 0.3, 0.2):
         code = within(work, int(share * peak), told)
         assert code == 0, told.with_suffix(".out").read_text()[-3000:]
@@ -77,9 +77,9 @@ def short_of_memory(work: Callable[[], object], peak: int, told: Path) -> str:
     raise AssertionError("memory never ran out")
 
 
-def test_decoding_goes_on_with_half_the_batch_to_the_same_tokens(tmp_path: Path) -> None:
+def test_decoding_continues_with_half_the_batch_and_gives_the_same_tokens(tmp_path: Path) -> None:
     backbone = new_backbone().eval()
-    # Enough that keys and values are most of what is held.
+    # Enough that keys and values take most of the memory.
     items = 4 * DATA.items("valid")
 
     def work(file: str = "short.json") -> None:
@@ -96,7 +96,7 @@ def test_decoding_goes_on_with_half_the_batch_to_the_same_tokens(tmp_path: Path)
     assert short == whole
 
 
-def test_training_goes_on_with_half_the_batch_at_a_time_to_the_same_weights(tmp_path: Path) -> None:
+def test_training_continues_with_half_the_batch_at_a_time_and_gives_the_same_weights(tmp_path: Path) -> None:
     def work(folder: str = "short") -> None:
         module = Full(Setup(new_backbone().train(), [20], SPEC.optimization))
         train(module, DATA, SPEC, seed=1, folder=tmp_path / folder, logger=None)
@@ -115,7 +115,7 @@ def test_training_goes_on_with_half_the_batch_at_a_time_to_the_same_weights(tmp_
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
-def test_a_loss_in_parts_is_that_of_the_whole_with_its_gradients(parts: int) -> None:
+def test_a_loss_in_parts_and_its_gradients_equal_those_of_the_whole_batch(parts: int) -> None:
     module = Full(Setup(new_backbone().train(), [20], SPEC.optimization))
     batch = DATA.batches("valid")[0]
     found = []
@@ -138,7 +138,7 @@ def test_one_row_that_does_not_fit_is_an_error() -> None:
         list(Halving(2, "decoding")([1, 2, 3], work))
 
 
-def test_other_errors_are_none_of_memory() -> None:
+def test_other_errors_do_not_count_as_out_of_memory() -> None:
     assert out_of_memory(MemoryError())
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 

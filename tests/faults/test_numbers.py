@@ -1,4 +1,4 @@
-"""Numbers that leave the finite ones in the midst of a comparison."""
+"""Losses that are not finite in the middle of a comparison."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tests.faults.comparisons import command, results
 from tests.forked_run import output
 
 
-def test_a_training_that_blows_up_fails_its_setting_alone(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_training_that_diverges_fails_only_its_setting(undisturbed: Path, tmp_path: Path) -> None:
     blown = ("trainer.learning_rate=1e30", "trainer.gradient_clip=1e30", "trainer.warmup_fraction=0")
     base = ("+base.gradient_clip=1.0", "+base.warmup_fraction=0.1")
     assert command(tmp_path, *blown, *base) == 1

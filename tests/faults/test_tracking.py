@@ -1,4 +1,4 @@
-"""An MLflow server that is killed in the midst of a comparison."""
+"""An MLflow server that is killed in the middle of a comparison."""
 
 import os
 import resource
@@ -67,7 +67,7 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_run_continues_without_its_server_and_writes_missing_data_later(undisturbed: Path, tmp_path: Path) -> None:
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
 
@@ -78,7 +78,7 @@ def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undis
 
             def counted(*args):
                 calls.append(args)
-                # In the second training, which is SkipDecode's.
+                # During the second training, SkipDecode's.
                 if len(calls) == 6:
                     kill(process.pid)
                 return step(*args)
@@ -89,14 +89,14 @@ def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undis
         assert command(tmp_path, f"tracking.uri={uri}", fault=dies_in_training) == 0, output(tmp_path)
         seconds = time.monotonic() - began
     told = "".join(output(tmp_path).split())
-    for words in (f"the tracking store {uri} is lost", "the same command writes what is", "not tracked"):
+    for words in (f"the tracking store {uri} is lost", "Run the same command again later", "not tracked"):
         assert words.replace(" ", "") in told
     assert results(tmp_path) == results(undisturbed)
     assert seconds < 120
 
     with server(tmp_path, port):
         assert command(tmp_path, f"tracking.uri={uri}") == 0, output(tmp_path)
-        assert "[2/4] skipdecode 2x: finished before" in output(tmp_path)
+        assert "[2/4] skipdecode 2x: already finished" in output(tmp_path)
         assert statuses(uri) == statuses(f"sqlite:///{undisturbed}/mlflow.db")
         there = {run.info.run_name: run for run in tracked(uri)}
         expected = {run.info.run_name: run for run in tracked(f"sqlite:///{undisturbed}/mlflow.db")}
@@ -111,7 +111,7 @@ def test_a_run_goes_on_without_its_server_and_writes_what_is_missing_later(undis
 
 @contextmanager
 def refusing(status: int) -> Iterator[str]:
-    """A server that answers everything with a status, as MLflow's do once a token has expired."""
+    """A server that answers every request with a status, like an MLflow server after the token has expired."""
 
     class Refusing(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -133,17 +133,17 @@ def refusing(status: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
-def test_a_store_that_refuses_from_some_moment_on_is_lost(
+def test_a_store_that_starts_to_refuse_counts_as_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    # Which MLflow changes.
+    # MLflow changes this variable; setting it here restores it after the test.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     tracker = MLflowTracker.open(ready_store(tmp_path), "test")
     with refusing(status) as uri, tracker.run("work") as run_id:
         mlflow.set_tracking_uri(uri)
         with pytest.warns(
-            UserWarning, match=f"the tracking store {uri} is lost: .*the same command writes what is missing later"
+            UserWarning, match=f"the tracking store {uri} is lost: .*same command again later to write what is missing"
         ):
             tracker.log_figures({"bleu": 1.0}, run_id=run_id)
         assert tracker.lost
@@ -151,18 +151,18 @@ def test_a_store_that_refuses_from_some_moment_on_is_lost(
         mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_a_call_that_no_store_would_take_is_an_error_as_ever(tmp_path: Path) -> None:
+def test_an_invalid_call_is_still_an_error(tmp_path: Path) -> None:
     tracker = MLflowTracker.open(ready_store(tmp_path), "test")
     with pytest.raises(mlflow.MlflowException, match="Names may only contain"), tracker.run("work"):
         tracker.log_figures({"no name?": 1.0})
     assert tracker.lost is None
 
 
-def test_a_sqlite_store_that_was_killed_in_its_making_is_made_again(tmp_path: Path) -> None:
+def test_a_sqlite_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
 
     def killed() -> None:
-        # In the midst of some forty changes to its tables.
+        # In the middle of about forty changes to its tables.
         alembic.op.create_table = kills_at(5, alembic.op.create_table)
         MLflowTracker.open(uri, "test")
 
@@ -174,7 +174,7 @@ def test_a_sqlite_store_that_was_killed_in_its_making_is_made_again(tmp_path: Pa
     assert not list(tmp_path.glob(".mlflow.db.[0-9]*"))
 
 
-def test_a_full_sqlite_store_is_lost_and_the_work_goes_on(tmp_path: Path) -> None:
+def test_a_full_sqlite_store_counts_as_lost_and_the_work_continues(tmp_path: Path) -> None:
     def work() -> None:
         tracker = MLflowTracker.open(ready_store(tmp_path), "test")
         with tracker.run("work"):
@@ -182,7 +182,7 @@ def test_a_full_sqlite_store_is_lost_and_the_work_goes_on(tmp_path: Path) -> Non
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
             figures = {f"figure{number}": 1.0 for number in range(900)}
             with pytest.warns(
-                UserWarning, match="the tracking store .* is lost: .*the same command writes what is missing later"
+                UserWarning, match="the tracking store .* is lost: .*same command again later to write what is missing"
             ):
                 tracker.log_figures(figures)
             assert tracker.lost

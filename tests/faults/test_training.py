@@ -1,4 +1,4 @@
-"""A training that is killed, and goes on to the losses of one that was not."""
+"""A killed training resumes, and has the losses of an uninterrupted one."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from skiplab.training.checkpoints import latest, stored
 from skiplab.training.trainer import TrainerSpec, train
 from tests.faults.processes import KILLED, in_child, kill_self, kills_at
 
-# Six steps of three epochs, and two of validation. The last step of an epoch has fewer examples.
+# Three epochs of six steps and two validation steps each. The last step of an epoch has fewer examples.
 SPEC = TrainerSpec(max_epochs=3, batch_size=16, learning_rate=3e-3)
 SHAPE = OPTSpec(num_layers=4, hidden_size=16, num_heads=2, max_positions=128, init_std=0.1, dropout=0.2)
 STEPS, CHECKS = 6, 2
@@ -41,7 +41,7 @@ def training(
     spec: TrainerSpec = SPEC,
     on_loss: Callable[[str, int], None] = lambda *_: None,
 ) -> None:
-    """Train, write down every loss, and in the end the weights."""
+    """Train; write every loss to a file, and finally the weights."""
     kind, options = METHODS[method]
     torch.manual_seed(0)
     ids = {"pad_id": DATA.pad_id, "bos_id": DATA.bos_id, "eos_id": DATA.eos_id}
@@ -76,14 +76,14 @@ def same_weights(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed training of the first method."""
+    """An uninterrupted training of the first method."""
     return undisturbed_training(0, tmp_path_factory.mktemp("whole"))
 
 
 def undisturbed_training(method: int, home: Path) -> Path:
     training(home, method, every=60.0)
     assert len(losses(home)) == 3 * (STEPS + CHECKS)
-    assert not stored(home / "checkpoints"), "nothing is written within a minute"
+    assert not stored(home / "checkpoints"), "no checkpoint is written within a minute"
     return home
 
 
@@ -91,26 +91,26 @@ def killed_at(part: str, count: int) -> Callable[[str, int], None]:
     return lambda *at: kill_self() if at == (part, count) else None
 
 
-# The first step, in the middle of an epoch, its last step, the next one's first, the very last; and validations.
+# The first step, one in the middle of an epoch, its last, the first of the next epoch, a later one, the very last.
 @pytest.mark.parametrize("count", [1, 2, 6, 7, 10, 18])
-def test_a_killed_training_goes_on_to_the_same_losses(whole: Path, tmp_path: Path, count: int) -> None:
-    check_goes_on(0, whole, tmp_path, ("train", count))
+def test_a_killed_training_resumes_with_the_same_losses(whole: Path, tmp_path: Path, count: int) -> None:
+    check_resumes(0, whole, tmp_path, ("train", count))
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
-def test_one_killed_in_its_validation_does_too(whole: Path, tmp_path: Path, count: int) -> None:
-    check_goes_on(0, whole, tmp_path, ("valid", count))
+def test_a_training_killed_in_validation_resumes_with_the_same_losses(whole: Path, tmp_path: Path, count: int) -> None:
+    check_resumes(0, whole, tmp_path, ("valid", count))
 
 
 @pytest.mark.parametrize("method", [1, 2])
-def test_losses_that_draw_numbers_of_their_own_go_on_with_the_same_ones(tmp_path: Path, method: int) -> None:
+def test_losses_that_draw_random_numbers_resume_with_the_same_ones(tmp_path: Path, method: int) -> None:
     for home in ("whole", "killed"):
         (tmp_path / home).mkdir()
     undisturbed = undisturbed_training(method, tmp_path / "whole")
-    check_goes_on(method, undisturbed, tmp_path / "killed", ("train", 10))
+    check_resumes(method, undisturbed, tmp_path / "killed", ("train", 10))
 
 
-def check_goes_on(method: int, undisturbed: Path, home: Path, moment: tuple[str, int]) -> None:
+def check_resumes(method: int, undisturbed: Path, home: Path, moment: tuple[str, int]) -> None:
     assert in_child(lambda: training(home, method, on_loss=killed_at(*moment))) == KILLED
     before = losses(home) if moment != ("train", 1) else []
     assert in_child(lambda: training(home, method)) == 0
@@ -118,12 +118,12 @@ def check_goes_on(method: int, undisturbed: Path, home: Path, moment: tuple[str,
     assert expected[: len(before)] == before
     again = found[len(before) :]
     assert expected[-len(again) :] == again
-    # An epoch's last step is repeated where the validation behind it was not finished.
+    # The last step of an epoch is repeated if the validation after it was not finished.
     assert len(before) + len(again) - len(expected) <= 1 + CHECKS
     assert same_weights(undisturbed, home)
 
 
-def test_a_training_killed_again_and_again_ends_the_same(tmp_path: Path, whole: Path) -> None:
+def test_a_training_killed_repeatedly_ends_with_the_same_weights(tmp_path: Path, whole: Path) -> None:
     kill = killed_at("train", 5)
     codes = []
     while not codes or codes[-1] == KILLED:
@@ -134,7 +134,7 @@ def test_a_training_killed_again_and_again_ends_the_same(tmp_path: Path, whole: 
     assert same_weights(whole, tmp_path)
 
 
-def test_an_error_in_a_step_loses_nothing_either(tmp_path: Path, whole: Path) -> None:
+def test_a_training_resumes_after_an_error_in_a_step(tmp_path: Path, whole: Path) -> None:
 
     def fail(part: str, count: int) -> None:
         if (part, count) == ("train", 9):
@@ -148,7 +148,7 @@ def test_an_error_in_a_step_loses_nothing_either(tmp_path: Path, whole: Path) ->
 
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("function", ["fsync", "replace"])
-def test_a_kill_within_a_checkpoints_writing_leaves_the_one_before(
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_previous_one(
     tmp_path: Path, whole: Path, function: str, count: int
 ) -> None:
 
@@ -167,7 +167,7 @@ def test_a_kill_within_a_checkpoints_writing_leaves_the_one_before(
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "flipped"])
-def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(tmp_path: Path, whole: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path: Path, whole: Path, damage: str) -> None:
     kill = killed_at("train", 10)
     assert in_child(lambda: training(tmp_path, on_loss=kill)) == KILLED
     newest, older = stored(tmp_path / "checkpoints")
@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(tmp_path: Path
     assert same_weights(whole, tmp_path)
 
 
-def test_with_no_checkpoint_that_can_be_read_the_training_starts_anew(tmp_path: Path) -> None:
+def test_without_a_readable_checkpoint_the_training_starts_again(tmp_path: Path) -> None:
     for step in (3, 12):
         (tmp_path / f"step-{step}.ckpt").write_bytes(b"PK")
     with pytest.warns(UserWarning, match=r"step-(3|12).ckpt is damaged"):

@@ -1,4 +1,4 @@
-"""A search at a size for tests."""
+"""A search small enough for tests."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ OTHERS = (
     NO_SPEED, "+search.objectives.decode_speedup=maximize",
 )  # fmt: skip
 SHORT = ("search.trials=8", "search.profile_parts=2", "search.profile_stages=1", "speedups=[2]", "seeds=[0]")
-# Epsilon is met by any loss: so few items could certify nothing else.
+# With this epsilon every loss passes; with a usual one, so few items could certify nothing.
 CALIBRATED = ("calibration.delta=[0.3]", "calibration.epsilon=0.9")
 
 

@@ -1,4 +1,4 @@
-"""Predictions on paper."""
+"""Predicted speeds of larger shapes."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ def config(folder: Path, *overrides: str) -> DictConfig:
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Path:
-    """What a throughput run leaves, for a machine that moves a terabyte per second and multiplies at no cost."""
+    """The files of a throughput run on a machine with 1 TB/s of bandwidth and infinitely fast products."""
     constants = {"per_step": 0.0, "per_layer": 0.0, "bandwidth": 1e12, "flops": 1e30, "row_bandwidth": 1e12}
     errors = {"one": -0.04, "other": 0.01, "third": 0.07}
     save_json(tmp_path / "measured/cost_model.json", {"bfloat16": {"constants": constants, "held_out_errors": errors}})
@@ -33,7 +33,7 @@ def measured(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_bandwidth_bound_machine_gains_what_the_bytes_allow(measured: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_bandwidth_bound_machine_reaches_the_bytes_speedup(measured: Path, capsys: pytest.CaptureFixture) -> None:
     assert capacity(config(measured, "capacity.batch_sizes=[1]"), measured / "run")
     rows = json.loads((measured / "run/results.json").read_text())["rows"]
     assert {row["backbone"] for row in rows} == {"opt_1_3b", "opt_6_7b", "opt_30b", "opt_175b"}
@@ -41,13 +41,13 @@ def test_a_bandwidth_bound_machine_gains_what_the_bytes_allow(measured: Path, ca
         assert row["predicted_speedup"] == pytest.approx(row["bytes_speedup"])
         assert "decode_speedup" not in row
     full = {row["backbone"]: row["predicted_ms_per_step"] for row in rows if row["method"] == "full"}
-    # 6.7 billion weights of two bytes, less the positions and an embedding tied to the head, and the cache.
+    # 6.7 billion weights of two bytes, without positions and the embedding that is tied to the head, plus the cache.
     assert full["opt_6_7b"] == pytest.approx(2 * 6.65, rel=0.02)
     assert full["opt_175b"] == pytest.approx(2 * 174.6, rel=0.02)
     assert "on held-out settings: median 4.0%, largest 7.0%" in capsys.readouterr().out
 
 
-def test_without_a_model_it_says_what_to_run(measured: Path) -> None:
+def test_without_a_cost_model_the_message_says_what_to_run(measured: Path) -> None:
     for override in ("capacity.run=/nowhere", "capacity.dtype=float32"):
         with pytest.raises(ConfigurationError, match=r"run experiment=throughput and give its folder as capacity.run"):
             capacity(config(measured, override), measured / "run")
@@ -83,7 +83,7 @@ def test_several_runs_are_fitted_together(tmp_path: Path, capsys: pytest.Capture
         capacity(config(tmp_path, runs), tmp_path / "run2")
 
 
-def test_a_run_that_kept_no_settings_is_predicted_from_alone(measured: Path) -> None:
+def test_a_run_without_stored_settings_must_be_given_alone(measured: Path) -> None:
     twice = f"capacity.run=[{measured}/measured,{measured}/measured]"
-    with pytest.raises(ConfigurationError, match="kept none of its own; give it alone"):
+    with pytest.raises(ConfigurationError, match="has stored none; give this folder alone"):
         capacity(config(measured, twice), measured / "run")

@@ -1,4 +1,4 @@
-"""Settings of finished comparisons, saved as models and used in every way: the same tokens as the comparison's."""
+"""Settings of finished comparisons saved as models: every way to use them gives the comparison's tokens."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("no_plots")
 
 @pytest.fixture(scope="module", params=["opt_tiny", "llama_tiny"])
 def home(no_plots_in_module: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds the folder of a finished run."""
+    """A folder that contains a finished run."""
     home = tmp_path_factory.mktemp(request.param)
     assert compare(small_config(home, *SETTINGS, f"backbone={request.param}"), home / "run")
     return home
@@ -54,7 +54,7 @@ def exported(home: Path, *overrides: str) -> None:
 
 
 def record(home: Path, method: str, setting: str) -> tuple[str, dict[str, Any]]:
-    """A setting's name in the run folder, and what is kept of it."""
+    """A setting's name in the run folder, and its stored record."""
     for path in (home / "run" / "settings").iterdir():
         found = json.loads(path.read_text())
         if (found["method"], found["setting"]) == (method, setting):
@@ -82,7 +82,7 @@ def by_transformers(folder: Path, method: SavedMethod, prompts: list[str]) -> li
 
 
 @pytest.mark.parametrize(("name", "setting"), USED)
-def test_every_way_gives_the_comparisons_tokens(home: Path, name: str, setting: str) -> None:
+def test_every_way_to_use_a_model_gives_the_comparisons_tokens(home: Path, name: str, setting: str) -> None:
     key, kept = record(home, name, setting)
     exported(home, f"method={name}", f"setting='{setting}'")
     folder = home / "run" / "models" / key
@@ -99,14 +99,14 @@ def test_every_way_gives_the_comparisons_tokens(home: Path, name: str, setting: 
 
 
 @pytest.mark.parametrize(("seed", "meant"), [(None, 3), (4, 4)])
-def test_of_several_seeds_the_first_is_meant(tmp_path: Path, seed: int | None, meant: int) -> None:
+def test_the_default_is_the_first_seed(tmp_path: Path, seed: int | None, meant: int) -> None:
     plain = prepare(small_config(tmp_path, *SETTINGS, "seeds=[3,4]")).config.plain
     save_json(tmp_path / "run" / "config.json", plain)
     with pytest.raises(ConfigurationError, match=rf"skipdecode 2x \(seed {meant}\) is not finished in"):
         exported(tmp_path, "method=skipdecode", "setting=2x", *([] if seed is None else [f"seed={seed}"]))
 
 
-def test_the_base_is_a_model_too(home: Path) -> None:
+def test_the_base_can_be_exported_too(home: Path) -> None:
     exported(home, "setting=1x")
     key, kept = record(home, "full", "1x")
     prompts = [item.prompt for item in test_items(home)]
@@ -123,7 +123,7 @@ def test_the_base_is_a_model_too(home: Path) -> None:
         (["method=skipdecode", "setting=2x", "cache_dir=elsewhere"], "give the run's cache as cache_dir=DIR"),
     ],
 )
-def test_what_is_not_there_is_said(
+def test_missing_runs_settings_and_weights_are_named(
     home: Path, overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -132,7 +132,7 @@ def test_what_is_not_there_is_said(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_and_records_that_are_gone_are_not_made_again(home: Path) -> None:
+def test_missing_weights_and_records_are_not_made_again(home: Path) -> None:
     trained, moved = list((home / "cache").glob("method-*/")), home / "moved"
     moved.mkdir()
     for folder in trained:

@@ -1,4 +1,4 @@
-"""What is left of a search when its processes are killed."""
+"""A search whose processes are killed."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def test_killing_a_worker_and_the_parent_loses_no_finished_trial(tmp_path: Path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     while alive(other):
-        assert time.monotonic() < deadline, "a worker without its parent ends after its trial"
+        assert time.monotonic() < deadline, "a worker whose parent has ended must end after its trial"
         time.sleep(0.1)
     before = trials(tmp_path)
     done = {trial.number: trial for trial in before if trial.state.is_finished()}
@@ -82,5 +82,5 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # One that has ended and that nobody has waited for is no longer at work.
+    # A zombie process has ended.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -1,4 +1,4 @@
-"""The profile of a step."""
+"""The job that profiles a decode step."""
 
 import json
 from pathlib import Path
@@ -34,6 +34,6 @@ def test_both_paths_are_profiled_in_every_format(tmp_path: Path, capsys: pytest.
     assert "attention" in capsys.readouterr().out
 
 
-def test_what_cannot_be_is_said_before(tmp_path: Path) -> None:
+def test_impossible_profiles_are_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="unknown throughput dtypes"):
         profile(config(tmp_path, "throughput.dtypes=[float8]"), tmp_path / "run")

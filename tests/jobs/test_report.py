@@ -1,4 +1,4 @@
-"""A run's results and report are written anew from its folder, whole or not."""
+"""A run's results and report are rewritten from its folder, whether or not the run is finished."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def report_config(folder: Path | None) -> DictConfig:
         return compose("config", overrides=["experiment=report", *run, "tracking.experiment=reports"])
 
 
-def test_what_is_finished_is_reported_and_nothing_is_made(tmp_path: Path) -> None:
+def test_finished_settings_are_reported_and_no_others_are_made(tmp_path: Path) -> None:
     run = tmp_path / "run"
     only_full = [f"~methods.{name}" for name in ("multi_layer", "calm", "skipdecode_calibrated", "calm_calibrated")]
     config = small_config(tmp_path, *only_full, "benchmark.batch_sizes=[]", "tracking.uri=null", "speedups=[2]")
@@ -42,7 +42,7 @@ def test_what_is_finished_is_reported_and_nothing_is_made(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("folder", [None, Path("nowhere")])
-def test_a_folder_that_is_no_runs_is_refused(tmp_path: Path, folder: Path | None) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, folder: Path | None) -> None:
     with pytest.raises(ConfigurationError, match=r"run must be the folder of a comparison, with its config.json, got"):
         report(report_config(folder), tmp_path)
 

@@ -1,4 +1,4 @@
-"""The whole search, small: its studies, runs and files, and its failures."""
+"""A whole small search: its studies, runs, files and failures."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from tests.jobs.small_search import CALIBRATED, NO_SPEED, OTHERS, small, trials
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished search, in which the third plan that was judged failed."""
+    """A finished search in which the evaluation of the third plan failed."""
     home = tmp_path_factory.mktemp("search")
     real, asked = Judge.figures, []
 
@@ -43,11 +43,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def test_trials_are_judged_reused_pruned_or_failed(home: Path) -> None:
+def test_trials_are_evaluated_reused_pruned_or_failed(home: Path) -> None:
     found = trials(home)
     judged = [trial for trial in found if trial.state == TrialState.COMPLETE and DUPLICATE not in trial.user_attrs]
     assert len(judged) == 8
-    assert len({tuple(trial.user_attrs[STEPS]) for trial in judged}) == 8, "no plan is judged twice"
+    assert len({tuple(trial.user_attrs[STEPS]) for trial in judged}) == 8, "no plan is evaluated twice"
     for trial in found:
         if trial.state == TrialState.COMPLETE:
             assert trial.values == [trial.user_attrs[FIGURES][name] for name in ("loss", "layer_speedup")]
@@ -62,7 +62,7 @@ def test_trials_are_judged_reused_pruned_or_failed(home: Path) -> None:
     assert found[0].user_attrs["warm_start"] == "2x linear"
 
 
-def test_the_layer_speedup_is_that_of_the_bases_lengths(home: Path) -> None:
+def test_the_layer_speedup_is_computed_from_the_bases_output_lengths(home: Path) -> None:
     (stored,) = (home / "cache").glob("base-*/selection-lengths.json")
     from skiplab.schedules.exit_schedule import decode_steps
 
@@ -73,7 +73,7 @@ def test_the_layer_speedup_is_that_of_the_bases_lengths(home: Path) -> None:
             assert trial.values[1] == plan.layer_speedup(reach)
 
 
-def test_every_trial_is_a_nested_run_linked_both_ways(home: Path) -> None:
+def test_every_trial_has_a_nested_run_with_links_in_both_directions(home: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
     names = {0: "search_schedule", 1: "search_schedule-random"}
     tracked = json.loads((home / "run" / "mlflow.json").read_text())
@@ -91,7 +91,7 @@ def test_every_trial_is_a_nested_run_linked_both_ways(home: Path) -> None:
                 assert run.data.metrics["loss"] == trial.values[0]
 
 
-def test_the_dashboard_has_names_and_pictures(home: Path) -> None:
+def test_the_dashboard_has_metric_names_and_pictures_of_plans(home: Path) -> None:
     storage = open_storage(f"{home}/journal.log")
     study = optuna.load_study(study_name="search_schedule", storage=storage)
     assert study.metric_names == ["loss", "layer_speedup"]
@@ -102,7 +102,7 @@ def test_the_dashboard_has_names_and_pictures(home: Path) -> None:
             assert (home / "artifacts" / picture.artifact_id).read_text().startswith("<svg")
 
 
-def test_the_comparison_holds_finalists_baselines_and_profile(home: Path) -> None:
+def test_the_comparison_has_finalists_baselines_and_the_profiles_plan(home: Path) -> None:
     results = json.loads((home / "run" / "results.json").read_text())
     assert results["job"] == "search"
     settings = [row["setting"] for row in results["rows"]]
@@ -146,7 +146,7 @@ def test_a_finished_search_is_not_made_again(home: Path) -> None:
 
 def test_a_study_of_another_space_is_refused(home: Path) -> None:
     other = small(home, *CALIBRATED, "search.space.warmup=[1,2]")
-    with pytest.raises(ConfigurationError, match=r"study 'search_schedule' in this storage is of another search"):
+    with pytest.raises(ConfigurationError, match=r"study 'search_schedule' in this storage belongs to another search"):
         search(other, home / "other")
 
 

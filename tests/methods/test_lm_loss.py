@@ -1,4 +1,4 @@
-"""The loss in parts is the loss."""
+"""The loss computed in parts equals the loss."""
 
 import itertools
 
@@ -19,7 +19,7 @@ WEIGHTS = [0.25, 0.0, 1.5]
 
 @pytest.fixture(params=[(1, 10**6), (5, 10**6), (5, 2), (100, 3)], ids=str)
 def in_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens whose logits are in memory at a time, and those whose softmax is taken at a time."""
+    """Set the number of tokens whose logits are in memory at a time, and whose softmax is computed at a time."""
     rows, block = request.param
     monkeypatch.setattr(module, "_SMALL", 0)
     monkeypatch.setattr(module, "_PART", rows * VOCABULARY)
@@ -58,7 +58,7 @@ def test_parts_have_the_loss_and_gradients_that_autograd_finds(layout: str) -> N
 
 @pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_it_differs_by_rounding(dtype: torch.dtype) -> None:
+def test_under_autocast_the_loss_differs_only_by_rounding(dtype: torch.dtype) -> None:
     backbone = tiny_backbone()
     states, other = exit_states(backbone), exit_states(backbone)
     expected, expected_gradients = loss_and_gradients(backbone, by_autograd(backbone, states), states)
@@ -75,7 +75,7 @@ def test_under_autocast_it_differs_by_rounding(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("in_parts")
-def test_logits_of_real_tokens_alone_are_computed_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_logits_of_real_tokens_are_computed_and_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, rows = tiny_backbone(), []
     inner = module._cross_entropy
 
@@ -90,14 +90,14 @@ def test_logits_of_real_tokens_alone_are_computed_and_none_twice(monkeypatch: py
 
 @pytest.mark.usefixtures("in_parts")
 @torch.inference_mode()
-def test_without_gradients_it_is_the_same_loss() -> None:
+def test_without_gradients_the_loss_is_the_same() -> None:
     backbone = tiny_backbone()
     h_BGD = torch.randn(*TARGET.shape, backbone.hidden_size)
     torch.testing.assert_close(lm_loss(backbone, h_BGD, TARGET), token_loss(backbone.head(h_BGD), TARGET))
 
 
 @torch.inference_mode()
-def test_few_logits_go_through_autograd_in_one() -> None:
+def test_few_logits_go_through_autograd_at_once() -> None:
     backbone = tiny_backbone()
     h_BGD = torch.randn(*TARGET.shape, backbone.hidden_size)
     torch.testing.assert_close(lm_loss(backbone, h_BGD, TARGET), token_loss(backbone.head(h_BGD), TARGET))

@@ -1,4 +1,4 @@
-"""Loss functions by hand."""
+"""Loss functions, against values computed by hand."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_divergence_is_the_kl_from_the_teacher() -> None:
     assert float(divergence(student, teacher, target)) == pytest.approx((first + 0) / 2)
 
 
-def test_divergence_at_a_temperature_is_of_softer_logits_times_its_square() -> None:
+def test_divergence_at_a_temperature_uses_softened_logits_and_its_square() -> None:
     teacher, student = torch.tensor([[[math.log(16), 0.0]]]), torch.tensor([[[0.0, math.log(81)]]])
     # At temperature 2 the odds are 4 to 1 and 1 to 9.
     kl = 4 / 5 * math.log((4 / 5) / (1 / 10)) + 1 / 5 * math.log((1 / 5) / (9 / 10))
@@ -41,7 +41,7 @@ def test_state_distance_is_relative_to_the_teacher() -> None:
     assert float(state_distance(student, teacher, target)) == pytest.approx((4 + 5) / (25 + 1))
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
+def test_a_student_equal_to_its_teacher_has_loss_zero() -> None:
     outputs, target = torch.randn(2, 3, 5), torch.tensor([[1, 2, 3], [4, 0, IGNORE]])
     assert float(divergence(outputs, outputs, target, temperature=3)) == pytest.approx(0, abs=1e-6)
     assert float(state_distance(outputs, outputs, target)) == 0

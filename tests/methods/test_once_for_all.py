@@ -1,4 +1,4 @@
-"""The model for all schedules: its training draws plans by torch's seed, its recipe is one for all schedules."""
+"""The once-for-all model: its training draws plans from torch's generator, and all schedules share it."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def losses(seed: int) -> list[float]:
         return [float(own.loss(batch)) for _ in range(6)]
 
 
-def test_each_batch_has_a_plan_of_its_own_by_the_seed() -> None:
+def test_each_batch_draws_a_plan_that_depends_on_the_seed() -> None:
     assert losses(1) == losses(1)
     assert losses(1) != losses(2)
     assert len(set(losses(1))) > 3

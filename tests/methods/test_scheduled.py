@@ -1,4 +1,4 @@
-"""What methods with a fixed plan per step share."""
+"""Shared behaviour of methods with a fixed plan per step."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def setup(backbone: Backbone) -> Setup:
 
 @pytest.mark.parametrize("kind", [EarlyTermination, LayerSkip, MultiLayerExit])
 @pytest.mark.parametrize("options", [{"speedup": 2}, {"max_exit": 4, "min_exit": 2, "warmup": 2, "horizon": "p95"}])
-def test_termination_is_at_the_depths_of_skipping(kind: type[ExitModule], options: dict[str, Any]) -> None:
+def test_terminating_methods_have_the_depths_of_skipping(kind: type[ExitModule], options: dict[str, Any]) -> None:
     backbone = tiny_backbone()
     skipping = SkipDecode(setup(backbone), **options)
     terminating = kind(setup(backbone), **options)
@@ -35,7 +35,7 @@ def test_termination_is_at_the_depths_of_skipping(kind: type[ExitModule], option
     assert skipping.target_speedup == terminating.target_speedup == options.get("speedup")
 
 
-def test_recipes_tell_plans_apart() -> None:
+def test_different_plans_have_different_recipes() -> None:
     backbone = tiny_backbone()
     recipes = [
         module.recipe

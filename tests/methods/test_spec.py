@@ -1,4 +1,4 @@
-"""What a setting is before it has weights, and whose training it shares."""
+"""`MethodSpec`: a setting without weights, and the training that it shares."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +32,7 @@ def spec(method: type[ExitModule], **params: Any) -> MethodSpec:
 
 
 class OtherLoss(ScheduleTrainedModule):
-    """A method as a user writes it: another's class with a loss of its own, and nothing said of sharing."""
+    """A method as a user would write it: a subclass with its own loss that does not define `shared_recipe`."""
 
     def __init__(self, setup: Setup, **options: Any) -> None:
         super().__init__(setup, "skip", **options)
@@ -66,7 +66,7 @@ class Mine(ScheduleTrainedModule):
 """
 
 
-def test_code_of_ones_own_that_changed_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_in_the_users_code_gives_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
     def training(factor: int) -> str | None:
@@ -80,7 +80,7 @@ def test_code_of_ones_own_that_changed_is_another_training(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("method", [OtherLoss, OtherOptimizer])
-def test_who_trains_otherwise_and_says_nothing_shares_with_nobody(method: type[PlanTrainedModule]) -> None:
+def test_a_class_that_trains_differently_shares_no_training_by_default(method: type[PlanTrainedModule]) -> None:
     own, other = spec(method, speedup=2.0), spec(SkipDecode, speedup=2.0)
     assert own.plan == other.plan
     assert own.training not in (None, other.training)
@@ -88,7 +88,7 @@ def test_who_trains_otherwise_and_says_nothing_shares_with_nobody(method: type[P
     assert own.training != spec(method, speedup=2.0, warmup=2).training
 
 
-def test_what_is_stated_beside_a_loss_is_shared() -> None:
+def test_trainings_with_the_same_shared_recipe_are_shared() -> None:
     same = [
         spec(SharesWithOtherLoss, speedup=2.0).training,
         spec(SharesWithOtherLoss, speedup=2.0, horizon="median").training,
@@ -99,7 +99,7 @@ def test_what_is_stated_beside_a_loss_is_shared() -> None:
     assert spec(OnceForAll, speedup=1.5).training == spec(OnceForAll, speedup=2.0, warmup=2).training
 
 
-def test_facts_are_read_without_weights() -> None:
+def test_a_spec_is_made_without_weights() -> None:
     with torch.device("meta"):
         backbone = tiny_backbone()
     found = MethodSpec.of(SkipDecode, {"speedup": 2.0}, Setup(backbone, [6, 9, 12], Optimization(learning_rate=1e-3)))
@@ -111,17 +111,17 @@ def test_facts_are_read_without_weights() -> None:
     assert len(found.plan) == 12
 
 
-def test_rows_that_decide_for_themselves_have_no_plan() -> None:
+def test_adaptive_methods_have_no_plan() -> None:
     assert spec(CALM, threshold=0.5).plan is None
     assert spec(CALM, threshold=0.5).target_speedup is None
 
 
-def test_what_is_not_trained_has_no_key() -> None:
+def test_an_untrained_setting_has_no_training_key() -> None:
     assert spec(Full).training is None
     assert spec(Full, fine_tune=True).training is not None
 
 
-def test_a_spec_follows_the_lengths_of_outputs() -> None:
+def test_a_spec_is_resolved_for_given_output_lengths() -> None:
     short = spec(SkipDecode, speedup=2.0)
     longer = short.resolved(replace(setup(), lengths=[20, 30, 40]))
     assert (longer.setting, longer.params) == (short.setting, short.params)

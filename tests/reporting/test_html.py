@@ -1,4 +1,4 @@
-"""The page."""
+"""The HTML report."""
 
 import re
 
@@ -32,7 +32,7 @@ JUDGED: list[Row] = [
 
 
 def records(*batches: int) -> list[Record]:
-    """Of the full model and of SkipDecode, timed at some batch sizes."""
+    """Records of the full model and of SkipDecode, timed at some batch sizes."""
     speeds = {"decode_tokens_per_s": 50.0, "layers_per_step": 3.0}
     return [
         Record(
@@ -149,7 +149,7 @@ def test_many_batch_sizes_are_one_plot() -> None:
     assert titles == ["layers per step (deepest row)", "ms per token", "decode speedup"]
 
 
-def test_layer_times_stack_to_the_step() -> None:
+def test_stacked_layer_times_add_up_to_the_step() -> None:
     layers = [{"rows": 4.0, "layer_ms": 1.0, "kv_ms": 0.5, "head_ms": 0.25}, {"other_ms": 0.25}]
     figure = layer_plot({"calm": layers}).figure
     assert figure.axes[0].get_title() == "calm: 2.00 ms"

@@ -1,4 +1,4 @@
-"""MLflow runs and what goes into them."""
+"""MLflow runs and what is logged to them."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def tracker(tmp_path: Path) -> Tracker:
     ("error", "status"),
     [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
 )
-def test_a_run_ends_as_its_work_does(tracker: Tracker, error: type[BaseException] | None, status: str) -> None:
+def test_a_run_has_the_status_of_its_work(tracker: Tracker, error: type[BaseException] | None, status: str) -> None:
     run_id = ""
     try:
         with tracker.run("work") as run_id:
@@ -31,7 +31,7 @@ def test_a_run_ends_as_its_work_does(tracker: Tracker, error: type[BaseException
     assert mlflow.active_run() is None
 
 
-def test_a_known_run_goes_on_and_an_unknown_one_is_made_anew(tracker: Tracker) -> None:
+def test_a_known_run_is_continued_and_an_unknown_one_created(tracker: Tracker) -> None:
     with tracker.run("work") as first:
         tracker.log_params({"a": 1})
     with tracker.run("work", run_id=first) as again:

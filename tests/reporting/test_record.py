@@ -1,4 +1,4 @@
-"""What came of a setting."""
+"""`Record`: the outcome of a setting."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_a_record_survives_json() -> None:
     assert Record.from_plain(json.loads(json.dumps(record().plain()))) == record()
 
 
-def test_rows_are_one_per_timed_batch_size() -> None:
+def test_there_is_one_row_per_timed_batch_size() -> None:
     row = {"method": "skipdecode", "setting": "2x", "seed": 0, "bleu": 40.0, "rouge_l": 0.5}
     assert record().rows() == [row]
     timings = [Timing({"batch_size": size, "decode_speedup": 1.5}, [2.0]) for size in (1, 4)]
@@ -43,7 +43,7 @@ def test_rows_are_one_per_timed_batch_size() -> None:
 
 
 @pytest.mark.parametrize("change", [{"row": {}}, {"figures": None, "by_item": {}}])
-def test_what_is_no_record_is_refused(change: dict) -> None:
+def test_values_that_are_not_a_record_are_refused(change: dict) -> None:
     with pytest.raises(ValueError, match="not a record of this version of skiplab"):
         Record.from_plain(record().plain() | change)
     with pytest.raises(ValueError, match="not a record of this version of skiplab"):

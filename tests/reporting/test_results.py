@@ -1,4 +1,4 @@
-"""The results vocabulary and files."""
+"""The keys of results, and the files with them."""
 
 import csv
 import json

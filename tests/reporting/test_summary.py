@@ -1,4 +1,4 @@
-"""Settings over their seeds, against their rivals."""
+"""Settings averaged over seeds, and compared with others of the same budget."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def record(
 SKIP = [record("skipdecode", "2x", seed, [0.5, 0.6, 0.7], bleu=50.0 + seed) for seed in (0, 1, 2)]
 
 
-def test_a_setting_is_one_row_over_its_seeds() -> None:
+def test_a_setting_has_one_row_for_all_its_seeds() -> None:
     (row,) = summarise(SKIP, {})
     assert (row["method"], row["setting"], row["seeds"]) == ("skipdecode", "2x", [0, 1, 2])
     assert row["layer_speedup"] == 3.0
@@ -54,7 +54,7 @@ def test_the_difference_is_paired_by_seed_and_item() -> None:
     assert row["agreement_p_value"] == 1
 
 
-def test_an_untrained_setting_meets_all_seeds_of_its_rival() -> None:
+def test_an_untrained_setting_is_paired_with_all_seeds_of_its_rival() -> None:
     row = summarise(
         [*SKIP, record("d3", "2x", 0, [0.2, 0.3, 0.4], trained=False)],
         {Setting("d3", "2x"): Setting("skipdecode", "2x")},
@@ -68,24 +68,24 @@ def test_a_rival_that_failed_leaves_the_row_without_a_difference() -> None:
     assert "against" not in row
 
 
-def test_the_one_seed_that_a_rival_has_left_is_paired_with_that_seed_alone() -> None:
+def test_a_single_finished_seed_of_a_rival_is_paired_with_that_seed() -> None:
     other = [record("early_termination", "2x", seed, [0.4 + seed, 0.5, 0.6]) for seed in (0, 1, 2)]
     row = summarise([SKIP[1], *other], {Setting("early_termination", "2x"): Setting("skipdecode", "2x")})[1]
     assert row["rouge_l_difference"] == pytest.approx((0.9 - 0.1 - 0.1) / 3)
 
 
-def test_a_row_has_the_interval_of_its_summary_for_every_figure() -> None:
-    """With one seed they are of the same scores, made by the same function."""
+def test_rows_and_summary_have_the_same_intervals_for_one_seed() -> None:
+    """With one seed, both are computed from the same scores by the same function."""
     data = TextData(Restaurants(train_size=4, valid_size=2, test_size=30), batch_size=4, max_new_tokens=40)
     items: list[Item] = data.items("test")
-    # Every third output is right, the others stop after some words.
+    # Every third output is correct, the others end after a few words.
     texts = [
         item.references[0] if place % 3 == 0 else " ".join(item.references[0].split()[: place % 7 + 1])
         for place, item in enumerate(items)
     ]
     own, full = (Generation(texts, [[place % step, 1] for place in range(30)], [[4]] * 30) for step in (2, 3))
     named = [figure for figure in FIGURES if figure.interval == "items" and figure.name not in ("test_loss", *ROUGES)]
-    # Scores of one's own in place of those that need an encoder or a model.
+    # Substitutes for scores that need an encoder or a model.
     others: list[Metric] = [
         TextMetric(quality_figure(figure.name, "stands in"), lambda text, _: len(text) % 10 / 10)
         for figure in named

@@ -1,4 +1,4 @@
-"""Rows laid out for reading."""
+"""Tables of results for people to read."""
 
 from skiplab.reporting.record import Setting
 from skiplab.reporting.results import Row
@@ -45,7 +45,7 @@ SUMMARY: list[Row] = [
 ]
 
 
-def test_a_line_per_setting_and_columns_per_batch_size() -> None:
+def test_tables_have_a_line_per_setting_and_columns_per_batch_size() -> None:
     quality, speed = tables(ROWS, SUMMARY)
     assert quality.errors == {2: "ValueError: a < b"}
     assert quality.lines[2] == [Cell("lost"), Cell("<b>")]
@@ -90,7 +90,7 @@ def test_markdown_ends_with_the_errors() -> None:
     assert text.endswith("- lost <b> failed: ValueError: a < b")
 
 
-def test_a_task_is_shown_by_the_figures_that_are_its_custom() -> None:
+def test_the_usual_figures_of_a_task_are_shown() -> None:
     rouges = {"rouge_1": 0.401, "rouge_2": 0.202, "rouge_l": 0.303}
     (quality,) = tables([{**FULL, **rouges}], [{**FULL, **rouges}])
     assert {"ROUGE-1", "ROUGE-2", "ROUGE-L"} <= set(quality.header)
@@ -100,6 +100,6 @@ def test_a_task_is_shown_by_the_figures_that_are_its_custom() -> None:
     assert "ROUGE-1" not in quality.header
 
 
-def test_the_notes_say_how_bleu_was_computed() -> None:
+def test_the_notes_have_the_signature_of_bleu() -> None:
     assert notes([{**FULL, "bleu_signature": "nrefs:1|tok:13a"}, FULL]).endswith("sacrebleu's, nrefs:1|tok:13a.")
     assert "sacrebleu" not in notes([FULL])

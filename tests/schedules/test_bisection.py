@@ -1,4 +1,4 @@
-"""Bisection against definitions."""
+"""Bisection against its definition."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ PLACES = st.floats(-1e3, 1e3)
 
 
 @given(PLACES, PLACES, PLACES, st.integers(0, 80))
-def test_the_turn_lies_within_what_is_left(first: float, second: float, turn: float, halvings: int) -> None:
+def test_the_interval_contains_the_turning_point(first: float, second: float, turn: float, halvings: int) -> None:
     low, high = sorted((first, second))
     left, right = bisect(lambda x: x < turn, low, high, halvings=halvings)
     assert low <= left <= right <= high
@@ -20,7 +20,7 @@ def test_the_turn_lies_within_what_is_left(first: float, second: float, turn: fl
 
 
 @given(st.integers(0, 1024), st.integers(0, 10))
-def test_each_halving_leaves_half(turn: int, halvings: int) -> None:
+def test_each_halving_halves_the_interval(turn: int, halvings: int) -> None:
     asked: list[float] = []
 
     def holds(x: float) -> bool:
@@ -33,6 +33,6 @@ def test_each_halving_leaves_half(turn: int, halvings: int) -> None:
     assert set(asked) <= {float(x) for x in range(1, 1024)}
 
 
-def test_a_predicate_that_never_turns_leaves_an_end() -> None:
+def test_a_constant_predicate_leaves_an_interval_at_the_end() -> None:
     assert bisect(lambda x: True, 0.0, 1.0, halvings=2) == (0.75, 1.0)
     assert bisect(lambda x: False, 0.0, 1.0, halvings=2) == (0.0, 0.25)

@@ -1,4 +1,4 @@
-"""The laws of schedules, plans and the solver."""
+"""Properties of schedules, plans and the solver."""
 
 import math
 import re
@@ -59,7 +59,7 @@ def test_depth_runs_from_maximum_to_minimum_and_stays(schedule: ExitSchedule) ->
 
 
 @given(schedules(), st.integers(1, 100))
-def test_plan_has_the_depth_and_keeps_warmup_and_top(schedule: ExitSchedule, step: int) -> None:
+def test_plans_have_the_schedules_depth_with_warmup_and_top_layers(schedule: ExitSchedule, step: int) -> None:
     depth = schedule.depth(step)
     plan = schedule.plan(step)
     assert len(plan) == depth
@@ -82,7 +82,7 @@ def test_solver_meets_reachable_targets(target: float, decay: str, warmup: int, 
     try:
         schedule = solve_schedule(target, num_layers=num_layers, lengths=lengths, warmup=warmup, decay=decay)
     except ValueError as error:
-        # Too few steps to round to: the message then names speedups on both sides, more than the tolerance away.
+        # So few steps allow no closer speedup: the message names those on both sides, beyond the tolerance.
         near, far = map(float, re.findall(r"nearest are ([\d.]+) and ([\d.]+)", str(error))[0])
         assert min(abs(near / target - 1), abs(far / target - 1)) > 0.045
         return
@@ -92,12 +92,12 @@ def test_solver_meets_reachable_targets(target: float, decay: str, warmup: int, 
 
 @pytest.mark.parametrize("target", [1, 1.5, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("decay", ["linear", "power", "cosine", "exponential", "step"])
-def test_solver_is_close_for_usual_lengths(target: float, decay: str) -> None:
+def test_solver_is_accurate_for_usual_lengths(target: float, decay: str) -> None:
     schedule = solve_schedule(target, num_layers=12, lengths=LENGTHS * 5, decay=decay)
     assert 12 / expected_depth(schedule.depth, decode_steps(LENGTHS)) == pytest.approx(target, rel=0.05)
 
 
-def test_solver_weights_by_length_not_by_horizon() -> None:
+def test_solver_weights_steps_by_output_lengths_not_by_the_horizon() -> None:
     short = solve_schedule(3, num_layers=12, lengths=[10], horizon=60)
     assert 12 / expected_depth(short.depth, decode_steps([10])) == pytest.approx(3, rel=0.05)
     assert 12 / expected_depth(short.depth, decode_steps([60])) > 3.1
@@ -106,7 +106,7 @@ def test_solver_weights_by_length_not_by_horizon() -> None:
 def test_expected_depth_by_hand() -> None:
     schedule = ExitSchedule(num_layers=8, max_exit=6, min_exit=2, horizon=3, warmup=1)
     assert [schedule.depth(step) for step in range(5)] == [8, 6, 4, 2, 2]
-    # Lengths 2, 3 and 5 take steps {1}, {1, 2} and {1, 2, 3, 4}.
+    # Outputs of lengths 2, 3 and 5 have decode steps {1}, {1, 2} and {1, 2, 3, 4}.
     assert decode_steps([2, 5, 3]) == [3, 2, 1, 1]
     assert expected_depth(schedule.depth, [3, 2, 1, 1]) == pytest.approx((3 * 6 + 2 * 4 + 2 + 2) / 7)
 
@@ -134,7 +134,7 @@ def test_plans_by_hand() -> None:
     assert layer_steps(lambda step: (1, 3), 4, 2) == [0, 3, 0, 3]
 
 
-def test_plans_that_come_back_are_refused() -> None:
+def test_plans_that_are_not_nested_are_refused() -> None:
     with pytest.raises(ValueError, match="step 2 runs layer 3, which step 1 left out"):
         layer_steps(lambda step: [(0, 1, 3), (0, 1), (0, 3)][step], 4, 2)
 
@@ -171,12 +171,14 @@ def test_bad_schedules_say_what_is_wrong(options: dict[str, Any], message: str) 
         (3, {"lengths": [1, 1]}, "no output is longer than one token"),
     ],
 )
-def test_unreachable_targets_say_what_is_in_reach(target: float, options: dict[str, Any], message: str) -> None:
+def test_unreachable_targets_are_refused_with_the_reachable_ones(
+    target: float, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         solve_schedule(target, **({"num_layers": 12, "lengths": LENGTHS} | options))
 
 
-def test_spec_takes_a_speedup_or_exit_layers() -> None:
+def test_a_spec_takes_either_a_speedup_or_exit_layers() -> None:
     assert ScheduleSpec(max_exit=8, min_exit=4).schedule(12, LENGTHS).horizon == median_length(LENGTHS) == 22
     assert ScheduleSpec(speedup=2, horizon=30).schedule(12, LENGTHS).horizon == 30
     assert str(ScheduleSpec(speedup=2.5)) == "2.5x"
@@ -197,18 +199,18 @@ def test_spec_takes_a_speedup_or_exit_layers() -> None:
 
 
 def test_horizons_by_hand() -> None:
-    # The fifth of eight lengths, and the eighth of them: 0.95 * 8 = 7.6.
+    # The median is the fifth of eight lengths; p95 is the eighth, since 0.95 * 8 = 7.6.
     assert {name: horizon(LENGTHS) for name, horizon in HORIZONS.items()} == {
         "half": 11, "median": 22, "p95": 41, "double": 44,
     }  # fmt: skip
-    # Of 40 lengths the 38th is the first that 95% do not exceed.
+    # Of 40 lengths, the 38th is the smallest that 95% of them do not exceed.
     assert HORIZONS["p95"](list(range(40, 0, -1))) == 38
     assert [horizon([9, 7, 3]) for horizon in HORIZONS.values()] == [3, 7, 9, 14]
     assert [horizon([1, 1]) for horizon in HORIZONS.values()] == [2, 2, 2, 4]
 
 
 @pytest.mark.parametrize("name", HORIZONS)
-def test_a_named_horizon_is_that_length(name: str) -> None:
+def test_a_named_horizon_equals_that_length(name: str) -> None:
     by_name = ScheduleSpec(speedup=2, horizon=name).schedule(12, LENGTHS)
     assert by_name == ScheduleSpec(speedup=2, horizon=HORIZONS[name](LENGTHS)).schedule(12, LENGTHS)
     assert by_name.horizon == HORIZONS[name](LENGTHS)

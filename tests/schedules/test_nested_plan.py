@@ -1,4 +1,4 @@
-"""Nested plans as steps per layer."""
+"""Nested plans, represented by the number of steps per layer."""
 
 import random
 
@@ -13,7 +13,7 @@ STEPS = st.lists(st.integers(1, 9), min_size=1, max_size=6).filter(lambda steps:
 
 
 @given(STEPS)
-def test_segments_say_it_all(steps: list[int]) -> None:
+def test_a_plan_can_be_rebuilt_from_its_segments(steps: list[int]) -> None:
     plan = NestedPlan(tuple(steps))
     again = NestedPlan.from_segments(len(steps), plan.segments())
     assert [again.plan(step) for step in range(12)] == [plan.plan(step) for step in range(12)]
@@ -21,7 +21,7 @@ def test_segments_say_it_all(steps: list[int]) -> None:
 
 
 @given(STEPS)
-def test_plans_are_nested_and_counted(steps: list[int]) -> None:
+def test_plans_convert_to_steps_per_layer_and_back(steps: list[int]) -> None:
     plan = NestedPlan(tuple(steps))
     last = max(steps) - 1
     assert layer_steps(plan.plan, len(steps), last) == steps
@@ -30,7 +30,7 @@ def test_plans_are_nested_and_counted(steps: list[int]) -> None:
     assert NestedPlan.of(plan.plan, len(steps), last) == plan
 
 
-def test_schedules_of_equal_depths_are_one_plan() -> None:
+def test_schedules_of_equal_depths_give_equal_plans() -> None:
     def plan(max_exit: float, min_exit: float) -> NestedPlan:
         schedule = ExitSchedule(num_layers=6, max_exit=max_exit, min_exit=min_exit, horizon=5)
         return NestedPlan.of(schedule.plan, 6, 11)
@@ -55,7 +55,7 @@ def test_random_plans_keep_the_bottom_layer_and_the_lowest_depth(seed: int) -> N
     assert min(plan.depth(step) for step in range(30)) >= 2
 
 
-def test_random_plans_are_of_every_kind() -> None:
+def test_random_plans_include_every_kind() -> None:
     rng = random.Random(0)
     drawn = [random_plan(rng, 8, 20, 2) for _ in range(200)]
     assert any(plan.plan(30) == tuple(range(plan.depth(30))) and plan.depth(1) < 8 for plan in drawn)
@@ -67,10 +67,10 @@ def test_random_plans_are_of_every_kind() -> None:
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
-        ([], "begins at step 1"),
-        ([(2, [0])], "begins at step 1"),
+        ([], "must begin at step 1"),
+        ([(2, [0])], "must begin at step 1"),
         ([(1, [0, 1]), (1, [0])], "ascending steps, got 1 after 1"),
-        ([(1, [0]), (3, [1])], r"from step 3 on a plan runs some of the layers before it .*got \[1\] after \[0\]"),
+        ([(1, [0]), (3, [1])], r"from step 3 on a plan must run some of the layers .*got \[1\] after \[0\]"),
         ([(1, [])], "from step 1 on"),
         ([(1, [7])], "from step 1 on"),
     ],

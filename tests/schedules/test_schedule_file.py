@@ -1,4 +1,4 @@
-"""Schedule files, and the method that runs them."""
+"""Schedule files, and SkipDecode with a schedule file."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def setup() -> Setup:
     return Setup(tiny_backbone(), [6, 9, 12], Optimization(learning_rate=1e-3))
 
 
-def test_a_file_holds_the_plan(tmp_path: Path) -> None:
+def test_a_file_contains_the_plan(tmp_path: Path) -> None:
     FOUND.write(tmp_path / "schedule.yaml")
     read = named_plan(f"{tmp_path}/schedule.yaml", 6)
     assert (read.name, read.layer_speedup, read.origin) == (FOUND.name, 1.7, FOUND.origin)
@@ -33,7 +33,7 @@ def test_a_file_holds_the_plan(tmp_path: Path) -> None:
     assert named_plan(FOUND.plain(origin=False), 6).origin == {}
 
 
-def test_skipdecode_runs_what_the_file_says(tmp_path: Path) -> None:
+def test_skipdecode_runs_the_plan_of_the_file(tmp_path: Path) -> None:
     FOUND.write(tmp_path / "schedule.yaml")
     by_file = SkipDecode(setup(), schedule=f"{tmp_path}/schedule.yaml", warmup=1, decay="linear", horizon=None)
     by_value = SkipDecode(setup(), schedule=FOUND.plain(), speedup=2)
@@ -44,7 +44,7 @@ def test_skipdecode_runs_what_the_file_says(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_an_exported_schedule_is_the_same_function() -> None:
+def test_an_exported_schedule_decodes_the_same() -> None:
     schedule = ExitSchedule(num_layers=6, max_exit=5, min_exit=2, horizon=7, warmup=2, decay="cosine")
     plan = NestedPlan.of(schedule.plan, 6, 20)
     module = SkipDecode(setup(), schedule=NamedPlan(name="x", plan=plan).plain())
@@ -58,8 +58,8 @@ def test_an_exported_schedule_is_the_same_function() -> None:
         ({"schedule": "nowhere.yaml"}, "schedule=nowhere.yaml cannot be read"),
         ({"schedule": {"name": "x", "plans": []}}, "num_layers is missing"),
         ({"schedule": {**FOUND.plain(), "num_layers": 12}}, "is for 12 layers, the backbone has 6"),
-        ({"schedule": {**FOUND.plain(), "plans": [3]}}, "must be a list of from_step and layers"),
-        ({"schedule": {**FOUND.plain(), "plans": [{"from_step": 1, "layers": [6]}]}}, "from step 1 on a plan runs"),
+        ({"schedule": {**FOUND.plain(), "plans": [3]}}, "must be a list of mappings with from_step"),
+        ({"schedule": {**FOUND.plain(), "plans": [{"from_step": 1, "layers": [6]}]}}, "from step 1 on a plan must run"),
         ({"schedule": FOUND.plain(), "decay": "cosine", "warmup": 2}, "leave decay, warmup at the default"),
     ],
 )  # fmt: skip
@@ -70,8 +70,8 @@ def test_bad_schedules(options: dict[str, Any], message: str) -> None:
         SkipDecode(setup(), schedule=FOUND.plain(), sped=2)
 
 
-def test_files_that_hold_no_schedule(tmp_path: Path) -> None:
-    for text, message in (("- a", "expected a mapping, got list"), ("a: [", "is not YAML")):
+def test_files_without_a_schedule_are_refused(tmp_path: Path) -> None:
+    for text, message in (("- a", "expected a mapping, got list"), ("a: [", "is not valid YAML")):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):
             named_plan(f"{tmp_path}/bad.yaml", 6)

@@ -21,7 +21,7 @@ def importances() -> st.SearchStrategy[Importance]:
 
 
 def brute_force(importance: Importance, mean_depth: float) -> float | None:
-    """The least loss of any plan within the budget."""
+    """The lowest loss of all plans within the budget."""
     losses = []
     for places in itertools.product(range(len(CUTS)), repeat=len(importance.loss_LC)):
         steps = tuple(CUTS[place] for place in places)
@@ -32,7 +32,7 @@ def brute_force(importance: Importance, mean_depth: float) -> float | None:
 
 
 @given(importances(), st.floats(0.5, 5))
-def test_it_is_the_best(importance: Importance, mean_depth: float) -> None:
+def test_the_plan_is_optimal(importance: Importance, mean_depth: float) -> None:
     expected = brute_force(importance, mean_depth)
     if expected is None:
         with pytest.raises(ValueError, match="no plan has a mean depth"):
@@ -44,10 +44,10 @@ def test_it_is_the_best(importance: Importance, mean_depth: float) -> None:
     assert loss == pytest.approx(expected)
 
 
-def test_what_is_worth_nothing_goes_first() -> None:
+def test_layers_without_effect_are_dropped_first() -> None:
     rows = ((9.0, 4.0, 0.0), (0.1, 0.05, 0.0), (3.0, 0.2, 0.0))
     assert best_plan(Importance(CUTS, rows), REACH, 2.0).steps_L == (5, 1, 5)
-    # Late steps of the third layer cost little.
+    # Dropping late steps of the third layer costs little.
     assert best_plan(Importance(CUTS, rows), REACH, 1.8).steps_L == (5, 1, 3)
 
 

@@ -1,4 +1,4 @@
-"""Importances and the plans made of them, on losses that are known."""
+"""Layer importances, and plans made from them, for known loss functions."""
 
 import math
 
@@ -14,7 +14,7 @@ WORTH = (9.0, 0.5, 0.1, 4.0)
 
 
 def additive(plan: NestedPlan) -> float:
-    """Each layer is worth so much at each step that it runs."""
+    """A loss that each layer lowers by a fixed amount for each step that it runs."""
     return -sum(worth * steps for worth, steps in zip(WORTH, plan.steps_L, strict=True))
 
 
@@ -40,23 +40,23 @@ def test_importance_is_the_change_of_loss() -> None:
     )
 
 
-def test_a_layer_that_alone_runs_to_the_end_stays() -> None:
+def test_the_only_layer_that_runs_to_the_end_is_kept() -> None:
     rows = measure(NestedPlan((6, 4)), lambda plan: 0.0, [1, 4, 6]).importance.loss_LC
     assert rows[0] == (math.inf, math.inf, 0.0)
 
 
-def test_stages_keep_what_is_worth_most_and_meet_the_budget() -> None:
+def test_stages_keep_the_most_important_layers_and_meet_the_budget() -> None:
     plans = solve_in_stages(additive, num_layers=4, reach=REACH, speedups=[4, 2], parts=3, stages=2)
     assert list(plans.solved) == [2, 4]
     assert plans.solved[2].segments() == [(1, (0, 3))]
     assert plans.solved[4].segments() == [(1, (0,))]
-    assert plans.exchanged == plans.solved, "sums of importances are exact here"
+    assert plans.exchanged == plans.solved, "for this loss, sums of importances are exact"
     assert plans.profiles[0].about.depth(9) == 4
     assert len(plans.profiles) == 4
     assert Plans.from_plain(plans.plain()) == plans
 
 
-def test_exchange_finds_the_pair_that_no_sum_shows() -> None:
+def test_exchange_finds_a_pair_that_sums_of_importances_miss() -> None:
     def loss(plan: NestedPlan) -> float:
         return 0.0 if plan.plan(5) == (1, 2) else 1.0 - 0.1 * (2 in plan.plan(5))
 

@@ -1,4 +1,4 @@
-"""A search's plots, and the hypervolume by its definition."""
+"""A search's plots, and the hypervolume against its definition."""
 
 import matplotlib
 import numpy as np
@@ -62,7 +62,7 @@ def test_hypervolume_counts_dominated_cells(pairs: list[tuple[float, float]], sp
     assert found == pytest.approx(cells)
 
 
-def test_hypervolume_begins_where_nine_in_ten_trials_come() -> None:
+def test_the_reference_point_is_reached_by_nine_in_ten_trials() -> None:
     points = {
         "one": [Scored(n, float(n), 9.0 - n) for n in range(5)],
         "two": [Scored(n, 5.0 + n, 3.0) for n in range(6)],
@@ -98,7 +98,7 @@ def test_hypervolume_is_drawn_for_every_study(pairs: list[tuple[float, float]]) 
 
 
 @pytest.mark.parametrize("objectives", [{"loss": 0, "layer_speedup": 1}, {"layer_speedup": 1}])
-def test_importances_are_of_the_objectives_asked_for(
+def test_importances_are_shown_for_the_requested_objectives(
     pairs: list[tuple[float, float]], objectives: dict[str, int]
 ) -> None:
     (axis,) = plots.importance_figure(study_of(pairs), objectives).axes
@@ -108,7 +108,7 @@ def test_importances_are_of_the_objectives_asked_for(
     assert [text.get_text() for text in legend.get_texts()] == list(objectives)
 
 
-def test_drawing_leaves_pyplot_as_it_was(pairs: list[tuple[float, float]]) -> None:
+def test_drawing_does_not_change_pyplots_state(pairs: list[tuple[float, float]]) -> None:
     before = dict(matplotlib.rcParams)
     figure = plots.hypervolume_figure({"own": study_of(pairs)}, {"loss": 1.5, "layer_speedup": 1.0})
     assert figure.axes

@@ -1,12 +1,12 @@
-"""Ranks, over all schedules and among those of one speedup."""
+"""Rank correlation over all schedules, and among those of one speedup."""
 
 from skiplab.search.rank_correlation import concordance, fidelity_table
 
 
-def test_pairs_of_one_speedup_alone_count() -> None:
+def test_only_pairs_with_the_same_speedup_count() -> None:
     one, other = [1.0, 2.0, 5.0, 4.0, 9.0], [1.0, 3.0, 7.0, 8.0, 0.0]
     assert concordance(one, other, [2, 2, 3, 3, None]) == (1, 2)
-    assert concordance([1.0, 1.0], [1.0, 2.0], [2, 2]) == (0, 0), "a tie says nothing"
+    assert concordance([1.0, 1.0], [1.0, 2.0], [2, 2]) == (0, 0), "ties do not count"
 
 
 def test_table() -> None:

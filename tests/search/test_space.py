@@ -1,4 +1,4 @@
-"""From a trial's parameters to a plan, and what a space refuses."""
+"""Conversion of a trial's parameters to a plan, and search spaces that are refused."""
 
 import random
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Drawn:
 
 
 @given(st.integers(0, 10**6))
-def test_parameters_make_a_nested_plan_or_say_why_not(seed: int) -> None:
+def test_parameters_give_a_nested_plan_or_a_reason_why_not(seed: int) -> None:
     space, trial = SearchSpace(**OPTIONS), Drawn(seed)
     params = space.suggest(trial, LENGTHS)
     assert list(params) == trial.names
@@ -63,7 +63,7 @@ def test_parameters_make_a_nested_plan_or_say_why_not(seed: int) -> None:
     assert schedule_of(params_of(schedule, kind), 8) == (schedule, kind)
 
 
-def test_only_what_matters_is_asked_for() -> None:
+def test_only_parameters_with_an_effect_are_suggested() -> None:
     space = SearchSpace(**{**OPTIONS, "rate": {}, "decay": ["constant"], "kind": ["terminate"]})
     assert list(space.suggest(Drawn(0), LENGTHS)) == ["decay", "kind", "max_exit"]
     space = SearchSpace(**{**OPTIONS, "rate": {"power": [1, 2]}, "decay": ["power"], "kind": ["skip"]})
@@ -72,7 +72,7 @@ def test_only_what_matters_is_asked_for() -> None:
     }  # fmt: skip
 
 
-def test_horizons_by_name_are_of_the_lengths() -> None:
+def test_named_horizons_are_computed_from_the_lengths() -> None:
     assert SearchSpace(**OPTIONS).horizons(LENGTHS) == (6, 24)
     with pytest.raises(ValueError, match=r"horizon is inverted: \[24, 6\]"):
         SearchSpace(**{**OPTIONS, "horizon": ["double", "half"]}).horizons(LENGTHS)
@@ -87,9 +87,9 @@ def test_the_solvers_answer_is_a_point_of_the_space() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": []}, "kind takes different values of skip, terminate"),
-        ({"kind": ["jump"]}, r"kind takes .* got \['jump'\]"),
-        ({"decay": ["linear", "linear"]}, "decay takes different values"),
+        ({"kind": []}, "kind must list distinct values of skip, terminate"),
+        ({"kind": ["jump"]}, r"kind must list .* got \['jump'\]"),
+        ({"decay": ["linear", "linear"]}, "decay must list distinct values"),
         ({"max_exit": [5, 2]}, r"max_exit is inverted: \[5, 2\]"),
         ({"min_exit": [2]}, "min_exit takes a range of two numbers"),
         ({"min_exit": ["a", 2]}, "min_exit takes a range of two numbers"),
@@ -115,13 +115,13 @@ def test_bad_spaces(change: dict[str, Any], message: str) -> None:
         ({"max_exit": [1, 2], "warmup": [3, 4]}, "has no schedule"),
     ],
 )  # fmt: skip
-def test_spaces_that_do_not_fit_the_backbone(change: dict[str, Any], message: str) -> None:
+def test_spaces_that_do_not_fit_the_backbone_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchSpace(**{**OPTIONS, **change}).check(8)
 
 
 @given(st.integers(0, 10**6))
-def test_training_options_are_drawn_when_asked_for(seed: int) -> None:
+def test_training_options_are_suggested_if_the_space_has_them(seed: int) -> None:
     ranges = {"learning_rate": [1e-4, 1e-2], "distill": [0.0, 2.0]}
     space, trial = SearchSpace(**OPTIONS, training=ranges), Drawn(seed)
     params = space.suggest(trial, LENGTHS)
@@ -140,6 +140,6 @@ def test_training_options_are_drawn_when_asked_for(seed: int) -> None:
         ({"distill": [1.0, 0.5]}, "training.distill is inverted"),
     ],
 )
-def test_training_ranges_that_make_no_sense_are_refused(training: dict[str, Any], message: str) -> None:
+def test_invalid_training_ranges_are_refused(training: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchSpace(**OPTIONS, training=training)

@@ -1,4 +1,4 @@
-"""Studies on every storage: what is refused, who is alive, what is tried again."""
+"""Studies on every storage: what is refused, which workers are alive, which trials are retried."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ with Workers(Path(sys.argv[2])).alive() as name:
 
 
 def postgres_programs() -> Path | None:
-    """Where PostgreSQL's own programs are, on the path or where Debian keeps them."""
+    """The folder of PostgreSQL's programs: on the path, or where Debian installs them."""
     if (found := shutil.which("initdb")) is not None:
         return Path(found).parent
     kept = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -110,20 +110,22 @@ def study_at(place: str, **identity: object) -> optuna.Study:
     return open_study(storage_at(place), "s", directions={"loss": "minimize"}, identity=identity)
 
 
-def test_a_study_goes_on_by_its_name(place: str) -> None:
+def test_a_study_is_resumed_by_its_name(place: str) -> None:
     study = study_at(place, space=[1, 2])
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
     again = study_at(place, space=[1, 2])
     assert [trial.values for trial in again.trials] == [trial.values for trial in study.trials]
     assert again.metric_names == ["loss"]
-    with pytest.raises(ValueError, match=r"study 's' in this storage is of another search \(it differs in space\)"):
+    with pytest.raises(
+        ValueError, match=r"study 's' in this storage belongs to another search \(it differs in space\)"
+    ):
         study_at(place, space=[1, 3])
     with pytest.raises(ValueError, match=r"differs in objectives.*search.study=NAME"):
         open_study(storage_at(place), "s", directions=BOTH, identity={"space": [1, 2]})
     assert len(study_at(place, space=[1, 2]).trials) == 3
 
 
-def test_the_trial_of_a_killed_worker_is_tried_again(place: str, tmp_path: Path) -> None:
+def test_the_trial_of_a_killed_worker_is_retried(place: str, tmp_path: Path) -> None:
     study = study_at(place)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     workers = Workers(tmp_path / "workers")
@@ -150,7 +152,7 @@ def test_the_trial_of_a_killed_worker_is_tried_again(place: str, tmp_path: Path)
     assert study.trials[3].params == running.params
 
 
-def test_a_worker_without_a_heartbeat_is_given_up_by_a_database(tmp_path: Path) -> None:
+def test_a_database_gives_up_a_worker_without_a_heartbeat(tmp_path: Path) -> None:
     storage = storage_at(f"sqlite:///{tmp_path}/study.db", heartbeat=1)
     study = open_study(storage, "s", directions={"loss": "minimize"}, identity={})
     with pytest.warns(UserWarning, match="Heartbeat of storage"):
@@ -163,7 +165,7 @@ def test_a_worker_without_a_heartbeat_is_given_up_by_a_database(tmp_path: Path) 
     assert study.trials[1].params == lost.params
 
 
-def test_workers_of_other_folders_are_left_alone(tmp_path: Path) -> None:
+def test_workers_of_other_folders_do_not_count_as_dead(tmp_path: Path) -> None:
     with Workers(tmp_path / "theirs").alive() as name:
         pass
     assert not Workers(tmp_path / "ours").dead(name)
@@ -184,7 +186,7 @@ def test_trials_that_break_a_constraint_do_not_count_as_finished(tmp_path: Path)
 
 
 @pytest.mark.parametrize("place", ["sqlite:////proc/nowhere/study.db", "/proc/nowhere/journal.log", "nosuch://x/y"])
-def test_a_storage_that_cannot_be_reached(place: str) -> None:
+def test_an_unreachable_storage_is_refused(place: str) -> None:
     with pytest.raises(ValueError, match=r"search.storage=.* cannot be used: .*; give sqlite:///FILE"):
         open_storage(place)
 
@@ -200,9 +202,7 @@ def test_samplers_and_pruners_by_name() -> None:
         new_pruner("asha")  # type: ignore[arg-type]
 
 
-def test_a_trial_whose_worker_never_wrote_its_name_is_lost_after_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_without_a_workers_name_is_lost_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_at(f"{tmp_path}/journal.log")
     unnamed, workers = study.ask(), Workers(tmp_path / "workers")
     assert retry_lost(study, workers) == []

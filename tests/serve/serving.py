@@ -1,4 +1,4 @@
-"""A server in the test's own process, on a port of its own."""
+"""A server in the test's own process, on a free port."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ NAME = "tiny"
 
 @contextmanager
 def serving(method: SavedMethod, **limits: Any) -> Iterator[str]:
-    """The server's address."""
+    """Start the server; yields its address."""
     config = uvicorn.Config(make_app(method, NAME, Limits(**limits)), host="127.0.0.1", port=0, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

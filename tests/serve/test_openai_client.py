@@ -1,4 +1,4 @@
-"""The server, as OpenAI's own client sees it."""
+"""The server with OpenAI's own client."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -48,7 +48,7 @@ def test_completions_are_the_methods_outputs(client: Any, method: SavedMethod) -
         {"top_p": 0.8, "seed": 1, "extra_body": {"top_k": 20, "repetition_penalty": 1.2, "min_tokens": 3}},
     ],
 )
-def test_streams_are_the_whole_answers(client: Any, options: dict[str, Any]) -> None:
+def test_the_pieces_of_a_stream_are_the_complete_answer(client: Any, options: dict[str, Any]) -> None:
     whole = client.completions.create(model=NAME, prompt="the golden", **options).choices[0]
     pieces = list(client.completions.create(model=NAME, prompt="the golden", stream=True, **options))
     assert "".join(piece.choices[0].text for piece in pieces) == whole.text
@@ -58,7 +58,7 @@ def test_streams_are_the_whole_answers(client: Any, options: dict[str, Any]) -> 
     assert len(pieces) > 2 or "stop" in options
 
 
-def test_sampling_is_the_methods_own(client: Any, method: SavedMethod) -> None:
+def test_sampled_outputs_are_those_of_the_method(client: Any, method: SavedMethod) -> None:
     answer = client.completions.create(model=NAME, prompt="fox", temperature=1.3, n=3, seed=7)
     options: dict[str, Any] = {"do_sample": True, "temperature": 1.3, "top_k": 0, "seed": 7, "num_return_sequences": 3}
     assert [choice.text for choice in answer.choices] == method.generate("fox", **options)

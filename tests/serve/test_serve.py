@@ -1,4 +1,4 @@
-"""The server, as any client of HTTP sees it."""
+"""The server with a plain HTTP client."""
 
 import json
 import subprocess
@@ -68,7 +68,7 @@ def test_models_health_and_metrics(address: str) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"model": "other"}, 404, "there is no model 'other' here, but 'tiny'"),
+        ({"model": "other"}, 404, "there is no model 'other' here; this server has 'tiny'"),
         ({"prompt": []}, 400, "must ask for 1 to 64 outputs, got 0"),
         ({"prompt": ["a"] * 30, "n": 3, "temperature": 1}, 400, "1 to 64 outputs, got 90"),
         ({"prompt": "a" * 500}, 400, "is longer than the"),
@@ -82,19 +82,17 @@ def test_models_health_and_metrics(address: str) -> None:
         ({"n": 2, "temperature": 0}, 400, "n=2 at temperature=0 would repeat one output"),
         ({"best_of": 3}, 400, "best_of"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty"),
-        ({"nothing": 1}, 400, "nothing: is not served"),
-        ({"prompt": "a" * 2**20}, 413, "a request may have 1048576 bytes"),
+        ({"nothing": 1}, 400, "nothing: is not supported"),
+        ({"prompt": "a" * 2**20}, 413, "a request may have at most 1048576 bytes"),
     ],
 )
-def test_what_is_not_served_gets_an_error_of_its_own(
-    address: str, body: dict[str, Any], status: int, message: str
-) -> None:
+def test_each_bad_request_gets_a_specific_error(address: str, body: dict[str, Any], status: int, message: str) -> None:
     answer = post(address, **body)
     assert answer.status_code == status
     assert message in answer.json()["error"]["message"]
 
 
-def test_what_is_no_json_has_no_length_or_no_such_path_is_refused(address: str) -> None:
+def test_bodies_without_json_or_length_and_unknown_paths_are_refused(address: str) -> None:
     for content, kind, message in (
         (b"{", "application/json", "JSON decode error"),
         (b'{"model": "tiny", "prompt": "fox"}', "text/plain", "must be a JSON object, with the header content-type"),
@@ -120,7 +118,7 @@ def gauge(address: str, name: str) -> float:
 
 @pytest.fixture
 def slow(method: SavedMethod, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Steps wait until the event is set."""
+    """Slow down every layer until the event is set."""
     go = threading.Event()
     layer = type(method.backbone).layer
 
@@ -133,7 +131,7 @@ def slow(method: SavedMethod, monkeypatch: pytest.MonkeyPatch) -> threading.Even
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_frees_its_row(method: SavedMethod, slow: threading.Event, stream: bool) -> None:
+def test_a_client_that_disconnects_frees_its_row(method: SavedMethod, slow: threading.Event, stream: bool) -> None:
     with serving(method, max_rows=4) as address, httpx.Client() as client:
         body = {"model": NAME, "prompt": "fox", "max_tokens": 100, "stream": stream}
         if stream:
@@ -168,7 +166,7 @@ def test_a_full_queue_answers_429(method: SavedMethod, slow: threading.Event) ->
         assert [one.result().status_code for one in running] == [200] * 3
 
 
-def test_a_batch_that_fails_spares_the_next(method: SavedMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_batch_does_not_affect_the_next(method: SavedMethod, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(method) as address:
         body = {"model": NAME, "prompt": "fox"}
         with monkeypatch.context() as broken:
@@ -181,7 +179,7 @@ def test_a_batch_that_fails_spares_the_next(method: SavedMethod, monkeypatch: py
         assert httpx.post(f"{address}/v1/completions", json=body).status_code == 200
 
 
-def test_many_requests_lose_none_and_leak_nothing(method: SavedMethod) -> None:
+def test_many_requests_are_all_answered_and_leak_no_memory(method: SavedMethod) -> None:
     prompts = ["the golden", "a café", "fox", "prices"]
     with serving(method) as address, httpx.Client(limits=httpx.Limits(max_connections=16)) as client:
 
@@ -212,7 +210,7 @@ def test_many_requests_lose_none_and_leak_nothing(method: SavedMethod) -> None:
         (["skip", "--dtype", "fp8"], "dtype must be one of"),
     ],
 )
-def test_the_command_says_what_it_cannot_serve(
+def test_the_command_names_what_it_cannot_serve(
     tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved(tmp_path / "skip", SkipDecode(setup(), speedup=2.0), speedup=2.0)

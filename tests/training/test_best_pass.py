@@ -1,4 +1,4 @@
-"""With keep=best a training ends with the weights of the pass that validates best, also when it was cut off."""
+"""With keep=best a training keeps the weights of the pass with the lowest validation loss, even if interrupted."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_the_best_pass_is_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*best*"))
 
 
-def test_a_cut_off_training_keeps_the_same_pass(tmp_path: Path) -> None:
+def test_an_interrupted_training_keeps_the_same_pass(tmp_path: Path) -> None:
     data = new_data()
     whole = worsening(data)
     expected = trained(tmp_path / "whole", whole, data)
@@ -82,13 +82,13 @@ def test_a_cut_off_training_keeps_the_same_pass(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
-def test_sharded_weights_and_other_words_are_refused() -> None:
+def test_keep_best_with_sharded_weights_and_unknown_values_are_refused() -> None:
     with pytest.raises(ValueError, match="take ddp"):
         replace(SPEC, keep="best", strategy="fsdp", devices=2)
     with pytest.raises(ValueError, match="last or best, got 'first'"):
         replace(SPEC, keep="first")
 
 
-def test_the_choice_is_part_of_the_recipe_only_where_it_is_made() -> None:
+def test_keep_is_part_of_the_recipe_only_if_it_is_best() -> None:
     assert "keep" not in SPEC.recipe
     assert BEST.recipe["keep"] == "best"

@@ -1,4 +1,4 @@
-"""Training: what it learns, where it stops, how it goes on."""
+"""Training: losses, precision, options, interruption and resumption."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_gradients_are_clipped(tmp_path: Path, precision: str) -> None:
 
 
 def one_epoch(folder: Path, spec: TrainerSpec, kind, **options: Any) -> tuple[float, int]:
-    """Validation loss, and how often the first layer ran with gradients."""
+    """Train for one epoch; the validation loss, and how often the first layer ran with gradients."""
     data, runs = new_data(), []
     module = new_module(data, kind, **options)
     layers: Any = module.backbone.model.get_decoder().layers
@@ -106,13 +106,13 @@ def one_epoch(folder: Path, spec: TrainerSpec, kind, **options: Any) -> tuple[fl
 
 
 @pytest.mark.parametrize(("kind", "options"), [(Full, {}), (MultiLayerExit, {"speedup": 1.5})])
-def test_checkpointed_layers_run_again_and_learn_the_same(tmp_path: Path, kind, options: dict) -> None:
+def test_checkpointed_layers_run_twice_and_learn_the_same(tmp_path: Path, kind, options: dict) -> None:
     loss, runs = one_epoch(tmp_path / "plain", SPEC, kind, **options)
     checkpointed = one_epoch(tmp_path / "other", replace(SPEC, gradient_checkpointing=True), kind, **options)
     assert checkpointed == (pytest.approx(loss, abs=1e-4), 2 * runs)
 
 
-# What torch.compile looks at is warned of when its own filters are off.
+# torch.compile inspects this attribute, which warns if torch's own filters are off.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_layers_learn_the_same(tmp_path: Path) -> None:
     loss, _ = one_epoch(tmp_path / "plain", SPEC, SkipDecode, speedup=1.5)
@@ -129,7 +129,7 @@ def test_an_unknown_compiler_is_named() -> None:
 
 
 @pytest.mark.parametrize(("kind", "options"), [(Full, {}), (SkipDecode, {"speedup": 1.5})])
-def test_a_cut_off_training_goes_on_from_its_checkpoint(tmp_path: Path, kind, options: dict) -> None:
+def test_an_interrupted_training_resumes_from_its_checkpoint(tmp_path: Path, kind, options: dict) -> None:
     data = new_data()
     whole = new_module(data, kind, **options)
     train(whole, data, SPEC, seed=1, folder=tmp_path / "whole", logger=None)
@@ -156,7 +156,7 @@ def test_a_cut_off_training_goes_on_from_its_checkpoint(tmp_path: Path, kind, op
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path, epochs: int) -> None:
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, epochs: int) -> None:
     data = TextData(Restaurants(train_size=80 * epochs, valid_size=16, test_size=8), batch_size=16, max_new_tokens=64)
     spec = TrainerSpec(max_epochs=epochs, batch_size=16, learning_rate=1e12, warmup_fraction=0.0, gradient_clip=1e12)
     with pytest.raises(NonFiniteLossError, match=r"loss is (nan|inf) at step \d+: lower the learning_rate"):

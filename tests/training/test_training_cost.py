@@ -1,4 +1,4 @@
-"""What a training costs is what it did, however often it was cut off."""
+"""The recorded cost of a training, which does not depend on interruptions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,12 +37,12 @@ def test_tokens_are_those_of_prompts_and_targets(tmp_path: Path, passes: int) ->
 
 def test_all_layers_run_on_all_positions_at_full_depth(tmp_path: Path) -> None:
     found = cost_of(tmp_path, new_module(new_data()))
-    # The last target token is predicted, not fed, and padding is fed.
+    # The last target token is predicted but not fed; padding is fed.
     least = SHAPE.num_layers * (found.tokens - SPEC.max_epochs * len(new_data().train_pairs))
     assert least <= found.layer_tokens < 1.5 * least
 
 
-def test_a_schedule_runs_its_layers_alone(tmp_path: Path) -> None:
+def test_a_schedule_counts_only_the_layers_that_it_runs(tmp_path: Path) -> None:
     data = new_data()
     module = new_module(data, SkipDecode, speedup=2)
     steps_L = layer_steps(module.policy.plan, SHAPE.num_layers, 64)
@@ -52,7 +52,7 @@ def test_a_schedule_runs_its_layers_alone(tmp_path: Path) -> None:
     assert planned.tokens == full.tokens
 
 
-def test_a_teacher_counts(tmp_path: Path) -> None:
+def test_the_teachers_layers_count(tmp_path: Path) -> None:
     data = new_data()
     alone = cost_of(tmp_path / "alone", new_module(data, SkipDecode, speedup=2))
     student, teacher = (new_module(data).backbone for _ in range(2))
@@ -71,7 +71,7 @@ def test_checkpointed_layers_count_once(tmp_path: Path) -> None:
     assert found[0].layer_tokens == found[1].layer_tokens
 
 
-def test_a_cut_off_training_counts_every_step_once(tmp_path: Path) -> None:
+def test_an_interrupted_training_counts_every_step_once(tmp_path: Path) -> None:
     data = new_data()
     whole = cost_of(tmp_path / "whole", new_module(data))
     module, fails_at = new_module(data), 13
@@ -89,7 +89,7 @@ def test_a_cut_off_training_counts_every_step_once(tmp_path: Path) -> None:
     assert (again.passes, again.tokens, again.layer_tokens) == (whole.passes, whole.tokens, whole.layer_tokens)
 
 
-def test_a_probe_costs_the_passes_of_the_model_that_it_reads(tmp_path: Path) -> None:
+def test_a_probe_costs_the_passes_of_the_model_whose_states_it_reads(tmp_path: Path) -> None:
     data = new_data()
     full = new_module(data)
     probe = ExitClassifier(Setup(full.backbone, [20, 25, 30], SPEC.optimization), range(3), "independent")

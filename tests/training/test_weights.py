@@ -1,4 +1,4 @@
-"""Weights on disk: whole, and in memory once."""
+"""Weights on disk are complete, and are loaded into memory only once."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ STATUS, MARKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident(name: str) -> int:
-    """Bytes of this process in memory now (`VmRSS`) or at most (`VmHWM`)."""
+    """Resident memory of this process in bytes: current (`VmRSS`) or peak (`VmHWM`)."""
     (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(name))
     return 1024 * int(line.split()[1])
 
 
 @pytest.mark.skipif(not MARKS.exists(), reason="the largest memory in use can be set back on Linux alone")
-def test_loading_holds_the_weights_once(tmp_path: Path) -> None:
+def test_loading_keeps_one_copy_of_the_weights_in_memory(tmp_path: Path) -> None:
     shape = OPTSpec(num_layers=2, hidden_size=1024, num_heads=8, max_positions=64, vocab_size=30_000)
     model = shape.build(vocab_size=30_000, pad_id=PAD, bos_id=BOS, eos_id=EOS).model
     size = sum(weight.nbytes for weight in model.parameters())

@@ -33,7 +33,7 @@ def test_figures_are_found_by_name_and_keep_their_order() -> None:
     assert len(registry(SCORE, SCORE)) == 1, "adding it again changes nothing"
 
 
-def test_unknown_names_are_refused_with_the_nearest_that_is_known() -> None:
+def test_unknown_names_are_refused_with_the_closest_known_name() -> None:
     with pytest.raises(ValueError, match=r"unknown figure 'rogue_l'; did you mean 'rouge_l'\?"):
         FIGURES["rogue_l"]
     with pytest.raises(ValueError, match=r"unknown figure 'xyz'$"):
@@ -46,14 +46,14 @@ def test_a_name_that_is_taken_is_refused(name: str) -> None:
         registry(SCORE, TIME).register(Figure(name=name, meaning="another"))
 
 
-def test_what_is_no_name_or_no_sense_is_refused() -> None:
+def test_invalid_names_and_senses_are_refused() -> None:
     with pytest.raises(ValueError, match="letters, digits and underscores, such as rouge_l; got 'exact match'"):
         Figure(name="exact match", meaning="")
-    with pytest.raises(ValueError, match="sense of figure x is minimize, maximize or None, got 'up'"):
+    with pytest.raises(ValueError, match="sense of figure x must be minimize, maximize or None, got 'up'"):
         Figure(name="x", meaning="", sense="up")  # type: ignore[arg-type]
 
 
-def test_a_place_may_show_a_figure_its_own_way() -> None:
+def test_a_place_may_have_its_own_label_and_format() -> None:
     assert TIME.at("speed") == Column("time in ms", "{:.1f}", 1e3)
     assert TIME.at("speed").text(0.0125) == "12.5"
     assert TIME.at("throughput") == Column("step time", "{:.3f}", 1.0)
@@ -61,7 +61,7 @@ def test_a_place_may_show_a_figure_its_own_way() -> None:
         TIME.at("quality")
 
 
-def test_keys_follow_from_the_interval() -> None:
+def test_the_interval_determines_the_keys() -> None:
     assert set(TIME.row_keys) == set(TIME.summary_keys) == {"step_time", "step_time_quartiles"}
     assert set(SCORE.row_keys) == {"score", "score_ci95"}
     more = {"score_difference", "score_difference_ci95", "score_p_value"}
@@ -72,12 +72,12 @@ def test_keys_follow_from_the_interval() -> None:
     assert Figure(name="loss", meaning="", part="trial").summary_keys == {}
 
 
-def test_a_place_is_ordered_by_position_and_leaves_out_what_yields() -> None:
+def test_a_place_is_ordered_by_position_and_omits_figures_that_yield() -> None:
     def figure(name: str, position: int = 0, yields_to: tuple[str, ...] = ()) -> Figure:
         return Figure(name=name, meaning="", shown=(Shown(place="console", position=position, yields_to=yields_to),))
 
     figures = registry(figure("bleu", yields_to=("rouge",)), figure("rouge", yields_to=("slots",)), figure("slots", -1))
-    assert names(figures, "bleu", "rouge", "slots") == ["slots", "bleu"], "rouge yields, so bleu need not"
+    assert names(figures, "bleu", "rouge", "slots") == ["slots", "bleu"], "rouge yields to slots, so bleu is shown"
     assert names(figures, "bleu", "rouge") == ["rouge"]
     assert names(figures, "bleu") == ["bleu"]
     assert figures.shown("plot", ["bleu"]) == []

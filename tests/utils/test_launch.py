@@ -1,4 +1,4 @@
-"""One command, several processes: what they are, what becomes of them, what they leave."""
+"""One command that starts several processes: their number, their failures, their results."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ FAULTY = f"+methods.faulty={{name:faulty,_target_:{FailsInTraining.__module__}.F
 JOB = [*LEFT_OUT, FAULTY, "speedups=[1.5]", "benchmark.batch_sizes=[2]", "decode_batch_size=3"]
 
 
-def test_the_number_of_processes_is_the_configurations() -> None:
+def test_the_number_of_processes_must_match_the_configuration() -> None:
     launch.check(None, devices=2, nodes=1)
     launch.check(4, devices=2, nodes=2)
     with pytest.raises(launch.LaunchError, match=r"2 processes were started, and trainer.devices=1 times"):
@@ -31,7 +31,7 @@ def test_the_number_of_processes_is_the_configurations() -> None:
         launch.check(None, devices=8, nodes=2)
 
 
-def test_under_slurm_a_step_is_one_of_several_and_the_jobs_script_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_slurm_tasks_of_a_step_are_ranks_and_the_batch_script_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in {"NTASKS": "4", "NTASKS_PER_NODE": "2", "PROCID": "3", "LOCALID": "1", "JOB_ID": "7"}.items():
         monkeypatch.setenv(f"SLURM_{key}", value)
     assert launch.launcher() is None
@@ -41,7 +41,7 @@ def test_under_slurm_a_step_is_one_of_several_and_the_jobs_script_is_not(monkeyp
     assert (found.global_rank(), found.local_rank(), found.world_size()) == (3, 1, 4)
 
 
-def test_a_job_that_asks_for_several_processes_is_not_run_by_one(tmp_path: Path) -> None:
+def test_a_job_for_several_processes_is_not_run_by_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"ask for 2 processes, and 1 run; start it with python -m skiplab"):
         compare(small_config(tmp_path, "trainer=ddp"), tmp_path / "run")
     with pytest.raises(ConfigurationError, match=r"runs in one process, got trainer.devices=2 .* as in trainer=cpu"):
@@ -49,24 +49,24 @@ def test_a_job_that_asks_for_several_processes_is_not_run_by_one(tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def test_two_processes_leave_what_one_leaves_though_one_was_killed(tmp_path: Path) -> None:
+def test_two_processes_give_the_results_of_one_even_if_one_was_killed(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
     command = ["experiment=compare_calm", "hydra.run.dir=outputs/compare_calm", *SIZE, *SMALL_TASK, *JOB, "trainer=ddp"]
     ready_store(tmp_path)
-    # It starts ranks that are processes of their own.
+    # This process starts the ranks as child processes.
     process = start(tmp_path, *command)
     wait_for(folder, "settings/full-1x-seed-0.json", process)
-    # Their own children have the same variables.
+    # Only direct children, because their own children inherit the variables.
     ranks = {child.environ().get("RANK"): child for child in psutil.Process(process.pid).children()}
     ranks["1"].send_signal(signal.SIGKILL)
     assert process.wait() == 128 + signal.SIGKILL, output(tmp_path)
-    told = "process 1 was killed by signal 9, and the others were ended; the same command goes on"
+    told = "process 1 was killed by signal 9, and the others were stopped; run the same command again to resume"
     assert told in output(tmp_path)
     assert not ranks["0"].is_running()
 
     (tmp_path / "output.txt").unlink()
     assert start(tmp_path, *command).wait() == 1, output(tmp_path)
-    assert output(tmp_path).count("full 1x: finished before") == 1
+    assert output(tmp_path).count("full 1x: already finished") == 1
     assert output(tmp_path).count("failed faulty always: RuntimeError: no loss today") == 1
     assert "Traceback" not in output(tmp_path)
     statuses = {run.info.run_name: run.info.status for run in stored_runs(tmp_path)}

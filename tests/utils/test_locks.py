@@ -1,4 +1,4 @@
-"""Locks, between real processes."""
+"""Locks between real processes."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_second_process_waits_for_the_first_and_says_for_whom(tmp_path: Path) -> None:
+def test_a_second_process_waits_for_the_first_and_names_it(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.bind({"seeds": [0]})
     second, joining, refused = start(tmp_path, "0"), start(tmp_path, "0", "shared"), start(tmp_path, "1")
@@ -40,7 +40,7 @@ def test_a_second_process_waits_for_the_first_and_says_for_whom(tmp_path: Path) 
     assert second.communicate(timeout=60)[0] == "had it\n"
 
 
-def test_a_process_that_has_a_lock_may_take_it_again_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_lock_is_reentrant_and_leaves_no_file(tmp_path: Path) -> None:
     with exclusive(tmp_path / "a.lock", "a"), exclusive(tmp_path / "a.lock", "a"):
         assert (tmp_path / "a.lock").exists()
     assert not list(tmp_path.glob("*.holder"))

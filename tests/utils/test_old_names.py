@@ -1,4 +1,4 @@
-"""Names of earlier versions."""
+"""Class names and hyperparameters of earlier versions."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from skiplab.utils.old_names import present_name, with_present_hyperparameters
 
 CALM = "baselines.calm.CALM"
-# All that a comparison's method file gave.
+# All hyperparameters that a comparison's method file had.
 WHOLE = {
     "measure": "softmax", "vocabulary": None, "classifier_loss": "independent", "first_exit": 1, "exit_interval": 1,
     "batch_policy": "freeze", "propagation": "lazy", "temperature": None, "decay": "paper", "threshold": 0.5,
@@ -36,7 +36,7 @@ WHOLE = {
         ({"classifier_loss": "geometric", "measure": "state"}, {"confidence": {"name": "state"}}),
     ],
 )  # fmt: skip
-def test_calms_hyperparameters_became_options_of_parts(old: dict[str, Any], present: dict[str, Any]) -> None:
+def test_old_calm_hyperparameters_become_options_of_parts(old: dict[str, Any], present: dict[str, Any]) -> None:
     assert with_present_hyperparameters(CALM, old) == present
 
 
@@ -48,15 +48,15 @@ def test_calms_hyperparameters_became_options_of_parts(old: dict[str, Any], pres
         {"speedup": 2.0, "decay": {"temperature": 4, "formula": "code"}},
     ],
 )
-def test_present_hyperparameters_stay(present: dict[str, Any]) -> None:
+def test_present_hyperparameters_are_unchanged(present: dict[str, Any]) -> None:
     assert with_present_hyperparameters(CALM, present) == present
 
 
-def test_other_classes_keep_theirs() -> None:
+def test_hyperparameters_of_other_classes_are_unchanged() -> None:
     params = {"speedup": 2.0, "decay": "cosine", "horizon": None}
     assert with_present_hyperparameters("skiplab.methods.skipdecode.SkipDecode", params) == params
 
 
-def test_classes_are_where_their_modules_moved() -> None:
+def test_old_class_names_map_to_the_moved_modules() -> None:
     assert present_name("skiplab.skipdecode.SkipDecode") == "skiplab.methods.skipdecode.SkipDecode"
     assert present_name(CALM) == CALM

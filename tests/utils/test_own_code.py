@@ -1,4 +1,4 @@
-"""What the hash of one's own code depends on."""
+"""What the hash of a user's own code depends on."""
 
 import importlib
 import sys
@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_modules_own_imports_count_and_installed_ones_do_not(folder: Path) -> None:
+def test_imports_of_own_modules_count_and_installed_ones_do_not(folder: Path) -> None:
     assert set(code(folder)) == {
         "own_methods", "own_methods.loss", "own_methods.scale", "own_methods.late", "own_numbers"
     }  # fmt: skip
@@ -61,12 +61,14 @@ def test_a_modules_own_imports_count_and_installed_ones_do_not(folder: Path) -> 
         ({"own_numbers": "# Small.\nSMOOTHING = .1  # of labels\n"}, False),
     ],
 )
-def test_code_counts_and_what_is_said_of_it_does_not(folder: Path, changed: dict[str, str], counts: bool) -> None:
+def test_code_counts_and_comments_docstrings_and_layout_do_not(
+    folder: Path, changed: dict[str, str], counts: bool
+) -> None:
     assert (code(folder) != code(folder, **changed)) == counts
 
 
-def test_skiplab_and_what_is_installed_have_versions_instead() -> None:
+def test_skiplab_and_installed_packages_are_not_hashed() -> None:
     for module in ("skiplab.methods.skipdecode", "json", "lightning.pytorch.trainer", "no.module.of.this.name"):
         assert own_code(module, "own_methods") == {}
     assert set(own_code("baselines.multi_layer", "own_methods")) == {"baselines.multi_layer"}
-    assert "iniconfig" in own_code("iniconfig", "iniconfig"), "where a method is an installed package's"
+    assert "iniconfig" in own_code("iniconfig", "iniconfig"), "the package of the method itself is hashed"

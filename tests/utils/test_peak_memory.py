@@ -12,7 +12,7 @@ def work(device: torch.device) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_the_peak_counts_what_is_freed_again(name: str) -> None:
+def test_the_peak_counts_memory_that_is_freed_again(name: str) -> None:
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     device = torch.device(name)
@@ -23,7 +23,7 @@ def test_the_peak_counts_what_is_freed_again(name: str) -> None:
     assert len(kept) == 1000
 
 
-def test_nothing_allocated_is_nothing() -> None:
+def test_without_allocations_the_peak_is_zero() -> None:
     with peak_memory(torch.device("cpu")) as peak:
         pass
     assert peak() == 0

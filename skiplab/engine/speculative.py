@@ -1,0 +1,166 @@
+"""Self-speculative decoding: some layers of the model draft tokens, and all layers verify them.
+
+Drafts and verification use the same weights and the same cache, so the drafter needs no memory of its own (Zhang et
+al., arXiv 2309.08168; LayerSkip, arXiv 2404.16710). The verification computes all layers' keys and values of the
+drafted positions, so it also fills the layers that the drafter skipped.
+
+Output is that of full depth, token for token. In sampling too: drafter and full model draw with the same random number
+of the row's step, and a draft is accepted if the full model draws the same token.
+
+Shapes: B rows, T drafted positions and one more, V vocabulary.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.draft_length import DraftCounts, Drafting, Outcome
+from skiplab.engine.live_rows import LiveRow, LiveRows
+from skiplab.engine.policy import ExitPolicy, RowwisePolicy
+from skiplab.engine.row_choice import Chooser, choose
+from skiplab.engine.token_choice import greedy
+from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
+
+
+@final
+class Speculative(ExitPolicy):
+    """Full depth, decoded with the help of a drafter.
+
+    Args:
+        drafter: gives the layers that draft the token of a generation step. They need not be nested.
+        num_layers: of the backbone.
+
+    Raises:
+        ValueError: the drafter lets rows decide when to exit, or it runs all layers.
+    """
+
+    def __init__(self, drafter: ExitPolicy, num_layers: int, drafting: Drafting) -> None:
+        if isinstance(drafter, RowwisePolicy | Speculative):
+            raise ValueError("a drafter must have planned layers; rows that decide when to exit cannot draft")
+        if len(drafter.plan(1)) >= num_layers:
+            raise ValueError(
+                f"a drafter must run fewer than the model's {num_layers} layers, got {len(drafter.plan(1))} at step 1"
+            )
+        self.drafter = drafter
+        self.drafting = drafting
+        self._plan = terminate_plan(num_layers)
+
+    def plan(self, step: int) -> LayerPlan:
+        return self._plan
+
+
+@final
+@dataclass(frozen=True)
+class Verified:
+    """A row's outcome of a round.
+
+    Attributes:
+        tokens: accepted drafts and the full model's next token; at least one.
+        logits_TV: the full model's scores from which the tokens were chosen.
+    """
+
+    tokens: list[int]
+    logits_TV: Tensor
+
+
+@final
+class Rounds:
+    """Draft and verify, round by round, for the decoding rows of a batch.
+
+    Attributes:
+        counts: what was drafted and accepted.
+    """
+
+    def __init__(self, backbone: Backbone, policy: Speculative, live: LiveRows) -> None:
+        policy.drafting.check_fits(backbone.max_positions)
+        self._device = backbone.device
+        self._policy = policy
+        self._live = live
+        self._length = policy.drafting.chooser()
+        self.counts = DraftCounts()
+
+    def run(self, choosers: Sequence[Chooser], room: Sequence[int]) -> list[Verified]:
+        """One round; the rows' columns move on by the number of tokens that each gained.
+
+        Args:
+            choosers: how each row's next token is chosen.
+            room: tokens that each row may still generate; a row may gain more, which its caller drops.
+        """
+        length = min(self._length.next(), max(room) - 1)
+        started = time.perf_counter()
+        drafts, layers = self._draft(choosers, length)
+        drafted = time.perf_counter()
+        rows = self._live.decoding
+        token_BT = self._tensor([[row.tokens[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
+        full = self._policy.plan(0)
+        logits_BTV = self._live.look_ahead(token_BT, full)
+        found = verify(logits_BTV, drafts, choosers)
+        outcome = Outcome(
+            drafted=len(drafts[0]),
+            accepted=[len(tokens) - 1 for tokens in found],
+            draft_seconds=drafted - started,
+            verify_seconds=time.perf_counter() - drafted,
+        )
+        self._length.observe(outcome)
+        self.counts.verifications += len(rows)
+        self.counts.drafted += outcome.drafted * len(rows)
+        self.counts.accepted += sum(outcome.accepted)
+        self.counts.layers += (layers + len(full)) * len(rows)
+        for row, tokens in zip(rows, found, strict=True):
+            row.column += len(tokens)
+        return [Verified(*gained) for gained in zip(found, logits_BTV, strict=True)]
+
+    def _draft(self, choosers: Sequence[Chooser], length: int) -> tuple[list[list[int]], int]:
+        """Each row's drafts, and the number of layers that ran for them."""
+        rows = self._live.decoding
+        drafts: list[list[int]] = [[] for _ in rows]
+        probability_B, layers = torch.ones(len(rows), device=self._device), 0
+        for offset in range(length):
+            newest = [[draft[-1] if draft else row.tokens[-1]] for row, draft in zip(rows, drafts, strict=True)]
+            plan = self._deepest(rows, offset)
+            logits_BV = self._live.look_ahead(self._tensor(newest), plan, offset=offset)[:, -1]
+            layers += len(plan)
+            ahead = [chooser.after(draft) for chooser, draft in zip(choosers, drafts, strict=True)]
+            for draft, token in zip(drafts, choose(logits_BV, ahead), strict=True):
+                draft.append(token)
+            if self._policy.drafting.threshold is not None:
+                chosen_B1 = self._tensor([draft[-1:] for draft in drafts])
+                probability_B *= logits_BV.float().softmax(-1).gather(1, chosen_B1)[:, 0]
+                if float(probability_B.mean()) < self._policy.drafting.threshold:
+                    break
+        return drafts, layers
+
+    def _deepest(self, rows: Sequence[LiveRow], offset: int) -> LayerPlan:
+        """The plan of all rows. One plan keeps them in one pass; a deeper one drafts no worse."""
+        return max((self._policy.drafter.plan(row.step + offset) for row in rows), key=len)
+
+    def _tensor(self, values: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(values, device=self._device)
+
+
+def verify(logits_BTV: Tensor, drafts: Sequence[Sequence[int]], choosers: Sequence[Chooser]) -> list[list[int]]:
+    """Each row's tokens: the full model's choices up to the first that differs from the draft.
+
+    Args:
+        logits_BTV: at the newest token and at each draft.
+    """
+    if all(chooser.choice is None for chooser in choosers):
+        chosen_BT = greedy(logits_BTV.flatten(0, 1)).view(logits_BTV.shape[:2]).tolist()
+        return [_agreed(chosen, draft) for chosen, draft in zip(chosen_BT, drafts, strict=True)]
+    found: list[list[int]] = [[] for _ in drafts]
+    for place in range(logits_BTV.shape[1]):
+        running = [row for row, draft in enumerate(drafts) if found[row] == list(draft[:place])]
+        ahead = [choosers[row].after(found[row]) for row in running]
+        for row, token in zip(running, choose(logits_BTV[running, place], ahead), strict=True):
+            found[row].append(token)
+    return found
+
+
+def _agreed(chosen: list[int], draft: Sequence[int]) -> list[int]:
+    agreed = next((place for place, token in enumerate(draft) if token != chosen[place]), len(draft))
+    return chosen[: agreed + 1]

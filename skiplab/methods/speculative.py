@@ -1,0 +1,134 @@
+"""Self-speculative decoding (arXiv 2309.08168, 2404.16710) with any plan as the drafter, as a method of a comparison.
+
+The output is that of the same weights at full depth. Without a training these are the base's, so the output is the full
+model's; with one, full depth is trained together with the drafter, whose teacher it is.
+
+Shapes: B rows, G generated columns, D hidden size.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.batch import Batch
+from skiplab.engine.draft_length import Drafting
+from skiplab.engine.parallel_forward import planned_states
+from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, Scheduled
+from skiplab.engine.speculative import Speculative
+from skiplab.methods.base import PlannedModule, Setup
+from skiplab.methods.lm_loss import Taught, lm_loss
+from skiplab.schedules.exit_schedule import PlanKind, terminate_plan
+from skiplab.schedules.nested_plan import random_plan
+from skiplab.schedules.schedule_file import named_plan
+from skiplab.schedules.schedule_solver import ScheduleSpec
+
+Training = Literal["none", "drafter", "any_plan"]
+# Minimum depth of random plans.
+_LOWEST = 2
+
+
+@final
+class SelfSpeculative(PlannedModule):
+    """Drafts with some layers and verifies with all; further keywords are those of `ScheduleSpec`.
+
+    Args:
+        kind: which layers draft at a given depth.
+        layers: the layers that draft at every step, in place of `kind` and of the keywords of `ScheduleSpec`.
+        schedule: a schedule file, or what one holds, in place of these.
+        draft: keywords of `Drafting`.
+        training: `none` takes the base unchanged. The others add up the loss at full depth and the drafter's, whose
+            targets are the references and the distributions at full depth: `drafter` trains the plan that drafts,
+            `any_plan` a new random plan for each batch, so that one model serves all drafters.
+
+    Attributes:
+        keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
+    """
+
+    keywords_of: ClassVar[type] = ScheduleSpec
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        kind: PlanKind = "skip",
+        layers: Sequence[int] | None = None,
+        schedule: str | Mapping[str, Any] | None = None,
+        draft: Mapping[str, Any] | None = None,
+        training: Training = "none",
+        **options: Any,
+    ) -> None:
+        super().__init__(setup)
+        drafting = Drafting(**(draft or {}))
+        drafting.check_fits(setup.backbone.max_positions)
+        drafter, self._plans, self._name = _drafter(setup, kind, layers, schedule, options)
+        self._drafter, self._drafting = drafter, drafting
+        self.policy = Speculative(drafter, setup.backbone.num_layers, drafting)
+        self.trains = training != "none"
+        self._training = training
+
+    @property
+    def setting(self) -> str:
+        trained = {"none": "", "drafter": " trained", "any_plan": " trained for any plan"}[self._training]
+        return f"{self._name} {self._drafting}{trained}"
+
+    @property
+    def target_speedup(self) -> None:
+        return None
+
+    def shared_recipe(self) -> Mapping[str, Any]:
+        """Draft lengths share a training; so do drafters, if any plan is trained."""
+        if self._training == "any_plan":
+            return {"loss": "full_and_any_plan"}
+        return {"loss": "full_and_drafter", **self._plans}
+
+    def loss(self, batch: Batch) -> Tensor:
+        backbone, targets = self.backbone, batch.target_BG
+        full_BGD = planned_states(backbone, FullDepth(backbone.num_layers), batch)
+        drafted_BGD = planned_states(backbone, self._trained_plan(batch), batch)
+        taught = Taught(backbone, full_BGD.detach(), weight=1.0)
+        return lm_loss(backbone, full_BGD, targets) + lm_loss(backbone, drafted_BGD, targets, taught)
+
+    def _trained_plan(self, batch: Batch) -> ExitPolicy:
+        if self._training == "drafter":
+            return self._drafter
+        # Drawn from torch's generator, which trainers seed.
+        rng = random.Random(int(torch.randint(2**31, ())))
+        return Planned(random_plan(rng, self.backbone.num_layers, max(2, batch.decode_steps), _LOWEST).plans())
+
+
+def _drafter(
+    setup: Setup,
+    kind: PlanKind,
+    layers: Sequence[int] | None,
+    schedule: str | Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> tuple[ExitPolicy, dict[str, Any], str]:
+    """The policy that drafts, plain values that determine its plans, and its name."""
+    depth = setup.backbone.num_layers
+    if schedule is not None:
+        given = named_plan(schedule, depth)
+        return Planned(given.plan.plans()), {"steps": list(given.plan.steps_L)}, given.name
+    if layers is not None:
+        plan = tuple(layers)
+        if sorted(set(plan) & set(range(depth))) != list(plan) or not plan:
+            raise ValueError(f"layers must be ascending layers of 0 to {depth - 1}, got {list(plan)}")
+        # The prompt runs at full depth.
+        return Planned([terminate_plan(depth), plan]), {"layers": list(plan)}, f"layers {_ranges(plan)}"
+    spec = ScheduleSpec(**options)
+    solved = spec.schedule(depth, setup.lengths)
+    name = str(spec) if kind == "skip" else f"{spec} {kind}"
+    return Scheduled(solved, kind), {"kind": kind, **vars(solved)}, name
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """Such as `0-2,5`."""
+    found: list[list[int]] = []
+    for layer in layers:
+        if found and found[-1][-1] == layer - 1:
+            found[-1] = [found[-1][0], layer]
+        else:
+            found.append([layer])
+    return ",".join("-".join(map(str, part)) for part in found)

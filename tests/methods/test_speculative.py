@@ -1,0 +1,84 @@
+"""Self-speculative decoding as a method: what drafts, what is trained, what is shared."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from skiplab.engine.parallel_forward import planned_logits
+from skiplab.engine.policy import FullDepth
+from skiplab.engine.speculative import Speculative
+from skiplab.methods.base import Optimization, Setup
+from skiplab.methods.losses import divergence, token_loss
+from skiplab.methods.speculative import SelfSpeculative
+from tests.evaluation.test_teacher_forced import batches
+from tests.tiny import tiny_backbone
+
+
+def module(**options: Any) -> SelfSpeculative:
+    return SelfSpeculative(Setup(tiny_backbone(), [6, 9, 12], Optimization(learning_rate=1e-3)), **options)
+
+
+SCHEDULE = {"name": "found", "num_layers": 6, "plans": [{"from_step": 1, "layers": [0, 5]}]}
+
+
+@pytest.mark.parametrize(
+    ("options", "drafts", "setting"),
+    [
+        ({"speedup": 2, "decay": "constant"}, (0, 4, 5), "2x constant drafts 4"),
+        ({"speedup": 2, "decay": "constant", "kind": "terminate"}, (0, 1, 2), "2x constant terminate drafts 4"),
+        ({"speedup": 2, "draft": {"length": 3, "adaptive": True}}, (0, 3, 4, 5), "2x drafts up to 3"),
+        ({"layers": [0, 1, 3]}, (0, 1, 3), "layers 0-1,3 drafts 4"),
+        ({"schedule": SCHEDULE, "draft": {"threshold": 0.5}}, (0, 5), "found drafts 4 above 0.5"),
+        ({"layers": [0, 5], "training": "any_plan"}, (0, 5), "layers 0,5 drafts 4 trained for any plan"),
+    ],
+)
+def test_what_drafts(options: dict[str, Any], drafts: tuple[int, ...], setting: str) -> None:
+    made = module(**options)
+    assert isinstance(made.policy, Speculative)
+    assert made.policy.plan(1) == (0, 1, 2, 3, 4, 5)
+    assert made.policy.drafter.plan(1) == drafts
+    assert made.setting == setting
+
+
+def test_the_base_is_taken_as_it_is_or_a_training_is_shared() -> None:
+    assert module(speedup=2).recipe is None
+    drafter = {"speedup": 2, "training": "drafter"}
+    assert module(**drafter).recipe == module(**drafter, draft={"length": 7}).recipe
+    assert module(**drafter).recipe != module(**drafter, kind="terminate").recipe
+    any_plan = {"training": "any_plan"}
+    assert module(**any_plan, speedup=2).recipe == module(**any_plan, layers=[0, 3]).recipe
+
+
+def test_the_loss_is_that_of_full_depth_and_of_the_drafter_which_full_depth_teaches() -> None:
+    made, batch = module(speedup=2, training="drafter").eval(), batches()[0]
+    assert isinstance(made.policy, Speculative)
+    full_BGV, drafted_BGV = (
+        planned_logits(made.backbone, policy, batch) for policy in (FullDepth(6), made.policy.drafter)
+    )
+    expected = token_loss(full_BGV, batch.target_BG) + token_loss(drafted_BGV, batch.target_BG)
+    expected = expected + divergence(drafted_BGV, full_BGV, batch.target_BG)
+    torch.testing.assert_close(made.loss(batch), expected)
+
+
+def test_each_batch_has_a_plan_of_its_own() -> None:
+    made, batch = module(speedup=2, training="any_plan").eval(), batches()[0]
+    with torch.inference_mode():
+        assert len({float(made.loss(batch)) for _ in range(6)}) > 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": [3, 1]}, "layers must be ascending layers of 0 to 5, got \\[3, 1\\]"),
+        ({"layers": []}, "layers must be ascending"),
+        ({"layers": [0, 6]}, "layers must be ascending"),
+        ({"layers": [0, 1, 2, 3, 4, 5]}, "fewer than the model's 6 layers"),
+        ({"speedup": 1}, "fewer than the model's 6 layers"),
+        ({"speedup": 2, "draft": {"length": 0}}, "draft length must be at least 1"),
+        ({"speedup": 2, "draft": {"length": 64}}, "below the model's 64 positions"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(**options)
