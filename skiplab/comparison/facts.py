@@ -53,15 +53,18 @@ def machine(environment: Mapping[str, Any]) -> str:
     return ", ".join(map(str, [*parts, f"{threads} thread{'' if threads == 1 else 's'}"]))
 
 
-def facts(
-    prepared: Prepared, environment: Mapping[str, Any], known_command: str | None, folder: str
-) -> list[tuple[str, str]]:
-    """Names and values for the report, in their order.
+def commands(known: str | None, folder: Path) -> list[tuple[str, str]]:
+    """Command lines that make a run and its report again, with what each makes.
 
     Args:
-        known_command: that made the run; None if it is not known.
-        folder: of the run.
+        known: that made the run; None if it is not known.
     """
+    again = f"python -m skiplab.run experiment=report run={shlex.quote(str(folder))}"
+    return [*([("the run", known)] if known else []), ("this page, from the run's folder", again)]
+
+
+def facts(prepared: Prepared, environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values for the report, in their order."""
     data = prepared.data
     seeds = ", ".join(map(str, prepared.config.seeds))
     found = [
@@ -74,9 +77,7 @@ def facts(
     ]
     if revision := environment.get("git_revision"):
         found.append(("revision", f"{revision[:10]}{' with changes' if environment.get('git_dirty') else ''}"))
-    if known_command:
-        found.append(("command", known_command))
-    return [*found, ("this page again", f"python -m skiplab.run experiment=report run={shlex.quote(folder)}")]
+    return found
 
 
 def header(

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from skiplab.comparison.facts import facts, parameters
+from skiplab.comparison.facts import commands, facts, parameters
 from skiplab.comparison.session import Session
 from skiplab.data.module import Item, TextData
 from skiplab.data.source import SlotSource, Source
@@ -27,7 +27,7 @@ from skiplab.reporting.standings import quality_of
 from skiplab.reporting.tables import Table, markdown, notes
 from skiplab.reporting.tables import tables as comparison_tables
 from skiplab.reporting.tracker import Tracker
-from skiplab.reporting.twins import twins_note
+from skiplab.reporting.twins import twins_note, twins_of
 from skiplab.reporting.vocabulary import FIGURES
 from skiplab.utils.files import write_text
 
@@ -85,15 +85,17 @@ def page(
     drawn = curves(summary, records)
     series = series_styles(drawn)
     styles = {curve.setting: series[curve.series] for curve in drawn}
+    twins = twins_of(summary)
     judged = quality_of(summary) or next((figure.name for figure in FIGURES.shown("plot", _keys(summary))), None)
     return html.Page(
         title=config.tracking.experiment,
         description=config.description or "",
-        facts=facts(prepared, environment, folder.load("command"), str(folder.path)),
+        facts=facts(prepared, environment),
+        commands=commands(folder.load("command"), folder.path),
         warnings=prepared.notes,
         sentences=headline(rows, summary).sentences,
         limits=limits(rows, environment, parameters(prepared)),
-        picture=headline_plot(drawn, judged, series) if judged else None,
+        picture=headline_plot([one for one in drawn if one.setting not in twins], judged, series) if judged else None,
         results=main_table(rows, summary, styles),
         rows=rows,
         tables=[*comparison_tables(rows, summary), *tables],

@@ -42,8 +42,8 @@ def console_table(rows: Sequence[Row], summary: Sequence[Row], width: int) -> "T
 
 
 def _text(cell: Shown, width: int) -> str:
-    if width >= WIDEST or " vs " in cell.small:
-        small = cell.small if width >= WIDEST else f"vs {cell.small.rpartition(' vs ')[2]}"
+    if width >= WIDEST or "vs " in cell.small:
+        small = cell.small.replace("\n", " ") if width >= WIDEST else cell.small.rpartition("\n")[2]
         return f"{cell.text} {small}".rstrip()
     return cell.text
 

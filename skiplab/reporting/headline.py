@@ -111,7 +111,7 @@ def _about(
     where = _where(candidates[0].batch)
     if quality is None:
         fastest = max(candidates, key=lambda one: one.speed)
-        yield Sentence((where, fastest.setting, " ", speed_clause(fastest), ", more than any other setting."))
+        yield Sentence((where, fastest.setting, " ", speed_clause(fastest), ", the highest of all settings."))
     elif pick is None:
         judged = [one for one in candidates if one.loss is not None]
         none = f"{where}no" if where else "No"
@@ -120,8 +120,20 @@ def _about(
     elif repeats:
         yield Sentence((where, "it is again ", pick.setting, ", which ", speed_clause(pick), "."))
     else:
-        why = f"; it is the fastest setting whose loss is at most {_number(margin)} over its whole interval."
-        yield Sentence((where, pick.setting, " ", speed_clause(pick), " and ", loss_clause(pick, quality), why))
+        why = f"; of the settings whose whole interval of loss is at most {_number(margin)}, it has the highest speed"
+        near = _near(pick, [one for one in candidates if one.loses_little(margin)])
+        yield Sentence(
+            (where, pick.setting, " ", speed_clause(pick), " and ", loss_clause(pick, quality), f"{why}{near}.")
+        )
+
+
+def _near(pick: Standing, others: Sequence[Standing]) -> str:
+    """How many of the other settings are not measurably slower, for the end of a sentence."""
+    low = pick.speed if pick.quartiles is None else pick.quartiles[0]
+    near = [one for one in others if one is not pick and (one.quartiles or (one.speed, one.speed))[1] >= low]
+    if not near:
+        return ""
+    return f", though {'one other is' if len(near) == 1 else f'{len(near)} others are'} not measurably slower"
 
 
 def _least(judged: Sequence[Standing], quality: str) -> tuple[Part, ...]:
@@ -165,7 +177,7 @@ def _fastest(candidates: Sequence[Standing], pick: Standing | None, quality: str
     fastest = max(candidates, key=lambda one: one.speed)
     if fastest != (pick or min(judged, key=_most_lost)):
         yield Sentence(
-            ("The fastest of all, ", fastest.setting, ", ", speed_clause(fastest), " and ",
+            ("The highest speed is that of ", fastest.setting, ", which ", speed_clause(fastest), " and ",
              loss_clause(fastest, quality), ".")
         )  # fmt: skip
 

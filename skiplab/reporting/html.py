@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from skiplab.reporting.headline import Sentence
 from skiplab.reporting.main_table import MainTable
@@ -16,6 +16,9 @@ from skiplab.reporting.samples import Sample
 from skiplab.reporting.svg import inline
 from skiplab.reporting.tables import Table, slug
 from skiplab.reporting.vocabulary import FIGURES
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 SHOWN_SAMPLES = 5
 """Samples on the page before more are asked for."""
@@ -28,6 +31,7 @@ class Page:
 
     Attributes:
         facts: on backbone, task, machine and the like, name and value.
+        commands: that make the run or the page again, with what each makes.
         warnings: that stand above the sentences.
         sentences: what was found.
         limits: what was not.
@@ -46,6 +50,7 @@ class Page:
     environment: Mapping[str, Any]
     config: str
     notes: str
+    commands: Sequence[tuple[str, str]] = ()
     warnings: Sequence[str] = ()
     sentences: Sequence[Sentence] = ()
     limits: Sequence[str] = ()
@@ -70,14 +75,22 @@ def html(page: Page) -> str:
             style=Markup(_part("report.css")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            picture=inline(page.picture, "picture") if page.picture else None,
-            plots={name: (plot, inline(plot, name)) for name, plot in page.plots.items()},
+            picture=_drawn(page.picture, "picture") if page.picture else None,
+            plots={name: (plot, _drawn(plot, f"plot-{name}")) for name, plot in page.plots.items()},
             parts=[[_linked(part, anchors) for part in sentence.parts] for sentence in page.sentences],
             shown_samples=SHOWN_SAMPLES,
             slug=slug,
             vocabulary={key: meaning for key, meaning in FIGURES.row_keys().items() if key in used},
         )
     )
+
+
+def _drawn(plot: Plot, name: str) -> "list[tuple[str, Markup]]":
+    """A plot as SVG, once or for wide and narrow windows, each with its class on the page."""
+    wide = inline(plot.figure, plot.title, name)
+    if plot.narrow is None:
+        return [("plot", wide)]
+    return [("plot wide", wide), ("plot narrow", inline(plot.narrow, plot.title, f"{name}-narrow"))]
 
 
 def _linked(part: Any, anchors: Mapping[Setting, str]) -> tuple[str, str | None]:

@@ -167,7 +167,7 @@ class FromRival:
 
     def __call__(self, row: Row) -> Shown:
         text, small = difference_cell(row, self.name)
-        return Shown(text, f"{small} vs {row['against']}" if text else "", row.get(f"{self.name}_difference"))
+        return Shown(text, f"{small}\nvs {row['against']}" if text else "", row.get(f"{self.name}_difference"))
 
 
 Maker = Own | FromFull | Timed | FromRival

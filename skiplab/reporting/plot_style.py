@@ -23,6 +23,9 @@ TIP = "tip:"
 """Start of an artist's id; the rest is the text to show where a pointer rests on it."""
 _PANELS_PER_LINE = 3
 _PANEL_WIDTH = 4.0
+_NARROWEST = 4.2
+# Names up to this many characters stand in two columns below a panel.
+_SHORT = 15
 
 
 @final
@@ -74,11 +77,13 @@ class Plot:
 
     Attributes:
         sentence: how to read it, in one sentence.
+        narrow: the same for a narrow window; None shows `figure` in all.
     """
 
     title: str
     sentence: str
     figure: "Figure"
+    narrow: "Figure | None" = None
 
 
 def styles(names: Iterable[str], reference: str | None = None) -> dict[str, Style]:
@@ -89,16 +94,26 @@ def styles(names: Iterable[str], reference: str | None = None) -> dict[str, Styl
 
 
 def axes_of(
-    count: int, *, height: float = 3.2, width: float = _PANEL_WIDTH, share: bool = False
+    count: int,
+    *,
+    height: float = 3.2,
+    width: float = _PANEL_WIDTH,
+    share: bool = False,
+    in_line: int = _PANELS_PER_LINE,
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure with `count` panels, at most three in a line."""
+    """A figure with `count` panels of a size in inches.
+
+    Args:
+        share: whether all have the same y axis.
+        in_line: how many stand side by side at most.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    columns = min(count, _PANELS_PER_LINE)
+    columns = min(count, in_line)
     lines = ceil(count / columns)
     with matplotlib.rc_context(dict(_TEXT)):
-        figure = Figure(figsize=(max(width * columns, 5.0), height * lines), layout="constrained")
+        figure = Figure(figsize=(max(width * columns, _NARROWEST), height * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharey=share).ravel()
         for axis in axes[count:]:
             axis.remove()
@@ -138,6 +153,16 @@ def legend_outside(figure: "Figure", axes: Sequence["Axes"]) -> None:
         columns = max(1, int(figure.get_figwidth() // 2.4))
         figure.legend(
             list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, frameon=False, fontsize=8,
+            labelcolor=INK,
+        )  # fmt: skip
+
+
+def legend_below(axis: "Axes", lines: "Sequence[Line2D]", names: Sequence[str]) -> None:
+    """A legend below one panel, for its own lines."""
+    if lines:
+        columns = 1 if max(map(len, names)) > _SHORT else 2
+        axis.legend(
+            lines, names, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, frameon=False, fontsize=7.5,
             labelcolor=INK,
         )  # fmt: skip
 

@@ -1,11 +1,23 @@
 """A comparison's plots beside the headline's."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 from skiplab.reporting.curves import Curve, batches_of, by_series, series_styles
 from skiplab.reporting.headline_plot import tip
-from skiplab.reporting.plot_style import COLOURS, INK, MUTED, Plot, Style, axes_of, dress, legend_outside, tipped
+from skiplab.reporting.plot_style import (
+    COLOURS,
+    INK,
+    MUTED,
+    Plot,
+    Style,
+    axes_of,
+    dress,
+    legend_below,
+    legend_outside,
+    tipped,
+)
 from skiplab.reporting.plot_style import styles as styles_of
 from skiplab.reporting.standings import REFERENCES
 from skiplab.reporting.vocabulary import FIGURES
@@ -13,6 +25,10 @@ from skiplab.reporting.vocabulary import FIGURES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+# Of the settings of one series.
+_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
 def plots(drawn: Sequence[Curve]) -> dict[str, Plot]:
@@ -22,21 +38,21 @@ def plots(drawn: Sequence[Curve]) -> dict[str, Plot]:
     batches = batches_of(drawn)
     found = {"quality_by_layer_speedup": _quality_plot(drawn, qualities, styles)}
     if any("against" in curve.row for curve in drawn):
-        found["difference_from_rival"] = _difference_plot(drawn)
+        found["difference_from_rival"] = _difference_plot(drawn, styles)
     if 0 < len(batches) <= 3:
         for batch in batches:
             found[f"quality_by_decode_speedup_batch{batch}"] = _quality_plot(drawn, qualities, styles, batch)
     found["depth_by_step"] = Plot(
         "Layers by generation step",
         "Mean over the outputs that reach the step; the full model in grey. A panel per method, a line per setting.",
-        _by_step(drawn, lambda curve: curve.depth_by_step, first_step=0, ylabel="mean layers run"),
+        _by_step(drawn, lambda curve: curve.depth_by_step, styles, first_step=0, ylabel="mean layers run"),
     )
     if batches:
         largest = batches[-1]
         found["ms_by_step"] = Plot(
             f"Milliseconds by generation step, batch {largest}",
             "The time of a step follows its layers where the device is busy with them, and not with other work.",
-            _by_step(drawn, lambda curve: curve.step_ms.get(largest, ()), first_step=1, ylabel="ms per step"),
+            _by_step(drawn, lambda curve: curve.step_ms.get(largest, ()), styles, first_step=1, ylabel="ms per step"),
         )
     if len(batches) > 3:
         found["cost_by_batch"] = Plot(
@@ -80,7 +96,7 @@ def _series(axis: "Axes", series: str, members: Sequence[Curve], quality: str, b
         tipped(axis.plot([speed], [value], label=label, **{**style.line, "linestyle": ""}), text)
 
 
-def _difference_plot(drawn: Sequence[Curve]) -> Plot:
+def _difference_plot(drawn: Sequence[Curve], styles: Mapping[str, Style]) -> Plot:
     """The difference between each setting and its rival, with the interval, one line per setting."""
     compared = [curve for curve in drawn if "against" in curve.row]
     rows = [curve.row for curve in compared]
@@ -93,8 +109,9 @@ def _difference_plot(drawn: Sequence[Curve]) -> Plot:
                 continue
             middle = curve.row[f"{name}_difference"]
             low, high = curve.row[f"{name}_difference_ci95"]
-            axis.plot([low, high], [line, line], color=COLOURS[1], linewidth=1.2)
-            point = axis.plot([middle], [line], "o", color=COLOURS[1], markersize=4)
+            style = styles[curve.series]
+            axis.plot([low, high], [line, line], color=style.colour, linewidth=1.2)
+            point = axis.plot([middle], [line], **{**style.line, "linestyle": ""})
             tipped(point, f"{curve.label} less {curve.row['against']}: {middle:+.3f} [{low:+.3f}, {high:+.3f}]")
         axis.axvline(0, color=MUTED, linewidth=1)
         axis.set_xlabel(f"{FIGURES[name].at('plot').label}, difference")
@@ -169,26 +186,35 @@ def layer_plot(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> Plot:
 
 
 def _by_step(
-    drawn: Sequence[Curve], values: Callable[[Curve], Sequence[float]], *, first_step: int, ylabel: str
+    drawn: Sequence[Curve],
+    values: Callable[[Curve], Sequence[float]],
+    styles: Mapping[str, Style],
+    *,
+    first_step: int,
+    ylabel: str,
 ) -> "Figure":
-    references = [members[0] for members in by_series(drawn).values() if members[0].row["method"] in REFERENCES]
-    panels = {name: members for name, members in by_series(drawn).items() if members[0] not in references}
-    panels = panels or {"": []}
-    figure, axes = axes_of(len(panels), height=2.6, share=True)
-    for axis, (name, members) in zip(axes, panels.items(), strict=True):
-        for curve in references:
-            steps = values(curve)
-            style = "--" if curve.row["method"] == "full" else ":"
-            numbers = range(first_step, first_step + len(steps))
-            tipped(axis.plot(numbers, steps, style, color=MUTED, label=curve.label), curve.label)
-        for number, curve in enumerate(members, start=1):
-            steps = values(curve)
-            line = {**Style(number).line, "marker": ""}
-            numbers = range(first_step, first_step + len(steps))
-            tipped(axis.plot(numbers, steps, label=curve.row["setting"], **line), curve.label)
-        axis.set_title(name)
-        axis.set_xlabel("generation step")
-        axis.set_ylabel(ylabel)
+    """A panel per series in its colour, a dash pattern per setting, and the references in grey."""
+    panels = {name: members for name, members in by_series(drawn).items() if members[0].row["method"] not in REFERENCES}
+    references = {curve.series: curve for curve in reversed(drawn) if curve.row["method"] in REFERENCES}
+    figure, axes = axes_of(max(1, len(panels)), height=3.1, share=True)
+
+    def line(axis: "Axes", curve: Curve, **style: Any) -> "list[Line2D]":
+        steps = values(curve)
+        drawn_lines = axis.plot(range(first_step, first_step + len(steps)), steps, linewidth=1.2, **style)
+        tipped(drawn_lines, curve.label)
+        return drawn_lines
+
+    for axis, (name, members) in zip(axes, (panels or {"": []}).items(), strict=True):
+        for curve in reversed(references.values()):
+            line(axis, curve, color=MUTED, linestyle="--" if curve.row["method"] == "full" else ":", label=curve.label)
+        lines = [
+            *(line(axis, curve, color=styles[name].colour, linestyle=dash)
+              for curve, dash in zip(members, cycle(_DASHES), strict=False))
+        ]  # fmt: skip
+        axis.set(title=name, xlabel="generation step", ylabel=ylabel)
         axis.set_ylim(bottom=0)
-        axis.legend(frameon=False, fontsize=7.5)
+        legend_below(
+            axis, [one for drawn_lines in lines for one in drawn_lines], [str(one.row["setting"]) for one in members]
+        )
+    legend_outside(figure, axes)
     return figure

@@ -14,6 +14,7 @@ from skiplab.reporting.record import Setting
 from skiplab.reporting.results import Row
 from skiplab.reporting.standings import quality_of
 from skiplab.reporting.tables import notes
+from skiplab.reporting.twins import twins_of
 from skiplab.reporting.vocabulary import FIGURES
 
 _LIMITS = (
@@ -123,7 +124,9 @@ def _picture(runs: Sequence[FinishedRun]) -> Plot | None:
             step_ms={},
         )
         for run in runs
+        for twins in [twins_of(run.summary)]
         for row in run.summary
+        if Setting.of(row) not in twins
     ]
     quality = _quality(runs)
     plot = headline_plot(drawn, quality, series_styles(drawn)) if quality else None

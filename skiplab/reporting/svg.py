@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from skiplab.reporting.plot_style import TIP, VARIABLES, Plot
+from skiplab.reporting.plot_style import TIP, VARIABLES
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from matplotlib.figure import Figure
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_PIXELS_PER_POINT = 1.2
+"""Scale below which a plot is not shrunk: texts of 7.5 points have 9 pixels at least."""
 
 
-def inline(plot: Plot, name: str) -> "Markup":
+def inline(figure: "Figure", title: str, name: str) -> "Markup":
     """An `svg` element to stand in a page.
 
     Args:
+        title: what it shows, for screen readers.
         name: starts its ids, so that plots of one page do not share any.
     """
     import matplotlib
@@ -25,7 +29,7 @@ def inline(plot: Plot, name: str) -> "Markup":
 
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "skiplab", "font.family": "sans-serif"}):
-        plot.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(re.sub(r"<!DOCTYPE[^>]*>", "", text.getvalue()))
@@ -33,11 +37,16 @@ def inline(plot: Plot, name: str) -> "Markup":
     _add_tips(root)
     _rename(root, name)
     root.set("role", "img")
-    root.set("aria-label", plot.title)
+    root.set("aria-label", title)
+    root.set("style", f"min-width: {_PIXELS_PER_POINT * _points_wide(root):.0f}px")
     drawn = ElementTree.tostring(root, encoding="unicode")
     for colour, variable in VARIABLES.items():
         drawn = drawn.replace(colour, f"var({variable})")
     return Markup(drawn)
+
+
+def _points_wide(root: ElementTree.Element) -> float:
+    return float(root.get("width", "0pt").removesuffix("pt"))
 
 
 def _drop_styles(root: ElementTree.Element) -> None:

@@ -67,7 +67,8 @@ def page(*batches: int) -> Page:
     return Page(
         title="x",
         description=f"what {SCRIPT}",
-        facts=[("task", "restaurants"), ("command", "python -m skiplab.run experiment=smoke " + "a" * 300)],
+        facts=[("task", "restaurants"), ("backbone", "OPT")],
+        commands=[("the run", "python -m skiplab.run experiment=smoke " + "a" * 300)],
         warnings=["The test split has 24 items, fewer than 100: its figures are rough."],
         sentences=headline(ROWS, JUDGED).sentences,
         limits=["not much"],
@@ -94,7 +95,7 @@ def test_the_page_escapes_text_and_holds_every_plot() -> None:
         "depth_by_step",
         "ms_by_step",
     }
-    assert text.count("<svg") == len(made.plots) + 1
+    assert text.count("<svg") == len(made.plots) + 2
     assert text.count("<script>") == 1
     assert "&lt;i&gt;text&lt;/i&gt;" in text
     assert "<i>text</i>" not in text
@@ -127,7 +128,7 @@ def test_a_page_without_sentences_begins_with_its_first_table() -> None:
 def test_points_of_a_plot_say_what_they_are() -> None:
     picture = headline_plot(found := drawn(8), "slot_accuracy", series_styles(found))
     assert picture is not None
-    text = inline(picture, "picture")
+    text = inline(picture.figure, picture.title, "picture")
     assert "<title>skipdecode 3x: slot accuracy 0.950 [0.950, 0.950], decode speedup at batch 8 2.90x</title>" in text
     assert "var(--s1)" in text
     assert COLOURS[0] not in text

@@ -17,6 +17,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+SIZES = """
+[...document.querySelectorAll("svg text")].filter((text) => text.getClientRects().length && text.textContent.trim())
+  .map((text) => parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,24 @@ def test_nothing_is_wider_than_the_window(shown: "tuple[Page, list[str]]", width
     tab.set_viewport_size({"width": width, "height": 900})
     open_all(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [400, 800, 1400])
+def test_no_text_of_a_plot_is_under_nine_pixels(shown: "tuple[Page, list[str]]", width: int) -> None:
+    tab, _ = shown
+    tab.set_viewport_size({"width": width, "height": 900})
+    open_all(tab)
+    sizes = tab.evaluate(SIZES)
+    assert len(sizes) > 50
+    assert min(sizes) >= 9
+
+
+def test_one_of_the_pictures_is_shown(shown: "tuple[Page, list[str]]") -> None:
+    tab, _ = shown
+    for width, kind in ((400, "narrow"), (800, "narrow"), (1400, "wide")):
+        tab.set_viewport_size({"width": width, "height": 900})
+        assert tab.locator(".wide svg").is_visible() == (kind == "wide")
+        assert tab.locator(".narrow svg").is_visible() == (kind == "narrow")
 
 
 def test_a_link_opens_the_part_to_which_it_leads(shown: "tuple[Page, list[str]]") -> None:

@@ -18,7 +18,7 @@ def test_eight_columns_hold_what_settings_are_judged_by() -> None:
     assert line.style == Style(1)
     assert line.cells[1] == Shown("-0.040", "[-0.050, -0.030]", -0.04)
     assert line.cells[4] == Shown("2.90x", "[2.80x, 3.00x]", 2.9)
-    assert line.cells[6] == Shown("-0.021", "[-0.030, -0.010] p=<0.001 vs skipdecode 2x", -0.021)
+    assert line.cells[6] == Shown("-0.021", "[-0.030, -0.010] p=<0.001\nvs skipdecode 2x", -0.021)
     assert table.lines[-1].error == "ValueError: a < b"
 
 
