@@ -72,7 +72,7 @@ class Comparison:
             self._ranks.on_first(self._print_header)
             if others := not_asked_for(self._session.folder, list(self._cases)):
                 self._print(f"kept in the folder, but not part of this configuration: {', '.join(others)}")
-            self._print(f"base ({self._pace.elapsed})")
+            self._session.screen.phase("base")
             # On all ranks now, because making them later on one rank would deadlock.
             _ = self._models.base, self._models.lengths
             self._ranks.on_first(self._track_base_again)
@@ -143,8 +143,11 @@ class Comparison:
             self._errors[entry] = why
             self._print(f"{counter} {entry.label}: failed: {why}", style="red")
             return
-        pace = self._pace.with_left(len([one for one in self._cases if not self._is_done(one)]))
-        self._print(f"{counter} {entry.label}{': already finished' if finished else f' ({pace})'}")
+        if finished is not None:
+            self._print(f"{counter} {entry.label}: already finished")
+        else:
+            left = len([one for one in self._cases if not self._is_done(one)])
+            self._session.screen.phase(f"{counter} {entry.label}", self._pace.left(left))
         start = monotonic()
         try:
             if finished is not None:
@@ -191,7 +194,7 @@ class Comparison:
 
     def _finish(self) -> bool:
         self._time()
-        self._print(f"report ({self._pace.elapsed})")
+        self._session.screen.phase("report")
         self._outcome.conclude()
         for entry, error in self._errors.items():
             self._print(f"failed {entry.label}: {error}", style="red")

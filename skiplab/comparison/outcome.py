@@ -13,6 +13,7 @@ from skiplab.reporting.headline import headline
 from skiplab.reporting.record import Entry
 from skiplab.reporting.results import Row, write_results
 from skiplab.reporting.summary import summarise
+from skiplab.reporting.twins import twins_note
 
 
 @final
@@ -68,6 +69,8 @@ class Outcome:
             self._publish(rows, summary)
             session.tracker.log_figures(found.figures)
         session.screen.table(lambda width: console_table(rows, summary, width))
+        if note := twins_note(summary):
+            session.screen.print(note)
         for sentence in found.sentences:
             session.screen.print(f"- {sentence}")
         if complete:

@@ -16,6 +16,8 @@ from skiplab.utils.files import load_json
 from skiplab.utils.old_names import with_present_names
 from skiplab.utils.run_folder import RunFolder
 
+_SECTIONS = ("trainer", "benchmark", "calibration", "base")
+
 
 def reopen(cfg: DictConfig, *, own: Collection[str] = (), on_cpu: bool = False) -> Session:
     """A session on the folder `run`, with that run's configuration and name; nothing is tracked.
@@ -44,4 +46,6 @@ def reopen(cfg: DictConfig, *, own: Collection[str] = (), on_cpu: bool = False) 
 def _merged(cfg: DictConfig, stored: Any, own: Collection[str]) -> Plain:
     present: Any = OmegaConf.to_container(cfg, resolve=True)
     left_open = {key: value for key, value in present.items() if key not in stored and key not in own}
-    return {**left_open, **stored, "trainer": {**present["trainer"], **stored["trainer"]}}
+    # Keys that an earlier version of skiplab did not have.
+    newer = {key: {**present[key], **stored[key]} for key in _SECTIONS if key in present and key in stored}
+    return {**left_open, **stored, **newer}

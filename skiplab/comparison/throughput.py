@@ -6,7 +6,6 @@ from typing import Any, final
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import track
 
 from skiplab.benchmarking.cost_model import CONSTANTS, Evidence, Observation
 from skiplab.benchmarking.roofline import Ceilings
@@ -22,6 +21,7 @@ from skiplab.engine.policy import FullDepth, RowwisePolicy
 from skiplab.evaluation.metrics import agreement
 from skiplab.reporting import html
 from skiplab.reporting.results import Row, check_row, write_results
+from skiplab.reporting.screen import Screen
 from skiplab.reporting.tables import throughput_table
 from skiplab.reporting.throughput_plots import throughput_plots
 from skiplab.reporting.tracker import Tracker
@@ -80,7 +80,7 @@ class Throughput:
             warmup=options.warmup,
             device=self._device,
             count_memory=True,
-            progress=lambda work: track(list(work), console=self._console, transient=True),
+            progress=Screen(self._console).counting("rounds"),
         )
         found: dict[str, dict[str, Any]] = {}
         for name, entrant in entrants.items():

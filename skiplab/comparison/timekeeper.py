@@ -58,7 +58,7 @@ class Timekeeper:
             swappable = SwappableBackbone(self._models.load, next(iter(timed.values())).weights)
             lengths = [len(tokens) for tokens in full.outputs.tokens]
             if in_turns:
-                self._session.screen.print(f"timing {len(timed)} systems in interleaved rounds")
+                self._session.screen.phase(f"timing {len(timed)} systems in interleaved rounds")
                 workloads = [self._workload(lengths, size) for size in sizes]
                 self._in_turns(swappable, timed, full.entry, workloads, errors)
             if layers_at:

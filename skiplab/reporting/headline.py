@@ -82,9 +82,10 @@ def headline(rows: Sequence[Row], summary: Sequence[Row]) -> Headline:
     """
     quality = quality_of(summary)
     margin = MARGIN * scale_of(summary, quality)
+    found = list(_without_quality(summary, quality))
+    quality = None if found else quality
     batches = sorted({row["batch_size"] for row in rows if "decode_speedup" in row and "batch_size" in row})
     ends: list[int | None] = list(dict.fromkeys([batches[-1], batches[0]])) if batches else [None]
-    found: list[Sentence] = []
     picks: list[Standing | None] = []
     for batch in ends:
         candidates = standings(rows, summary, quality, batch)
@@ -96,6 +97,14 @@ def headline(rows: Sequence[Row], summary: Sequence[Row]) -> Headline:
             found += _fastest(candidates, pick, quality)
     found += _against_rivals(summary, quality)
     return Headline(tuple(found), _figures(rows, summary, quality, picks[0]))
+
+
+def _without_quality(summary: Sequence[Row], quality: str | None) -> Iterator[Sentence]:
+    """That losses say nothing, if the full model itself has nothing to lose."""
+    value = next((row.get(quality) for row in summary if row["method"] == "full"), None) if quality else None
+    if quality and value is not None and FIGURES[quality].sense == "maximize" and value <= MARGIN:
+        shown = FIGURES[quality].form.format(value)
+        yield Sentence((f"The full model's {label_of(quality)} is {shown}: a loss against it would say nothing.",))
 
 
 def _about(

@@ -29,11 +29,16 @@ class Screen:
     def __init__(self, console: Console | None = None, log: Path | None = None) -> None:
         self.console = console or Console(quiet=True)
         self._log = log
+        self._start = monotonic()
 
     def print(self, text: str, style: str | None = None) -> None:
         """Print lines as they are, without wrapping or markup."""
         self.console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
         self._note(text)
+
+    def phase(self, name: str, left: str = "") -> None:
+        """Print that a phase of the job begins, with the elapsed time and what is left of it."""
+        self.print(f"{name} ({', '.join(filter(None, [f'{clock(monotonic() - self._start)} elapsed', left]))})")
 
     def table(self, make: Callable[[int], Table]) -> None:
         """Print a table that is made for the console's width; the log has it at its widest."""

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-_PIXELS_PER_POINT = 1.2
-"""Scale below which a plot is not shrunk: texts of 7.5 points have 9 pixels at least."""
+_PIXELS_PER_POINT = (1.2, 1.6)
+"""Least and largest scale of a plot on a page: texts of 7.5 points have 9 to 12 pixels."""
 
 
 def inline(figure: "Figure", title: str, name: str) -> "Markup":
@@ -38,15 +38,12 @@ def inline(figure: "Figure", title: str, name: str) -> "Markup":
     _rename(root, name)
     root.set("role", "img")
     root.set("aria-label", title)
-    root.set("style", f"min-width: {_PIXELS_PER_POINT * _points_wide(root):.0f}px")
+    least, most = (scale * float(root.get("width", "0pt").removesuffix("pt")) for scale in _PIXELS_PER_POINT)
+    root.set("style", f"min-width: {least:.0f}px; max-width: {most:.0f}px")
     drawn = ElementTree.tostring(root, encoding="unicode")
     for colour, variable in VARIABLES.items():
         drawn = drawn.replace(colour, f"var({variable})")
     return Markup(drawn)
-
-
-def _points_wide(root: ElementTree.Element) -> float:
-    return float(root.get("width", "0pt").removesuffix("pt"))
 
 
 def _drop_styles(root: ElementTree.Element) -> None:

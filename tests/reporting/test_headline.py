@@ -151,7 +151,14 @@ def setting(name: str, loss: tuple[float, float, float], speed: float, **more: o
         "decode_speedup": speed,
         "decode_speedup_quartiles": [speed - 0.1, speed + 0.1],
     }
-    return {**label, **judged, "slot_accuracy": 0.9 - value, "mean_depth": 12 / speed, **more}, {**label, **timed}
+    return {
+        **label,
+        **judged,
+        "slot_accuracy": 0.9 - value,
+        "mean_depth": 12 / speed,
+        "layer_speedup": speed,
+        **more,
+    }, {**label, **timed}
 
 
 def said_of(*made: tuple[Row, Row]) -> Headline:
@@ -198,10 +205,20 @@ def test_without_a_setting_that_loses_little_the_closest_is_named() -> None:
 
 
 def test_one_decoder_under_two_names_is_one_candidate() -> None:
-    slow, fast = setting("3x", (0.0, 0.0, 0.0), 2.9), setting("calibrated delta=0.02", (0.0, 0.0, 0.0), 3.1)
-    fast[0]["mean_depth"] = slow[0]["mean_depth"]
-    (sentence,) = said_of(slow, fast).sentences
+    slow, (faster, timed) = setting("3x", (0.0, 0.0, 0.0), 2.9), setting("calibrated delta=0.02", (0.0, 0.0, 0.0), 3.1)
+    faster |= {"mean_depth": slow[0]["mean_depth"], "layer_speedup": slow[0]["layer_speedup"]}
+    (sentence,) = said_of(slow, (faster, timed)).sentences
     assert "skipdecode 3x decodes 2.90" in str(sentence)
+
+
+def test_no_loss_is_named_against_a_full_model_that_scores_nothing() -> None:
+    summary, row = setting("3x", (0.0, 0.0, 0.0), 2.9)
+    found = headline([row], [{**FULL, "slot_accuracy": 0.0}, summary])
+    assert [str(sentence) for sentence in found.sentences] == [
+        "The full model's slot accuracy is 0.000: a loss against it would say nothing.",
+        "At batch 32, skipdecode 3x decodes 2.90 times as fast as the full model [2.80, 3.00], the highest of all "
+        "settings.",
+    ]
 
 
 @pytest.mark.parametrize("rows", [[], [FULL]])

@@ -31,7 +31,7 @@ def test_each_setting_has_an_id_of_its_own() -> None:
 
 
 def test_equal_decoders_are_named() -> None:
-    row: Row = {"method": "calm", "setting": "a", "seeds": [0], "mean_depth": 2.0}
+    row: Row = {"method": "calm", "setting": "a", "seeds": [0], "layer_speedup": 2.0}
     assert [line.note for line in main_table([], [row, {**row, "setting": "b"}], {}).lines] == [
         "",
         "the same decoder as calm a",

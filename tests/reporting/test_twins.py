@@ -6,7 +6,11 @@ from skiplab.reporting.twins import twins_note, twins_of
 
 
 def row(setting: str, **more: object) -> Row:
-    return {"method": "calm", "setting": setting, "seeds": [0], "mean_depth": 4.5, "bleu": 70.0, **more}
+    return {"method": "calm", "setting": setting, "seeds": [0], "layer_speedup": 2.5, "bleu": 70.0, **more}
+
+
+def test_at_full_depth_equal_figures_do_not_make_one_decoder() -> None:
+    assert twins_of([row("a", layer_speedup=1.0), row("b", layer_speedup=1.0)]) == {}
 
 
 def test_settings_with_equal_figures_are_one_decoder() -> None:
