@@ -13,6 +13,7 @@ from skiplab.comparison.prepare import Prepared
 from skiplab.data.module import TextData
 from skiplab.reporting.limits import millions
 from skiplab.reporting.record import Entry
+from skiplab.reporting.tables import slug
 
 _SPLITS = ("train", "selection", "calibration", "test")
 
@@ -30,15 +31,23 @@ def command() -> str | None:
     return shlex.join(["python", "-m", "skiplab.run", *HydraConfig.get().overrides.task])
 
 
-def backbone_name(prepared: Prepared) -> str:
-    """Family, checkpoint and shape of the backbone."""
-    node = prepared.config.plain["backbone"]
+def backbone_name(node: Mapping[str, Any]) -> str:
+    """Family, shape and checkpoint of a configured backbone."""
     family = str(node["_target_"]).rpartition(".")[2].removesuffix("Spec")
     checkpoint = (node.get("checkpoint") or {}).get("name") if node.get("pretrained") else "random weights"
     shape = ""
     if "num_layers" in node and "hidden_size" in node:
         shape = f"{node['num_layers']} layers of width {node['hidden_size']}"
     return ", ".join(filter(None, [family, shape, checkpoint or "pretrained weights"]))
+
+
+def backbone_slug(node: Mapping[str, Any]) -> str:
+    """A short name of a configured backbone, such as `opt-12x64` or `smollm2-135m-instruct`."""
+    family = str(node["_target_"]).rpartition(".")[2].removesuffix("Spec")
+    checkpoint = (node.get("checkpoint") or {}).get("name") if node.get("pretrained") else None
+    if checkpoint:
+        return slug(Path(str(checkpoint)).name)
+    return slug("-".join([family, *([f"{node['num_layers']}x{node['hidden_size']}"] if "hidden_size" in node else [])]))
 
 
 def splits(data: TextData) -> str:
@@ -69,7 +78,7 @@ def facts(prepared: Prepared, environment: Mapping[str, Any]) -> list[tuple[str,
     seeds = ", ".join(map(str, prepared.config.seeds))
     found = [
         ("task", data.source.name),
-        ("backbone", backbone_name(prepared)),
+        ("backbone", backbone_name(prepared.config.plain["backbone"])),
         ("parameters", millions(parameters(prepared))),
         ("items per split", splits(data)),
         ("seeds", seeds),
@@ -94,7 +103,7 @@ def header(
     before = f"; {finished} already finished" if finished else ""
     named = {
         "task": f"{prepared.data.source.name}: {splits(prepared.data)} items",
-        "backbone": f"{backbone_name(prepared)}, {millions(parameters(prepared))} parameters",
+        "backbone": f"{backbone_name(prepared.config.plain['backbone'])}, {millions(parameters(prepared))} parameters",
         "settings": f"{methods.total()} ({counts}){before}",
         "device": machine(environment),
         "folder": str(folder),
