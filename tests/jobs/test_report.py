@@ -34,6 +34,12 @@ def test_finished_settings_are_reported_and_no_others_are_made(tmp_path: Path) -
     assert json.loads((run / "results.json").read_text()) == whole
     assert "skipdecode" in (run / "report.html").read_text()
 
+    stored = json.loads((run / "config.json").read_text())
+    del stored["benchmark"]["assisted"]
+    (run / "config.json").write_text(json.dumps(stored))
+    assert report(report_config(run), tmp_path), "a folder of an earlier version lacks newer keys"
+    assert json.loads((run / "results.json").read_text()) == whole
+
     (run / "results.json").unlink()
     (run / "settings" / "skipdecode-2x-seed-0.json").unlink()
     assert report(report_config(run), tmp_path)
