@@ -50,6 +50,7 @@ def pytest_collection_finish() -> None:
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no plots in the test."""
     monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,7 @@ def no_plots_in_module() -> Iterator[None]:
     """Draw no plots in the module's tests and in the fixtures that request this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
+        patch.setattr(Figure, "draw_without_rendering", lambda self: None)
         yield
 
 

@@ -47,7 +47,7 @@ class Calibrator:
                 settings, lambda place: self._measure(case, place, run_id), delta=case.delta, spec=self.spec
             )
         if verdict.reason:
-            self._session.console.print(f"    not certified: {verdict.reason}", style="yellow", highlight=False)
+            self._session.screen.print(f"    not certified: {verdict.reason}", style="yellow")
         params = None if verdict.chosen is None else case.candidates[verdict.chosen].params
         kept = stored(verdict, case.delta, self.spec, len(self._items), params)
         self._folder.save(f"calibration/calibration-{case.entry.key}", kept)
@@ -135,7 +135,7 @@ class Calibrator:
             self._prepared.data,
             items,
             batch_size=batch_size or self._batch_size,
-            progress=self._session.progress,
+            progress=self._session.screen.counting("batches of the calibration items"),
             ranks=self._session.ranks,
         )
 

@@ -1,18 +1,21 @@
 """Run one comparison: make the settings one after another, time them interleaved, then write the results."""
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from time import sleep
-from typing import Any, final
+from time import monotonic, sleep
+from typing import final
 
 from skiplab.comparison import publish
-from skiplab.comparison.cases import Case, rivals
+from skiplab.comparison.cases import Case
 from skiplab.comparison.claims import Claims
 from skiplab.comparison.decoders import Decoders
+from skiplab.comparison.facts import command, header
 from skiplab.comparison.growth import not_asked_for
 from skiplab.comparison.hf_entries import hf_entries
 from skiplab.comparison.model_store import ModelStore
+from skiplab.comparison.outcome import Outcome
+from skiplab.comparison.pace import Pace
 from skiplab.comparison.records import Records
 from skiplab.comparison.session import Session
 from skiplab.comparison.settings import Settings
@@ -20,12 +23,11 @@ from skiplab.comparison.supplement import Supplement
 from skiplab.comparison.timekeeper import Timekeeper
 from skiplab.evaluation.generate import Generation
 from skiplab.reporting.record import Entry, Record
-from skiplab.reporting.results import Row, write_results
-from skiplab.reporting.summary import summarise
-from skiplab.reporting.tables import one_line, print_table
+from skiplab.reporting.tables import one_line
 from skiplab.training.weights import saved
 from skiplab.utils.environment import environment
 from skiplab.utils.files import DiskFullError, writing
+from skiplab.utils.run_log import FILE, logged_to
 
 Helpers = Callable[[Session, str], AbstractContextManager[Claims | None]]
 # Between two checks of the claims of other processes.
@@ -50,7 +52,6 @@ class Comparison:
         self._prepared = session.prepared
         self._config = session.prepared.config
         self._ranks = session.ranks
-        self._supplement = supplement or Supplement()
         self._cases: dict[Entry, Case | None] = {case.entry: case for case in self._prepared.cases}
         self._cases |= dict.fromkeys(hf_entries(self._config))
         self._full_entry = self._prepared.cases[0].entry
@@ -59,17 +60,19 @@ class Comparison:
         self._decoders = Decoders(self._models, own=self._prepared.calibration.reference == "own")
         self._settings = Settings(session, self._models, self._decoders)
         self._errors: dict[Entry, str] = {}
+        self._pace = Pace()
+        self._outcome = Outcome(session, supplement or Supplement(), self._records, self._cases, self._errors)
 
     def run(self) -> bool:
         """All settings, the timing, the results; True if nothing failed."""
-        with self._session.run("parent", self._config.tracking.experiment, nested=False) as run_id:
+        log = logged_to(self._session.folder.path / FILE) if self._ranks.is_first else nullcontext()
+        with log, self._session.run("parent", self._config.tracking.experiment, nested=False) as run_id:
             self._ranks.on_first(self._note_environment)
             self._ranks.on_first(self._describe)
-            for note in self._prepared.notes:
-                self._print(note)
+            self._ranks.on_first(self._print_header)
             if others := not_asked_for(self._session.folder, list(self._cases)):
                 self._print(f"kept in the folder, but not part of this configuration: {', '.join(others)}")
-            self._print("base")
+            self._session.screen.phase("base")
             # On all ranks now, because making them later on one rank would deadlock.
             _ = self._models.base, self._models.lengths
             self._ranks.on_first(self._track_base_again)
@@ -104,7 +107,7 @@ class Comparison:
                 if not mine:
                     return False
                 self._attempt(entry, counter)
-        self._ranks.on_first(self._write)
+        self._ranks.on_first(self._outcome.write)
         return True
 
     def _untrained(self, entry: Entry) -> list[str]:
@@ -119,7 +122,7 @@ class Comparison:
         """Write results and report of the finished settings, and make no others."""
         with self._session.run("parent", self._config.tracking.experiment, nested=False):
             self._describe()
-            self._conclude()
+            self._outcome.conclude()
 
     @property
     def records(self) -> list[Record]:
@@ -127,7 +130,12 @@ class Comparison:
         return self._records.finished()
 
     def _describe(self) -> None:
-        publish.describe(self._session.tracker, self._config.plain, self._prepared.data, self._environment)
+        publish.describe(self._session.tracker, self._config.plain, self._prepared.data, self._outcome.environment)
+
+    def _print_header(self) -> None:
+        finished = len([entry for entry in self._cases if self._records.get(entry) is not None])
+        for line in header(self._prepared, self._outcome.environment, self._session.folder.path, self._cases, finished):
+            self._print(line)
 
     def _attempt(self, entry: Entry, counter: str) -> None:
         finished = self._records.get(entry)
@@ -135,7 +143,12 @@ class Comparison:
             self._errors[entry] = why
             self._print(f"{counter} {entry.label}: failed: {why}", style="red")
             return
-        self._print(f"{counter} {entry.label}{': already finished' if finished else ''}")
+        if finished is not None:
+            self._print(f"{counter} {entry.label}: already finished")
+        else:
+            left = len([one for one in self._cases if not self._is_done(one)])
+            self._session.screen.phase(f"{counter} {entry.label}", self._pace.left(left))
+        start = monotonic()
         try:
             if finished is not None:
                 self._complete(finished)
@@ -154,7 +167,12 @@ class Comparison:
         else:
             record = self._records.get(entry)
             assert record is not None
+            if finished is None:
+                self._pace.made(monotonic() - start)
             self._print(f"    {one_line(record.row)}")
+
+    def _is_done(self, entry: Entry) -> bool:
+        return entry in self._errors or self._records.get(entry) is not None
 
     def _complete(self, finished: Record) -> None:
         """Update a finished setting for this run: its place among the other settings, its saved model, its tracking."""
@@ -176,23 +194,11 @@ class Comparison:
 
     def _finish(self) -> bool:
         self._time()
-        self._conclude()
+        self._session.screen.phase("report")
+        self._outcome.conclude()
         for entry, error in self._errors.items():
             self._print(f"failed {entry.label}: {error}", style="red")
         return not self._errors
-
-    def _conclude(self) -> None:
-        """Write results and report of the finished settings, and print the table."""
-        summary = summarise(self._records.finished(), rivals(self._prepared.cases))
-        rows = self._write(summary)
-        complete = self._records.get(self._full_entry) is not None
-        if complete:
-            self._publish(rows, summary)
-        print_table(rows, summary, self._session.console)
-        if complete:
-            self._print(f"report: {self._session.folder.path / 'report.html'}")
-        if why := self._session.tracker.lost:
-            self._print(f"not tracked: {why}; run the same command again to write it", style="red")
 
     def _time(self) -> None:
         """Measure the speed of the first seed's settings."""
@@ -205,44 +211,6 @@ class Comparison:
         if full is not None and full.entry in timed:
             keeper = Timekeeper(self._session, self._models, self._decoders, self._records)
             self._errors |= keeper.run(timed, full)
-
-    def _write(self, summary: Sequence[Row] = ()) -> list[Row]:
-        """Write the rows of all settings tried so far, one per timed batch size, to the results files."""
-        rows: list[Row] = []
-        for entry in self._cases:
-            failed = {"error": self._errors[entry]} if entry in self._errors else {}
-            if (record := self._records.get(entry)) is not None:
-                rows += [{**row, **failed} for row in record.rows()]
-            elif failed:
-                rows.append({**vars(entry), **failed})
-        write_results(
-            self._session.folder.path,
-            job=self._supplement.job,
-            experiment=self._config.tracking.experiment,
-            environment=self._environment,
-            rows=rows,
-            summary=summary,
-        )
-        return rows
-
-    def _publish(self, rows: list[Row], summary: list[Row]) -> None:
-        """Write the report, and log report and speeds to MLflow."""
-        records, session = self._records.finished(), self._session
-        tables, figures = self._supplement.make(records)
-        page = publish.page(
-            self._prepared, rows, summary, records, tables=tables, environment=self._environment,
-            figures={**publish.figures(records, summary, self._layers(records)), **figures},
-        )  # fmt: skip
-        publish.publish(session.tracker, session.folder.path, page)
-        run_ids = session.run_ids
-        for record in records:
-            for timing in record.timings:
-                publish.track_timing(session.tracker, run_ids.get(record.entry.key), timing)
-
-    def _layers(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Times by layer of these records' settings."""
-        known, shown = self._session.folder.load("layers") or {}, {record.entry.label for record in records}
-        return {label: times for label, times in known.items() if label in shown}
 
     # Fill a new store, or one that was lost during the run.
 
@@ -284,12 +252,8 @@ class Comparison:
         present = environment(self._config.seeds, processes=self._ranks.processes)
         if present not in known:
             folder.save("environments", [*known, present])
-
-    @property
-    def _environment(self) -> dict[str, Any]:
-        """The environment in which the run began, and the different ones in which it was resumed."""
-        first, *later = self._session.folder.load("environments") or [{}]
-        return {**first, "continued_under": later} if later else first
+        if (typed := command()) is not None and folder.load("command") is None:
+            folder.save("command", typed)
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self._session.console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
+        self._session.screen.print(text, style=style)

@@ -2,23 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import OmegaConf
 
-from skiplab.comparison.prepare import Prepared
+from skiplab.comparison.facts import commands, facts, parameters
+from skiplab.comparison.session import Session
 from skiplab.data.module import Item, TextData
+from skiplab.data.source import SlotSource, Source
 from skiplab.evaluation.generate import Generation
-from skiplab.reporting import html, plots
+from skiplab.reporting import html
+from skiplab.reporting.curves import curves, series_styles
+from skiplab.reporting.headline import headline
+from skiplab.reporting.headline_plot import headline_plot
+from skiplab.reporting.limits import limits
+from skiplab.reporting.main_table import main_table
+from skiplab.reporting.plot_style import Plot
+from skiplab.reporting.plots import layer_plot
+from skiplab.reporting.plots import plots as comparison_plots
 from skiplab.reporting.record import Record, Timing
 from skiplab.reporting.results import Row
+from skiplab.reporting.samples import ReadSlots, samples
+from skiplab.reporting.standings import quality_of
 from skiplab.reporting.tables import Table, markdown, notes
 from skiplab.reporting.tables import tables as comparison_tables
 from skiplab.reporting.tracker import Tracker
+from skiplab.reporting.twins import twins_note, twins_of
+from skiplab.reporting.vocabulary import FIGURES
 from skiplab.utils.files import write_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _DESCRIBED = ("backbone", "trainer", "base", "speedups", "seeds", "limit", "generation", "benchmark")
 
@@ -53,62 +64,91 @@ def track_timing(tracker: Tracker, run_id: str | None, timing: Timing) -> None:
     tracker.log_series(f"{group}step_ms", timing.step_ms, first_step=1, run_id=run_id)
 
 
-def figures(records: Sequence[Record], summary: Sequence[Row], layers: Mapping[str, Any] | None) -> "dict[str, Figure]":
-    """A comparison's plots.
-
-    Args:
-        records: finished settings.
-        layers: time of decode steps by layer, by the setting's label.
-    """
-    found = plots.figures(plots.curves(summary, records))
-    return {**found, "ms_by_layer": plots.layer_figure(layers)} if layers else found
-
-
 def page(
-    prepared: Prepared,
+    session: Session,
     rows: Sequence[Row],
     summary: Sequence[Row],
     records: Sequence[Record],
     *,
     tables: Sequence[Table],
-    figures: "Mapping[str, Figure]",
+    plots: Mapping[str, Plot],
     environment: Mapping[str, Any],
 ) -> html.Page:
     """A comparison's report.
 
     Args:
         records: finished settings.
-        tables: further tables, shown after the comparison's own.
+        tables, plots: further ones, shown after the comparison's own tables and with its plots.
     """
+    prepared, folder = session.prepared, session.folder
     config, data = prepared.config, prepared.data
+    drawn = curves(summary, records)
+    series = series_styles(drawn)
+    styles = {curve.setting: series[curve.series] for curve in drawn}
+    twins = twins_of(summary)
+    judged = quality_of(summary) or next((figure.name for figure in FIGURES.shown("plot", _keys(summary))), None)
     return html.Page(
         title=config.tracking.experiment,
-        description="; ".join(filter(None, [config.description, *prepared.notes])),
-        task=data.source.name,
+        description=config.description or "",
+        facts=facts(prepared, environment),
+        commands=commands(folder.load("command"), folder.path),
+        warnings=prepared.notes,
+        sentences=headline(rows, summary).sentences,
+        limits=limits(rows, environment, parameters(prepared)),
+        picture=headline_plot([one for one in drawn if one.setting not in twins], judged, series) if judged else None,
+        results=main_table(rows, summary, styles),
         rows=rows,
         tables=[*comparison_tables(rows, summary), *tables],
-        figures=figures,
-        samples=html.samples(data.items("test"), records, count=5),
+        plots={**comparison_plots(drawn), **_layers(folder.load("layers") or {}, records), **plots},
+        samples=samples(data.items("test"), records, count=25, slots=_slots(data.source)),
         environment=environment,
         config=OmegaConf.to_yaml(OmegaConf.create(config.plain)),
-        notes=notes(rows),
+        notes=" ".join(filter(None, [notes(rows), twins_note(summary)])),
     )
+
+
+def _keys(rows: Sequence[Row]) -> set[str]:
+    return {key for row in rows for key in row}
+
+
+def _slots(source: Source) -> ReadSlots | None:
+    return source.slots if isinstance(source, SlotSource) else None
+
+
+def _layers(layers: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Plot]:
+    """Times by layer of these records' settings."""
+    shown = {record.entry.label for record in records}
+    known = {label: times for label, times in layers.items() if label in shown}
+    return {"ms_by_layer": layer_plot(known)} if known else {}
 
 
 def publish(tracker: Tracker, folder: Path, page: html.Page) -> None:
     """Write report, plots and configuration to the run folder, and log these and the results to the active run."""
     write_text(folder / "report.html", html.html(page))
     write_text(folder / "config.yaml", page.config)
-    for name, figure in page.figures.items():
+    plots = {**({"headline": page.picture} if page.picture else {}), **page.plots}
+    for name, plot in plots.items():
         path = folder / "plots" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         # The HTML page has laid it out already.
-        figure.set_layout_engine("none")
-        figure.savefig(path, dpi=150)
+        plot.figure.set_layout_engine("none")
+        plot.figure.savefig(path, dpi=150)
         tracker.log_file(path, "plots")
     for name in ("report.html", "results.json", "results.csv", "config.yaml"):
         tracker.log_file(folder / name)
-    tracker.set_note(f"{page.description}. Task: {page.task}.\n\n{markdown(page.tables[:1], page.rows)}")
+    tracker.set_note(note(page))
+
+
+def note(page: html.Page) -> str:
+    """The report's sentences and first table in Markdown."""
+    limited = [f"- {limit}" for limit in page.limits]
+    parts = [
+        page.description,
+        "\n".join(f"- {sentence}" for sentence in page.sentences),
+        "\n".join(["Not shown:", "", *limited]) if limited else "",
+        markdown(page.tables[:1], page.rows),
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

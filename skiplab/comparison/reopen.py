@@ -11,9 +11,12 @@ from rich.console import Console
 from skiplab.comparison.config import Plain
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.comparison.session import Session
+from skiplab.reporting.screen import Screen
 from skiplab.utils.files import load_json
 from skiplab.utils.old_names import with_present_names
 from skiplab.utils.run_folder import RunFolder
+
+_SECTIONS = ("trainer", "benchmark", "calibration", "base")
 
 
 def reopen(cfg: DictConfig, *, own: Collection[str] = (), on_cpu: bool = False) -> Session:
@@ -37,10 +40,12 @@ def reopen(cfg: DictConfig, *, own: Collection[str] = (), on_cpu: bool = False) 
     merged["tracking"] = {"uri": None, "experiment": known.get("experiment", folder.name)}
     if on_cpu:
         merged["trainer"]["accelerator"] = "cpu"
-    return Session(prepare(OmegaConf.create(merged)), RunFolder(folder), console=Console())
+    return Session(prepare(OmegaConf.create(merged)), RunFolder(folder), screen=Screen(Console()))
 
 
 def _merged(cfg: DictConfig, stored: Any, own: Collection[str]) -> Plain:
     present: Any = OmegaConf.to_container(cfg, resolve=True)
     left_open = {key: value for key, value in present.items() if key not in stored and key not in own}
-    return {**left_open, **stored, "trainer": {**present["trainer"], **stored["trainer"]}}
+    # Keys that an earlier version of skiplab did not have.
+    newer = {key: {**present[key], **stored[key]} for key in _SECTIONS if key in present and key in stored}
+    return {**left_open, **stored, **newer}

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from skiplab.comparison.decoders import Decoder
+from skiplab.comparison.facts import backbone_slug
 from skiplab.comparison.session import Session
 from skiplab.export.saved_method import save_method
 from skiplab.methods.spec import MethodSpec
 from skiplab.reporting.record import Entry, Record
+from skiplab.reporting.tables import slug
 
 
 def setting_folder(session: Session, entry: Entry) -> Path:
@@ -40,6 +42,8 @@ def save_setting(session: Session, record: Record, spec: MethodSpec, decoder: De
         facts={"task": data.source.name, **record.row},
         options=config.generation,
     )
-    name = f"{config.tracking.experiment}-{entry.slug}"
+    # With backbone and data, or models of different ones would be versions of one.
+    parts = (config.tracking.experiment, slug(data.source.name), backbone_slug(config.plain["backbone"]), entry.slug)
+    name = "-".join(parts)
     session.tracker.register_method(folder, name, tags={"seed": entry.seed})
     return folder

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any, final
 
 from rich.console import Console
-from rich.progress import track
 
 from skiplab.comparison.config import RunConfig
 from skiplab.comparison.config_base import ConfigurationError
 from skiplab.comparison.growth import AXES, conflicts, is_known
 from skiplab.comparison.prepare import Prepared
 from skiplab.reporting.mlflow_tracker import MLflowTracker
+from skiplab.reporting.screen import Screen
 from skiplab.reporting.tracker import NoTracker, Tracker
 from skiplab.training.trainer import PARALLELISM_KEYS
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import git_revision
 from skiplab.utils.files import make_writable
 from skiplab.utils.run_folder import RunFolder
+from skiplab.utils.run_log import FILE
 
 # Parts of the configuration that may change when a run is resumed.
 MAY_CHANGE = (
@@ -47,12 +48,8 @@ class Session:
     folder: RunFolder
     tracker: Tracker = field(default_factory=NoTracker)
     ranks: Ranks = ALONE
-    console: Console = field(default_factory=lambda: Console(quiet=True))
+    screen: Screen = field(default_factory=Screen)
     parent: str | None = None
-
-    def progress(self, work: Any) -> Any:
-        """Iterate over pieces of work with a progress bar on the console."""
-        return track(list(work), console=self.console, transient=True)
 
     @contextmanager
     def run(self, key: str, name: str, *, nested: bool = True) -> Iterator[str]:
@@ -119,7 +116,8 @@ def open_session(
         folder.bind(comparable, shared=shared, check=check)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    return Session(prepared, folder, tracker, ranks, Console(quiet=not ranks.is_first))
+    screen = Screen(Console(), run_dir / FILE) if ranks.is_first else Screen()
+    return Session(prepared, folder, tracker, ranks, screen)
 
 
 def _check_folder(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, free: Sequence[str]) -> None:

@@ -110,7 +110,8 @@ class Settings:
         backbone, policy, module = decoder.backbone, decoder.policy, decoder.module
         outputs = generate(
             backbone, policy, self._data, self._items,
-            batch_size=self._config.decode_batch_size, progress=self._session.progress, ranks=self._ranks,
+            batch_size=self._config.decode_batch_size,
+            progress=self._session.screen.counting("batches of the test items"), ranks=self._ranks,
             options=self._config.generation,
         )  # fmt: skip
         figures: Row = {
@@ -190,7 +191,7 @@ class Settings:
             save_setting(self._session, record, spec, decoder)
         except SavedMethodError as error:
             # The setting keeps its results.
-            self._session.console.print(f"    not saved: {error}", soft_wrap=True, highlight=False, markup=False)
+            self._session.screen.print(f"    not saved: {error}")
 
     @cached_property
     def _items(self) -> list[Item]:

@@ -7,18 +7,19 @@ from typing import Any, final
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import track
 
 from skiplab.benchmarking.arrivals import Arrival, arrivals, read_trace
 from skiplab.benchmarking.hf_continuous import hf_continuous_rate
 from skiplab.benchmarking.streams import Stream, serve
 from skiplab.comparison import publish
 from skiplab.comparison.config_streams import Streams
+from skiplab.comparison.facts import machine
 from skiplab.comparison.prepare import Prepared
 from skiplab.comparison.stream_systems import StreamBackbone, StreamEntrant, entrants
 from skiplab.reporting import html
 from skiplab.reporting.results import Row, check_row, write_results
-from skiplab.reporting.streams import stream_figures, stream_table
+from skiplab.reporting.screen import Screen
+from skiplab.reporting.streams import stream_plots, stream_table
 from skiplab.reporting.tracker import Tracker
 from skiplab.reporting.vocabulary import FIGURES
 from skiplab.utils.environment import environment
@@ -44,6 +45,7 @@ class StreamRounds:
         self._options: Streams = prepared.config.section("streams")
         self._folder = folder
         self._console = Console()
+        self._screen = Screen(self._console)
         self._trace = read_trace(Path(self._options.trace)) if self._options.trace else None
 
     def run(self, tracker: Tracker) -> bool:
@@ -67,12 +69,12 @@ class StreamRounds:
             self._console.print(f"round {number + 1}: already finished")
             return known
         found: dict[str, dict[str, float]] = {}
-        shown = f"round {number + 1} of {self._config.benchmark.rounds}"
+        shown = f"systems of round {number + 1} of {self._config.benchmark.rounds}"
         if number == 0:
             # Warm up, so that one-time costs do not count in the first round.
             for system in systems.values():
                 serve(system.make(), self._stream("saturated", 1.0, number)[:8], self._prompt(backbone))
-        for name, system in track(systems.items(), shown, console=self._console, transient=True):
+        for name, system in self._screen.counting(shown)(systems.items()):
             found |= self._served(name, system, number, backbone)
         if "hf_continuous" in self._options.peers:
             stream, prompt = self._stream("saturated", 1.0, number), self._prompt(backbone)
@@ -120,14 +122,14 @@ class StreamRounds:
 
     def _publish(self, tracker: Tracker, rows: list[Row], described: dict[str, Any]) -> None:
         table = stream_table(rows)
+        task = f"streams of {self._options.requests} requests with lengths of {self._prepared.data.source.name}"
         page = html.Page(
             title=self._config.tracking.experiment,
             description=self._config.description or "",
-            task=f"streams of {self._options.requests} requests with lengths of {self._prepared.data.source.name}",
+            facts=[("task", task), ("machine", machine(described))],
             rows=rows,
             tables=[table],
-            figures=stream_figures(rows),
-            samples=[],
+            plots=stream_plots(rows),
             environment=described,
             config=OmegaConf.to_yaml(OmegaConf.create(self._config.plain)),
             notes=_NOTES,

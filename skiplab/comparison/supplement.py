@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
+from skiplab.reporting.plot_style import Plot
 from skiplab.reporting.record import Record
 from skiplab.reporting.tables import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @final
@@ -22,4 +20,4 @@ class Supplement:
     """
 
     job: str = "compare"
-    make: Callable[[Sequence[Record]], "tuple[list[Table], dict[str, Figure]]"] = lambda records: ([], {})
+    make: Callable[[Sequence[Record]], tuple[list[Table], dict[str, Plot]]] = lambda records: ([], {})

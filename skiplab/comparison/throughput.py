@@ -6,7 +6,6 @@ from typing import Any, final
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import track
 
 from skiplab.benchmarking.cost_model import CONSTANTS, Evidence, Observation
 from skiplab.benchmarking.roofline import Ceilings
@@ -15,13 +14,16 @@ from skiplab.benchmarking.throughput_spec import bound_figures, policy_steps
 from skiplab.benchmarking.timing import Timing, interleave
 from skiplab.comparison import publish
 from skiplab.comparison.config import RunConfig
+from skiplab.comparison.facts import machine
 from skiplab.comparison.throughput_entrants import REFERENCE, Entrant, Entrants, Subject
 from skiplab.engine.number_format import FORMATS
 from skiplab.engine.policy import FullDepth, RowwisePolicy
 from skiplab.evaluation.metrics import agreement
-from skiplab.reporting import html, plots
+from skiplab.reporting import html
 from skiplab.reporting.results import Row, check_row, write_results
+from skiplab.reporting.screen import Screen
 from skiplab.reporting.tables import throughput_table
+from skiplab.reporting.throughput_plots import throughput_plots
 from skiplab.reporting.tracker import Tracker
 from skiplab.utils.environment import environment
 from skiplab.utils.run_folder import RunFolder
@@ -56,8 +58,8 @@ class Throughput:
             parts = [self._batch(size, entrants, ceilings) for size in self._spec.batch_sizes]
             rows = [timed["row"] for part in parts for timed in part.values()]
             models = self._cost_models(entrants, parts, ceilings)
-            machine = {dtype: vars(found) for dtype, found in ceilings.items()}
-            described = {**environment(0), "ceilings": machine, "cost_model": models}
+            limits = {dtype: vars(found) for dtype, found in ceilings.items()}
+            described = {**environment(0), "ceilings": limits, "cost_model": models}
             write_results(self._folder.path, job="throughput", experiment=name, environment=described, rows=rows)
             self._publish(tracker, rows, parts, described)
         return not any("error" in row for row in rows)
@@ -78,7 +80,7 @@ class Throughput:
             warmup=options.warmup,
             device=self._device,
             count_memory=True,
-            progress=lambda work: track(list(work), console=self._console, transient=True),
+            progress=Screen(self._console).counting("rounds"),
         )
         found: dict[str, dict[str, Any]] = {}
         for name, entrant in entrants.items():
@@ -155,14 +157,14 @@ class Throughput:
         self, tracker: Tracker, rows: list[Row], parts: list[dict[str, dict[str, Any]]], described: dict[str, Any]
     ) -> None:
         table = throughput_table(rows)
+        task = f"prompts of {self._spec.prompt_tokens} random tokens, {self._spec.new_tokens} new ones"
         page = html.Page(
             title=self._config.tracking.experiment,
             description=self._config.description or "",
-            task=f"prompts of {self._spec.prompt_tokens} random tokens, {self._spec.new_tokens} new ones",
+            facts=[("task", task), ("machine", machine(described))],
             rows=rows,
             tables=[table],
-            figures=plots.throughput_figures(rows, parts[-1]),
-            samples=[],
+            plots=throughput_plots(rows, parts[-1]),
             environment=described,
             config=OmegaConf.to_yaml(OmegaConf.create(self._config.plain)),
             notes=_NOTES,

@@ -50,7 +50,7 @@ class Timekeeper:
         )
         layers_at = self._options.layers_at if self._lack_layers(cases) else None
         if not in_turns:
-            self._session.console.print("timing: already finished")
+            self._session.screen.print("timing: already finished")
         errors: Errors = {}
         timed = self._timed(cases, errors) if in_turns or layers_at else {}
         if timed:
@@ -58,7 +58,7 @@ class Timekeeper:
             swappable = SwappableBackbone(self._models.load, next(iter(timed.values())).weights)
             lengths = [len(tokens) for tokens in full.outputs.tokens]
             if in_turns:
-                self._session.console.print(f"timing {len(timed)} systems in interleaved rounds")
+                self._session.screen.phase(f"timing {len(timed)} systems in interleaved rounds")
                 workloads = [self._workload(lengths, size) for size in sizes]
                 self._in_turns(swappable, timed, full.entry, workloads, errors)
             if layers_at:
@@ -115,7 +115,7 @@ class Timekeeper:
             options=self._options,
             device=self._session.prepared.device,
             before=lambda key: swappable.load_weights(timed[by_key[key]].weights),
-            progress=self._session.progress,
+            progress=self._session.screen.counting("rounds of timing"),
         )
         errors |= {by_key[key]: error for key, error in failed.items()}
         self._records.add_timings({by_key[key]: timings for key, timings in found.items()})

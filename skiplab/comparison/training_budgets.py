@@ -1,23 +1,20 @@
 """Tables and plot of a comparison's training budgets."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from skiplab.comparison.prepare import Prepared
+from skiplab.reporting.plot_style import Plot
 from skiplab.reporting.record import Record
 from skiplab.reporting.tables import Table
-from skiplab.reporting.training_budget import Point, budget_figure, budget_tables, budgets
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from skiplab.reporting.training_budget import Point, budget_plot, budget_tables, budgets
 
 
-def budget_supplement(prepared: Prepared) -> "Callable[[Sequence[Record]], tuple[list[Table], dict[str, Figure]]]":
+def budget_supplement(prepared: Prepared) -> Callable[[Sequence[Record]], tuple[list[Table], dict[str, Plot]]]:
     """A function that makes tables and plot from finished records; quality is the calibration's metric."""
     cases = {case.entry: case for case in prepared.cases}
     metric = prepared.calibration.metric
 
-    def made(records: Sequence[Record]) -> "tuple[list[Table], dict[str, Figure]]":
+    def made(records: Sequence[Record]) -> tuple[list[Table], dict[str, Plot]]:
         points = []
         for record in records:
             case = cases.get(record.entry)
@@ -27,7 +24,7 @@ def budget_supplement(prepared: Prepared) -> "Callable[[Sequence[Record]], tuple
             points.append(Point(case.family, case.passes, speedup, record))
         found = budgets(points)
         return (
-            (budget_tables(found, metric), {"quality_by_training_time": budget_figure(found, metric)})
+            (budget_tables(found, metric), {"quality_by_training_time": budget_plot(found, metric)})
             if found
             else ([], {})
         )

@@ -15,6 +15,7 @@ from skiplab.comparison.claims import Claims
 from skiplab.comparison.comparison import Comparison
 from skiplab.comparison.prepare import prepare
 from skiplab.comparison.session import Session, open_tracker
+from skiplab.reporting.screen import Screen
 from skiplab.utils.quiet import quiet
 from skiplab.utils.run_folder import RunFolder
 
@@ -60,5 +61,5 @@ def _work(config: dict[str, Any], folder: str, run: str, parent: str, owner: int
     quiet(threads=config["threads"])
     prepared = prepare(OmegaConf.create(config))
     tracker = open_tracker(prepared.config)
-    session = Session(prepared, RunFolder(Path(folder)), tracker, console=Console(width=120), parent=parent)
+    session = Session(prepared, RunFolder(Path(folder)), tracker, screen=Screen(Console(width=120)), parent=parent)
     Comparison(session).work(Claims(Path(folder) / "claims", run), go_on=lambda: os.getppid() == owner)

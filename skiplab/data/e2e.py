@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from skiplab.data.e2e_slots import parse_meaning, slot_accuracy
+from skiplab.data.e2e_slots import parse_meaning, read_slots, slot_accuracy
 from skiplab.data.grouping import grouped
 from skiplab.data.hub import hub_splits
 from skiplab.data.rows import Broken, DataError, check_encoding, read_rows, report_broken, text_fault
-from skiplab.data.source import Source
+from skiplab.data.source import SlotSource, Source
 from skiplab.data.tokenizers import byte_bpe_tokenizer, first_texts
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _FILES = "the E2E challenge's trainset.csv (or none), devset.csv and testset_w_r
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class E2E(Source):
+class E2E(Source, SlotSource):
     """Reads `trainset.csv`, `devset.csv` and `testset_w_refs.csv` with columns `mr` and `ref`.
 
     All references of a meaning representation make one item. Without `trainset.csv` the model is
@@ -82,6 +82,10 @@ class E2E(Source):
 
     def item_scores(self, prompt: str, output: str) -> dict[str, float]:
         return {"slot_accuracy": slot_accuracy(parse_meaning(prompt), output)}
+
+    def slots(self, prompt: str, output: str) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+        meaning = parse_meaning(prompt)
+        return set(meaning.items()), read_slots(output, meaning)
 
     def _read(self, path: Path) -> Examples:
         """References by MR, in the file's order."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
-from skiplab.data.source import Source
+from skiplab.data.source import SlotSource, Source
 from skiplab.data.tokenizers import word_tokenizer
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def slot_accuracy(meaning: Mapping[str, str], text: str) -> float:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Restaurants(Source):
+class Restaurants(Source, SlotSource):
     """The generated task. MRs are disjoint between splits.
 
     Args:
@@ -251,6 +251,9 @@ class Restaurants(Source):
 
     def item_scores(self, prompt: str, output: str) -> dict[str, float]:
         return {"slot_accuracy": slot_accuracy(parse_prompt(prompt), output)}
+
+    def slots(self, prompt: str, output: str) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+        return set(parse_prompt(prompt).items()), read_back(output)
 
 
 def linearise(meaning: Mapping[str, str]) -> str:

@@ -38,3 +38,11 @@ class Source(ABC):
         A score other than `slot_accuracy` needs a figure: `FIGURES.register` of `skiplab.utils.figures`, where the
         source is defined.
         """
+
+
+class SlotSource(ABC):
+    """A task whose prompts request slots; a `Source` that is one too has its wrong slots marked in reports."""
+
+    @abstractmethod
+    def slots(self, prompt: str, output: str) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+        """The (slot, value) pairs that the prompt requests, and those that the output states."""

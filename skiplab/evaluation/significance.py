@@ -73,6 +73,16 @@ def paired_differences(pairs: "Sequence[tuple[ArrayLike, ArrayLike]]") -> list[D
     ]
 
 
+def paired_intervals(pairs: "Sequence[tuple[ArrayLike, ArrayLike]]") -> list[tuple[float, float, float]]:
+    """Means and intervals of `paired_differences` without its tests: mean, low, high.
+
+    Raises:
+        ValueError: as `paired_differences`.
+    """
+    differences = [_differences(own, other)[0] for own, other in pairs]
+    return [(float(scores.mean()), *_interval(scores)) for scores in differences]
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for being several, so that any below a level is false at most at that rate.
 

@@ -33,7 +33,7 @@ def export(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     _check_weights(session, models, case, record.chosen)
     decoders = Decoders(models, own=session.prepared.calibration.reference == "own")
     folder = save_setting(session, record, case.candidates[record.chosen], decoders.make(case, record.chosen))
-    session.console.print(f"saved: {folder}", soft_wrap=True, highlight=False, markup=False)
+    session.screen.print(f"saved: {folder}")
     return True
 
 

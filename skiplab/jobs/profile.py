@@ -5,7 +5,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
 
 from skiplab.benchmarking.random_backbone import seeded
 from skiplab.benchmarking.step_profile import PATHS, path_profile
@@ -14,6 +13,7 @@ from skiplab.comparison.prepare import configuring
 from skiplab.comparison.session import open_tracker
 from skiplab.comparison.throughput_entrants import Subject
 from skiplab.engine.number_format import FORMATS
+from skiplab.reporting.screen import Screen
 from skiplab.reporting.tables import profile_table
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
@@ -35,7 +35,7 @@ def profile(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
         tracker = open_tracker(config, ranks)
     found: list[dict[str, Any]] = []
     console = Console()
-    for dtype in track(subject.spec.dtypes, console=console, transient=True):
+    for dtype in Screen(console).counting("number formats")(subject.spec.dtypes):
         backbone = seeded(subject.shape, subject.device).to(subject.device, FORMATS[dtype].states)
         for batch_size in subject.spec.batch_sizes:
             workload = subject.workload(batch_size)

@@ -6,12 +6,12 @@ from pathlib import Path
 import lightning as L
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
 
 from skiplab.benchmarking.training_steps import scaling_figures, trainer_step_seconds
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.methods.base import Setup
 from skiplab.reporting.results import write_results
+from skiplab.reporting.screen import Screen
 from skiplab.training.trainer import TrainerSpec
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
@@ -43,7 +43,7 @@ def scaling(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     spread = {f"{name}, {several}": replace(prepared.trainer, strategy=name) for name in ("ddp", "fsdp")}
     times: dict[str, list[float]] = {name: [] for name in ("1 process", *spread)}
     console = Console(quiet=not ranks.is_first)
-    for _ in track(range(config.benchmark.rounds), console=console, transient=True):
+    for _ in Screen(console).counting("rounds")(range(config.benchmark.rounds)):
         times["1 process"].append(ranks.on_first(lambda: seconds(alone)))
         for name, spec in spread.items():
             times[name].append(seconds(spec))

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
 
 from skiplab.benchmarking.training_steps import expected_cost, interleaved_steps, step_figures
 from skiplab.comparison.cases import Case
@@ -14,6 +13,7 @@ from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.engine.batch import Batch
 from skiplab.methods.base import ExitModule, Setup
 from skiplab.reporting.results import write_results
+from skiplab.reporting.screen import Screen
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.environment import environment
 from skiplab.utils.run_folder import RunFolder
@@ -43,7 +43,7 @@ def step_cost(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     modules = [module(case) for case in prepared.cases]
     parts = itertools.islice(itertools.cycle(prepared.data.train_dataloader()), rounds + 1)
     batches = [part.batch for part in parts]
-    shown = track(batches, console=Console(), transient=True)
+    shown = Screen(Console()).counting("batches")(batches)
     moved = (Batch(*(tensor.to(prepared.device) for tensor in batch)) for batch in shown)
     times = interleaved_steps(modules, moved, prepared.trainer)
     rows = [

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar, final
 
 import mlflow
@@ -54,6 +55,11 @@ def _unless_lost(otherwise: Any) -> Callable[[F], F]:
         return guarded  # type: ignore[return-value]
 
     return decorate
+
+
+def _now() -> int:
+    """The time of a metric: milliseconds since 1970."""
+    return round(1000 * time())
 
 
 def _is_of_the_store(error: Exception) -> bool:
@@ -174,7 +180,7 @@ class MLflowTracker(Tracker):
     @_unless_lost(None)
     def log_series(self, name: str, values: Sequence[float], *, first_step: int = 0, run_id: str | None = None) -> None:
         target = run_id or mlflow.active_run().info.run_id  # type: ignore[union-attr]
-        points = [Metric(name, float(value), 0, step) for step, value in enumerate(values, start=first_step)]
+        points = [Metric(name, float(value), _now(), step) for step, value in enumerate(values, start=first_step)]
         mlflow.MlflowClient().log_batch(target, metrics=points)
 
     @_unless_lost(None)
@@ -264,7 +270,7 @@ class MLflowTracker(Tracker):
         client = mlflow.MlflowClient()
         client.log_batch(
             run_id,
-            metrics=[Metric(name, float(value), 0, 0) for name, value in figures.items()],
+            metrics=[Metric(name, float(value), _now(), 0) for name, value in figures.items()],
             params=[Param(name, str(value)) for name, value in params.items()],
             tags=[RunTag("mlflow.note.content", note)] if note else [],
         )

@@ -1,146 +1,158 @@
-"""The comparison's plots, as matplotlib figures."""
+"""A comparison's plots beside the headline's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from skiplab.reporting.record import Record, Setting
-from skiplab.reporting.results import Row
+from skiplab.reporting.curves import Curve, batches_of, by_series, series_styles
+from skiplab.reporting.headline_plot import tip
+from skiplab.reporting.plot_style import (
+    COLOURS,
+    INK,
+    MUTED,
+    Plot,
+    Style,
+    axes_of,
+    dress,
+    legend_below,
+    legend_outside,
+    tipped,
+)
+from skiplab.reporting.plot_style import styles as styles_of
+from skiplab.reporting.standings import REFERENCES
 from skiplab.reporting.vocabulary import FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-# The palette of Okabe and Ito, which is safe for colour-blind readers.
-_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
-_MARKERS = "osD^vPX*<>"
-# This series is drawn in every panel of the plots by step.
-_REFERENCES = ("full", "hf_generate")
+# Of the settings of one series.
+_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One setting of one series, over its seeds.
-
-    Attributes:
-        row: its summary.
-        depth_by_step: of its first seed.
-        speeds: its timing rows by batch size.
-        step_ms: milliseconds by decode step, by batch size.
-    """
-
-    series: str
-    label: str
-    row: Row
-    depth_by_step: Sequence[float]
-    speeds: Mapping[int, Row]
-    step_ms: Mapping[int, Sequence[float]]
-
-
-def curves(summary: Sequence[Row], records: Sequence[Record]) -> list[Curve]:
-    """The data of the plots: each setting's summary, with depth and speed of its first record."""
-    first: dict[Setting, Record] = {}
-    for record in records:
-        first.setdefault(record.entry.over_seeds, record)
-    found = []
-    for row in summary:
-        record = first[Setting.of(row)]
-        found.append(
-            Curve(
-                series=record.series,
-                label=record.entry.label,
-                row=row,
-                depth_by_step=record.outputs.depth_by_step(),
-                speeds={timing.batch_size: timing.figures for timing in record.timings},
-                step_ms={timing.batch_size: timing.step_ms for timing in record.timings},
-            )
+def plots(drawn: Sequence[Curve]) -> dict[str, Plot]:
+    """All plots by name."""
+    styles = series_styles(drawn)
+    qualities = [figure.name for figure in FIGURES.shown("plot", {key for curve in drawn for key in curve.row})]
+    batches = batches_of(drawn)
+    prompted = any("prefill_layer_speedup" in curve.row for curve in drawn)
+    in_layers = ["layer_speedup", *(["prefill_layer_speedup"] if prompted else [])]
+    measured = ["decode_speedup", *(["prefill_speedup", "end_to_end_speedup"] if prompted else [])]
+    found = {f"quality_by_{one}": _quality_plot(drawn, qualities, styles, _Speed(one)) for one in in_layers}
+    if any("against" in curve.row for curve in drawn):
+        found["difference_from_rival"] = _difference_plot(drawn, styles)
+    for batch in batches if len(batches) <= 3 else ():
+        found |= {
+            f"quality_by_{one}_batch{batch}": _quality_plot(drawn, qualities, styles, _Speed(one, batch))
+            for one in measured
+        }
+    found["depth_by_step"] = Plot(
+        "Layers by generation step",
+        "Mean over the outputs that reach the step; the full model in grey. A panel per method, a line per setting.",
+        _by_step(drawn, lambda curve: curve.depth_by_step, styles, first_step=0, ylabel="mean layers run"),
+    )
+    if batches:
+        largest = batches[-1]
+        found["ms_by_step"] = Plot(
+            f"Milliseconds by generation step, batch {largest}",
+            "The time of a step follows its layers where the device is busy with them, and not with other work.",
+            _by_step(drawn, lambda curve: curve.step_ms.get(largest, ()), styles, first_step=1, ylabel="ms per step"),
+        )
+    if len(batches) > 3:
+        found["cost_by_batch"] = Plot(
+            "Layers, time and speedup by batch size",
+            "A step runs as deep as its deepest row, so a larger batch costs a row-wise method some of its speedup.",
+            _batch_figure(drawn),
         )
     return found
 
 
-def figures(drawn: Sequence[Curve]) -> dict[str, "Figure"]:
-    """All plots by name."""
-    qualities = [figure.name for figure in FIGURES.shown("plot", {key for curve in drawn for key in curve.row})]
-    batches = sorted({batch for curve in drawn for batch in curve.speeds})
-    prompted = any("prefill_layer_speedup" in curve.row for curve in drawn)
-    in_layers = ["layer_speedup", *(["prefill_layer_speedup"] if prompted else [])]
-    measured = ["decode_speedup", *(["prefill_speedup", "end_to_end_speedup"] if prompted else [])]
-    found = {f"quality_by_{one}": _quality_figure(drawn, qualities, one) for one in in_layers}
-    if any("against" in curve.row for curve in drawn):
-        found["difference_from_rival"] = _difference_figure(drawn)
-    for batch in batches if len(batches) <= 3 else ():
-        found |= {f"quality_by_{one}_batch{batch}": _quality_figure(drawn, qualities, one, batch) for one in measured}
-    found["depth_by_step"] = _depth_figure(drawn)
-    if batches:
-        found["ms_by_step"] = _step_time_figure(drawn, batches)
-    if len(batches) > 3:
-        found["cost_by_batch"] = _batch_figure(drawn)
-    return found
+@dataclass(frozen=True)
+class _Speed:
+    """A speedup on the horizontal axis: a figure of settings, or of their timing at a batch size."""
+
+    figure: str
+    batch: int | None = None
+
+    def of(self, curve: Curve) -> float | None:
+        row = curve.row if self.batch is None else curve.speeds.get(self.batch, {})
+        # A plan that runs whole prompts has no figure of their layers.
+        return row.get(self.figure, 1.0 if self.figure == "prefill_layer_speedup" else None)
+
+    @property
+    def label(self) -> str:
+        name = FIGURES[self.figure].label or self.figure.replace("_", " ")
+        return name if self.batch is None else f"{name} at batch {self.batch}"
 
 
-def _quality_figure(
-    drawn: Sequence[Curve], qualities: Sequence[str], speedup: str, batch: int | None = None
-) -> "Figure":
-    """Quality by a speedup, in layers or as measured at a batch size."""
-    figure, axes = axes_of(len(qualities))
-    for axis, quality in zip(axes, qualities, strict=True):
-        for number, (series, members) in enumerate(_by_series(drawn).items()):
-            points = []
-            for curve in members:
-                speeds = curve.row if batch is None else curve.speeds.get(batch, {})
-                speed = speeds.get(speedup, 1.0 if speedup == "prefill_layer_speedup" else None)
-                if speed is not None and quality in curve.row:
-                    value = curve.row[quality]
-                    low, high = curve.row.get(f"{quality}_ci95", curve.row.get(f"{quality}_seeds", (value, value)))
-                    points.append((speed, value, max(0.0, value - low), max(0.0, high - value)))
-            if not points:
-                continue
-            x, y, below, above = zip(*sorted(points), strict=True)
-            axis.errorbar(x, y, yerr=(below, above), label=series, capsize=2, **curve_style(number))
-        axis.set(xlabel=FIGURES[speedup].label + ("" if batch is None else f", batch {batch}"))
+def _quality_plot(drawn: Sequence[Curve], qualities: Sequence[str], styles: Mapping[str, Style], speed: _Speed) -> Plot:
+    """Quality by a speedup."""
+    figure, axes = axes_of(max(1, len(qualities)))
+    for axis, quality in zip(axes, qualities, strict=False):
+        for series, members in by_series(drawn).items():
+            _series(axis, series, members, quality, speed, styles[series])
+        axis.set_xlabel(speed.label)
         axis.set_ylabel(FIGURES[quality].at("plot").label)
     legend_outside(figure, axes)
-    return figure
+    counted = "Layers over mean depth" if speed.batch is None else "Measured against the full model in the same run"
+    return Plot(f"Every quality figure by {speed.label}", f"{counted}; bars are 95% intervals.", figure)
 
 
-def _difference_figure(drawn: Sequence[Curve]) -> "Figure":
+def _series(axis: "Axes", series: str, members: Sequence[Curve], quality: str, speed: _Speed, style: Style) -> None:
+    points = []
+    for curve in members:
+        reached, value = speed.of(curve), curve.quality(quality)
+        if reached is not None and value is not None:
+            points.append((reached, *value, tip(curve, quality, f"{speed.label} {reached:.2f}x")))
+    if not points:
+        return
+    points.sort()
+    line = {**style.line, "marker": ""}
+    axis.plot([point[0] for point in points], [point[1] for point in points], **line)
+    for number, (reached, value, low, high, text) in enumerate(points):
+        axis.plot([reached, reached], [low, high], color=style.colour, linewidth=0.9)
+        label = None if number else series
+        tipped(axis.plot([reached], [value], label=label, **{**style.line, "linestyle": ""}), text)
+
+
+def _difference_plot(drawn: Sequence[Curve], styles: Mapping[str, Style]) -> Plot:
     """The difference between each setting and its rival, with the interval, one line per setting."""
     compared = [curve for curve in drawn if "against" in curve.row]
     rows = [curve.row for curve in compared]
     present = {figure.name for figure in FIGURES if any(f"{figure.name}_difference" in row for row in rows)}
     names = [figure.name for figure in FIGURES.shown("plot", present)]
-    figure, axes = axes_of(len(names), height=1.2 + 0.26 * len(compared), share=True)
-    for axis, name in zip(axes, names, strict=True):
+    figure, axes = axes_of(max(1, len(names)), height=1.2 + 0.22 * len(compared), share=True)
+    for axis, name in zip(axes, names, strict=False):
         for line, curve in enumerate(reversed(compared)):
+            if f"{name}_difference" not in curve.row:
+                continue
             middle = curve.row[f"{name}_difference"]
             low, high = curve.row[f"{name}_difference_ci95"]
-            axis.plot([low, high], [line, line], color=_COLOURS[2])
-            axis.plot([middle], [line], "o", color=_COLOURS[2], markersize=4)
-        axis.axvline(0, color="#777777", linewidth=1)
+            style = styles[curve.series]
+            axis.plot([low, high], [line, line], color=style.colour, linewidth=1.2)
+            point = axis.plot([middle], [line], **{**style.line, "linestyle": ""})
+            tipped(point, f"{curve.label} less {curve.row['against']}: {middle:+.3f} [{low:+.3f}, {high:+.3f}]")
+        axis.axvline(0, color=MUTED, linewidth=1)
         axis.set_xlabel(f"{FIGURES[name].at('plot').label}, difference")
     labels = [f"{curve.label}  vs  {curve.row['against']}" for curve in reversed(compared)]
-    axes[0].set_yticks(range(len(labels)), labels, fontsize=7)
-    return figure
-
-
-def _depth_figure(drawn: Sequence[Curve]) -> "Figure":
-    """Mean depth of the outputs that reach each step, one panel per series."""
-    return _by_step(drawn, lambda curve: curve.depth_by_step, first_step=0, ylabel="mean layers run")
-
-
-def _step_time_figure(drawn: Sequence[Curve], batches: Sequence[int]) -> "Figure":
-    largest = max(batches)
-    return _by_step(
-        drawn, lambda curve: curve.step_ms.get(largest, ()), first_step=1, ylabel=f"ms per step, batch {largest}"
+    axes[0].set_yticks(range(len(labels)), labels, fontsize=7.5)
+    return Plot(
+        "Difference from the rival of an equal budget",
+        "Paired by seed and item; an interval that does not touch the line at 0 is a measurable difference.",
+        figure,
     )
 
 
 def _batch_figure(drawn: Sequence[Curve]) -> "Figure":
     """Layers per step, time per token and speedup, by batch size."""
     figure, axes = axes_of(3)
+    timed = [curve for curve in drawn if curve.speeds]
+    # A line per setting, not per series: their colours are of this plot alone.
+    styles = styles_of((curve.label for curve in timed), "full 1x")
     wanted = ("layers per step (deepest row)", "ms per token", "decode speedup")
-    for number, curve in enumerate(curve for curve in drawn if curve.speeds):
+    for curve in timed:
         batches = sorted(curve.speeds)
         values = (
             [curve.speeds[batch].get("layers_per_step") for batch in batches],
@@ -150,7 +162,9 @@ def _batch_figure(drawn: Sequence[Curve]) -> "Figure":
         for axis, line, name in zip(axes, values, wanted, strict=True):
             points = [(batch, value) for batch, value in zip(batches, line, strict=True) if value is not None]
             if points:
-                axis.plot(*zip(*points, strict=True), label=curve.label, **curve_style(number))
+                tipped(
+                    axis.plot(*zip(*points, strict=True), label=curve.label, **styles[curve.label].line), curve.label
+                )
             axis.set(xlabel="batch size", ylabel=name, xscale="log")
             axis.set_xticks(batches, [str(batch) for batch in batches])
             axis.minorticks_off()
@@ -161,7 +175,7 @@ def _batch_figure(drawn: Sequence[Curve]) -> "Figure":
     return figure
 
 
-def layer_figure(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
+def layer_plot(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> Plot:
     """Where a decode step's time goes, one panel per setting; `layers` holds `layer_times.layer_times` of each."""
     kinds = {
         "layer_ms": "layer",
@@ -169,132 +183,59 @@ def layer_figure(layers: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure
         "head_ms": "head, for confidence and token",
         "other_ms": "everything else",
     }
-    figure, axes = axes_of(len(layers), share=True)
+    figure, axes = axes_of(len(layers), height=2.4, share=True)
     for axis, (label, measured) in zip(axes, layers.items(), strict=True):
         numbers = range(1, len(measured) + 1)
         below = [0.0] * len(measured)
-        for colour, (key, name) in zip(_COLOURS[1:], kinds.items(), strict=False):
+        for colour, (key, name) in zip(COLOURS, kinds.items(), strict=False):
             heights = [layer.get(key, 0.0) for layer in measured]
             axis.bar(numbers, heights, bottom=below, color=colour, label=name)
             below = [a + b for a, b in zip(below, heights, strict=True)]
         rows = axis.twinx()
-        rows.plot(numbers[:-1], [layer["rows"] for layer in measured[:-1]], "k.-", linewidth=1)
+        rows.plot(numbers[:-1], [layer["rows"] for layer in measured[:-1]], ".-", color=INK, linewidth=1)
+        dress(rows)
+        rows.grid(visible=False)
         rows.set_ylim(bottom=0)
-        rows.set_ylabel("rows (dots)", fontsize=7)
-        rows.spines["top"].set_visible(False)
-        axis.set_title(f"{label}: {sum(below):.2f} ms", fontsize=8)
+        rows.spines["right"].set_visible(True)
+        rows.set_ylabel("rows")
+        axis.set_title(f"{label}: {sum(below):.2f} ms")
         axis.set_xlabel("layer, and the rest")
-    axes[0].set_ylabel("ms per step")
+        axis.set_ylabel("ms per step")
+    legend_outside(figure, axes)
+    sentence = "Measured layer by layer in a separate pass; dots are the rows that run a layer, by the right axis."
+    return Plot("Where a step's time goes", sentence, figure)
+
+
+def _by_step(
+    drawn: Sequence[Curve],
+    values: Callable[[Curve], Sequence[float]],
+    styles: Mapping[str, Style],
+    *,
+    first_step: int,
+    ylabel: str,
+) -> "Figure":
+    """A panel per series in its colour, a dash pattern per setting, and the references in grey."""
+    panels = {name: members for name, members in by_series(drawn).items() if members[0].row["method"] not in REFERENCES}
+    references = {curve.series: curve for curve in reversed(drawn) if curve.row["method"] in REFERENCES}
+    figure, axes = axes_of(max(1, len(panels)), height=3.1, share=True)
+
+    def line(axis: "Axes", curve: Curve, **style: Any) -> "list[Line2D]":
+        steps = values(curve)
+        drawn_lines = axis.plot(range(first_step, first_step + len(steps)), steps, linewidth=1.2, **style)
+        tipped(drawn_lines, curve.label)
+        return drawn_lines
+
+    for axis, (name, members) in zip(axes, (panels or {"": []}).items(), strict=True):
+        for curve in reversed(references.values()):
+            line(axis, curve, color=MUTED, linestyle="--" if curve.row["method"] == "full" else ":", label=curve.label)
+        lines = [
+            *(line(axis, curve, color=styles[name].colour, linestyle=dash)
+              for curve, dash in zip(members, cycle(_DASHES), strict=False))
+        ]  # fmt: skip
+        axis.set(title=name, xlabel="generation step", ylabel=ylabel)
+        axis.set_ylim(bottom=0)
+        legend_below(
+            axis, [one for drawn_lines in lines for one in drawn_lines], [str(one.row["setting"]) for one in members]
+        )
     legend_outside(figure, axes)
     return figure
-
-
-def throughput_figures(rows: Sequence[Row], last: Mapping[str, Mapping[str, Any]]) -> dict[str, "Figure"]:
-    """Tokens per second by batch size, decode speedup by bytes speedup, and milliseconds by step; a panel per format.
-
-    Args:
-        rows: result rows of a throughput run.
-        last: its timing parts at the largest batch size, `row` and `step_ms` by system.
-    """
-    good = [row for row in rows if "error" not in row]
-    formats = list(dict.fromkeys(row["dtype"] for row in good))
-    by_system: dict[tuple[str, str], list[Row]] = {}
-    for row in good:
-        by_system.setdefault((f"{row['method']} {row['setting']}", row["dtype"]), []).append(row)
-    styles = {label: curve_style(number) for number, label in enumerate(dict.fromkeys(label for label, _ in by_system))}
-
-    def panels(xlabel: str, ylabel: str) -> tuple["Figure", dict[str, "Axes"]]:
-        figure, axes = axes_of(len(formats), width=3.0 if len(formats) > 1 else 5.0, share=True)
-        for axis, name in zip(axes, formats, strict=True):
-            axis.set(xlabel=xlabel, title=name)
-        axes[0].set_ylabel(ylabel)
-        return figure, dict(zip(formats, axes, strict=True))
-
-    speed, by_format = panels("batch size", "tokens/s")
-    for (label, dtype), members in by_system.items():
-        points = sorted((row["batch_size"], row["decode_tokens_per_s"]) for row in members)
-        by_format[dtype].plot(*zip(*points, strict=True), label=label, **styles[label])
-        by_format[dtype].set(xscale="log", yscale="log")
-    legend_outside(speed, list(by_format.values()))
-    realised, by_format = panels("bytes speedup", "measured decode speedup")
-    for (label, dtype), members in by_system.items():
-        points = [(row["bytes_speedup"], row["decode_speedup"]) for row in members if "realised_fraction" in row]
-        style: dict[str, Any] = {**styles[label], "linestyle": ""}
-        if points:
-            by_format[dtype].plot(*zip(*points, strict=True), label=label, **style)
-    for axis in by_format.values():
-        axis.axline((1, 1), slope=1, color="#777777", linewidth=1)
-    legend_outside(realised, list(by_format.values()))
-    steps, by_format = panels("generation step", "ms per step, largest batch")
-    for part in last.values():
-        if part["step_ms"]:
-            label = f"{part['row']['method']} {part['row']['setting']}"
-            axis = by_format[part["row"]["dtype"]]
-            axis.plot(range(1, len(part["step_ms"]) + 1), part["step_ms"], label=label, **styles[label])
-    by_format[formats[0]].set_ylim(bottom=0)
-    legend_outside(steps, list(by_format.values()))
-    return {"tokens_by_batch": speed, "realised_speedup": realised, "ms_by_step": steps}
-
-
-def _by_step(drawn: Sequence[Curve], values: Any, *, first_step: int, ylabel: str) -> "Figure":
-    series = _by_series(drawn)
-    references = [members[0] for members in series.values() if members[0].row["method"] in _REFERENCES]
-    panels = {name: members for name, members in series.items() if members[0].row["method"] not in _REFERENCES}
-    panels = panels or {"": []}
-    figure, axes = axes_of(len(panels), share=True)
-    for axis, (name, members) in zip(axes, panels.items(), strict=True):
-        for curve in references:
-            steps = values(curve)
-            style = "--" if curve.row["method"] == "full" else ":"
-            axis.plot(range(first_step, first_step + len(steps)), steps, style, color="#777777", label=curve.label)
-        for number, curve in enumerate(members, start=1):
-            steps = values(curve)
-            axis.plot(
-                range(first_step, first_step + len(steps)),
-                steps,
-                color=_COLOURS[number % 8],
-                label=curve.row["setting"],
-            )
-        axis.set_title(name, fontsize=8)
-        axis.set_xlabel("generation step")
-        axis.set_ylim(bottom=0)
-        axis.legend(frameon=False, fontsize=7)
-    axes[0].set_ylabel(ylabel)
-    return figure
-
-
-def _by_series(drawn: Sequence[Curve]) -> dict[str, list[Curve]]:
-    found: dict[str, list[Curve]] = {}
-    for curve in drawn:
-        found.setdefault(curve.series, []).append(curve)
-    return found
-
-
-def legend_outside(figure: "Figure", axes: Sequence["Axes"]) -> None:
-    """One legend beside the panels, for all of them."""
-    drawn = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(drawn.values()), list(drawn), loc="outside right upper", frameon=False, fontsize=7)
-
-
-def curve_style(number: int) -> dict[str, Any]:
-    """Colour and marker of curve number `number`."""
-    return {
-        "color": _COLOURS[number % len(_COLOURS)],
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "markersize": 5,
-        "linewidth": 1.2,
-    }
-
-
-def axes_of(
-    count: int, *, height: float = 3.5, width: float = 4.2, share: bool = False
-) -> tuple["Figure", list["Axes"]]:
-    """A figure with `count` panels in a row."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False, sharey=share)[0]
-    for axis in axes:
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from skiplab.evaluation.significance import holm, paired_differences, seed_item_interval
+from skiplab.evaluation.significance import holm, paired_differences, paired_intervals, seed_item_interval
 from skiplab.reporting.record import Record, Setting
 from skiplab.reporting.results import Row
 from skiplab.reporting.vocabulary import FIGURES
@@ -15,13 +15,14 @@ def summarise(records: Sequence[Record], rivals: Mapping[Setting, Setting]) -> l
     """One row per method and setting, in the records' order.
 
     Args:
-        records: finished settings, seed by seed.
+        records: finished settings, seed by seed; the full model first, with which all others are compared.
         rivals: by setting, the setting against which it is tested.
     """
     groups: dict[Setting, list[Record]] = {}
     for record in records:
         groups.setdefault(record.entry.over_seeds, []).append(record)
     found = {setting: _summary(members) for setting, members in groups.items()}
+    _add_from_full(found, groups)
     pairs: dict[tuple[Setting, str], tuple[Scores, Scores]] = {}
     for setting, members in groups.items():
         rival = rivals.get(setting)
@@ -43,6 +44,22 @@ def summarise(records: Sequence[Record], rivals: Mapping[Setting, Setting]) -> l
         for setting, p_value in zip(tested, holm(list(tested.values())), strict=True):
             found[setting][f"{family}_p_value"] = p_value
     return list(found.values())
+
+
+def _add_from_full(found: dict[Setting, Row], groups: Mapping[Setting, Sequence[Record]]) -> None:
+    """Add the differences from the full model, if its records come first."""
+    first = next(iter(groups), None)
+    if first is None or first.method != "full":
+        return
+    pairs: dict[tuple[Setting, str], tuple[Scores, Scores]] = {}
+    for setting, members in groups.items():
+        for name, scores in members[0].item_scores.items():
+            if setting != first and len(scores) >= 2 and name in groups[first][0].item_scores:
+                own, other = _paired(name, members, groups[first])
+                if own:
+                    pairs[setting, name] = own, other
+    for (setting, name), (mean, low, high) in zip(pairs, paired_intervals(list(pairs.values())), strict=True):
+        found[setting] |= {f"{name}_from_full": mean, f"{name}_from_full_ci95": [low, high]}
 
 
 def _summary(members: Sequence[Record]) -> Row:

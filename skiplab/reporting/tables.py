@@ -1,10 +1,12 @@
 """Tables of a comparison's rows: for the console, in Markdown, and for the report."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from skiplab.reporting.record import Setting
 from skiplab.reporting.results import Row
 from skiplab.reporting.vocabulary import FIGURES
 from skiplab.reporting.wide_console import wide_console
@@ -80,9 +82,9 @@ def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
 def tables(rows: Sequence[Row], summary: Sequence[Row]) -> list[Table]:
     """All tables: quality over seeds and against rivals, by seed if there are several, details, training, speed."""
     found = [_over_seeds(summary, rows)]
-    if _many_seeds(rows):
+    if many_seeds(rows):
         found.append(_by_seed(rows))
-    if details := _columns("details", summary):
+    if details := columns_of("details", summary):
         found.append(_details(summary, details))
     if _has(summary, "train_passes"):
         found.append(_training(summary))
@@ -117,35 +119,15 @@ def markdown(laid: Sequence[Table], rows: Sequence[Row]) -> str:
     return "\n\n".join([*parts, *(["\n".join(errors)] if errors else [])])
 
 
-def print_table(rows: Sequence[Row], summary: Sequence[Row], console: "Console") -> None:
-    """Print the main figures over seeds, one line per setting; the report has all figures."""
-    from rich import box
-    from rich.table import Table as RichTable
+def without_figures(rows: Sequence[Row]) -> dict[Setting, str]:
+    """The settings that have no figures, and why."""
+    measured = {Setting.of(row) for row in rows if "error" not in row or "bleu" in row}
+    return {setting: row["error"] for row in rows if "error" in row and (setting := Setting.of(row)) not in measured}
 
-    shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    timed = sorted({row["batch_size"] for row in rows if "batch_size" in row})
-    batches = timed if len(timed) <= 2 else [timed[0], timed[-1]]
-    figures = _columns("console", summary)
-    # Only the first.
-    compared = list(_columns("difference", summary, suffix="_difference"))[:1]
-    shown.add_column("method", overflow="fold")
-    names = [column.label for column in figures.values()]
-    names += [f"{FIGURES[key].at('difference').label} vs rival" for key in compared]
-    for name in [*names, *(f"speedup batch {batch}" for batch in batches)]:
-        first, _, rest = name.partition(" ")
-        shown.add_column(f"{first}\n{rest}", justify="right", no_wrap=True)
-    speeds = {(row["method"], row["setting"], row.get("batch_size")): row.get("decode_speedup") for row in rows}
-    for row in summary:
-        label = (row["method"], row["setting"])
-        cells = [_cell(row, key, column).text for key, column in figures.items()]
-        cells += [_difference(row, key).text for key in compared]
-        times = [speeds.get((*label, batch)) for batch in batches]
-        shown.add_row(" ".join(label), *cells, *(f"{time:.2f}x" if time is not None else "" for time in times))
-    for row in rows:
-        if "error" in row and "bleu" not in row:
-            seed = f" seed {row['seed']}" if _many_seeds(rows) else ""
-            shown.add_row(f"{row['method']} {row['setting']}{seed}", "failed")
-    wide_console(console).print(shown)
+
+def slug(text: str) -> str:
+    """A text as an id: lower case, letters, digits, dots and hyphens."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
 def throughput_table(rows: Sequence[Row]) -> Table:
@@ -171,7 +153,7 @@ def profile_table(profiles: Sequence[Row]) -> Table:
 
 
 def flat_table(title: str, rows: Sequence[Row], place: Place, labels: Sequence[str]) -> Table:
-    shown = _columns(place, rows)
+    shown = columns_of(place, rows)
     names = {"dtype": "format", "batch_size": "batch"}
     table = Table(title, [*(names.get(label, label) for label in labels), *(one.label for one in shown.values())])
     for number, row in enumerate(rows):
@@ -179,17 +161,17 @@ def flat_table(title: str, rows: Sequence[Row], place: Place, labels: Sequence[s
         if "error" in row:
             table.errors[number] = row["error"]
         else:
-            line += [_cell(row, key, column) for key, column in shown.items()]
+            line += [cell(row, key, column) for key, column in shown.items()]
         table.lines.append(line)
     return table
 
 
 def one_line(row: Row) -> str:
     """A finished setting in one line."""
-    return ", ".join(f"{column.label} {column.text(row[key])}" for key, column in _columns("quality", [row]).items())
+    return ", ".join(f"{column.label} {column.text(row[key])}" for key, column in columns_of("quality", [row]).items())
 
 
-def _columns(place: Place, rows: Iterable[Row], suffix: str = "") -> dict[str, Column]:
+def columns_of(place: Place, rows: Iterable[Row], suffix: str = "") -> dict[str, Column]:
     """The columns that a table shows of rows, by figure.
 
     Args:
@@ -201,17 +183,17 @@ def _columns(place: Place, rows: Iterable[Row], suffix: str = "") -> dict[str, C
 
 
 def _over_seeds(summary: Sequence[Row], rows: Sequence[Row]) -> Table:
-    figures = _columns("quality", summary)
-    compared = _columns("difference", summary, suffix="_difference")
+    figures = columns_of("quality", summary)
+    compared = columns_of("difference", summary, suffix="_difference")
     against = ["against", *(f"{column.label} difference" for column in compared.values())] if compared else []
-    seeds = _many_seeds(rows)
+    seeds = many_seeds(rows)
     head = ["method", "setting", *(["seeds"] if seeds else []), *(one.label for one in figures.values()), *against]
     table = Table("Quality", head)
     for row in summary:
         line = [Cell(row["method"]), Cell(row["setting"]), *([Cell(str(len(row["seeds"])))] if seeds else [])]
-        line += [_cell(row, key, column) for key, column in figures.items()]
+        line += [cell(row, key, column) for key, column in figures.items()]
         line += [Cell(row.get("against", ""))] if compared else []
-        table.lines.append(line + [_difference(row, key) for key in compared])
+        table.lines.append(line + [difference_cell(row, key) for key in compared])
     for (method, setting, _), members in by_setting(rows).items():
         if "error" in members[0] and "bleu" not in members[0]:
             table.errors[len(table.lines)] = members[0]["error"]
@@ -224,16 +206,16 @@ def _details(summary: Sequence[Row], figures: Mapping[str, Column]) -> Table:
     table = Table("Details", ["method", "setting", *(column.label for column in figures.values())])
     for row in summary:
         if figures.keys() & row.keys():
-            cells = [_cell(row, key, column) for key, column in figures.items()]
+            cells = [cell(row, key, column) for key, column in figures.items()]
             table.lines.append([Cell(row["method"]), Cell(row["setting"]), *cells])
     return table
 
 
 def _by_seed(rows: Sequence[Row]) -> Table:
-    figures = _columns("quality", rows)
+    figures = columns_of("quality", rows)
     table = Table("Quality by seed", [*_head(rows), *(column.label for column in figures.values())])
     for number, (setting, members) in enumerate(by_setting(rows).items()):
-        table.lines.append(_label(setting, rows) + [_cell(members[0], *one) for one in figures.items()])
+        table.lines.append(_label(setting, rows) + [cell(members[0], *one) for one in figures.items()])
         if "error" in members[0]:
             table.errors[number] = members[0]["error"]
     return table
@@ -242,23 +224,23 @@ def _by_seed(rows: Sequence[Row]) -> Table:
 def _training(summary: Sequence[Row]) -> Table:
     """The training cost of each trained setting, mean over seeds."""
     trained = [row for row in summary if "train_passes" in row]
-    figures = _columns("training", trained)
+    figures = columns_of("training", trained)
     table = Table("Training", ["method", "setting", *(column.label for column in figures.values())])
     for row in trained:
         table.lines.append(
-            [Cell(row["method"]), Cell(row["setting"]), *(_cell(row, *figure) for figure in figures.items())]
+            [Cell(row["method"]), Cell(row["setting"]), *(cell(row, *figure) for figure in figures.items())]
         )
     return table
 
 
 def _speed(rows: Sequence[Row]) -> Table:
     batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
-    columns = [(key, column, batch) for key, column in _columns("speed", rows).items() for batch in batches]
+    columns = [(key, column, batch) for key, column in columns_of("speed", rows).items() for batch in batches]
     table = Table("Speed", [*_head(rows), *(f"{column.label}, batch {batch}" for _, column, batch in columns)])
     timed = {setting: members for setting, members in by_setting(rows).items() if "batch_size" in members[0]}
     for number, (setting, members) in enumerate(timed.items()):
         by_batch = {row["batch_size"]: row for row in members}
-        cells = [_cell(by_batch.get(batch, {}), key, column) for key, column, batch in columns]
+        cells = [cell(by_batch.get(batch, {}), key, column) for key, column, batch in columns]
         table.lines.append(_label(setting, rows) + cells)
         if "error" in members[0]:
             table.errors[number] = members[0]["error"]
@@ -266,15 +248,16 @@ def _speed(rows: Sequence[Row]) -> Table:
 
 
 def _head(rows: Sequence[Row]) -> list[str]:
-    return ["method", "setting", *(["seed"] if _many_seeds(rows) else [])]
+    return ["method", "setting", *(["seed"] if many_seeds(rows) else [])]
 
 
 def _label(setting: tuple[str, str, int], rows: Sequence[Row]) -> list[Cell]:
     method, name, seed = setting
-    return [Cell(method), Cell(name), *([Cell(str(seed))] if _many_seeds(rows) else [])]
+    return [Cell(method), Cell(name), *([Cell(str(seed))] if many_seeds(rows) else [])]
 
 
-def _many_seeds(rows: Sequence[Row]) -> bool:
+def many_seeds(rows: Sequence[Row]) -> bool:
+    """Whether the rows are of several seeds."""
     return len({row["seed"] for row in rows}) > 1
 
 
@@ -282,7 +265,8 @@ def _has(rows: Iterable[Mapping[str, object]], key: str) -> bool:
     return any(key in row for row in rows)
 
 
-def _cell(row: Row, key: str, column: Column) -> Cell:
+def cell(row: Row, key: str, column: Column) -> Cell:
+    """A figure of a row and its interval."""
     if key not in row:
         return Cell("")
     bounds = next((row[name] for end in ("ci95", "seeds", "quartiles") if (name := f"{key}_{end}") in row), None)
@@ -290,7 +274,8 @@ def _cell(row: Row, key: str, column: Column) -> Cell:
     return Cell(column.text(row[key]), spread)
 
 
-def _difference(row: Row, key: str) -> Cell:
+def difference_cell(row: Row, key: str) -> Cell:
+    """A figure's difference from the rival, its interval and p-value."""
     if f"{key}_difference" not in row:
         return Cell("")
     low, high = row[f"{key}_difference_ci95"]

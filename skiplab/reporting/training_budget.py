@@ -3,16 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from skiplab.evaluation.significance import seed_item_interval
-from skiplab.reporting.plots import axes_of, curve_style, legend_outside
+from skiplab.reporting.plot_style import Plot, axes_of, legend_outside, styles, tipped
 from skiplab.reporting.record import Record
 from skiplab.reporting.tables import Cell, Table
 from skiplab.reporting.vocabulary import FIGURES
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FLAT = 0.01
 """A training is flat if doubling its passes lowers the validation loss by less than this fraction."""
@@ -97,11 +94,12 @@ def budget_tables(found: Sequence[Budget], metric: str) -> list[Table]:
     return [_all_table(found, metric), *([_equal_table(found, metric)] if _first_family(found) else [])]
 
 
-def budget_figure(found: Sequence[Budget], metric: str) -> "Figure":
+def budget_plot(found: Sequence[Budget], metric: str) -> Plot:
     """Quality by the training time of all models for all speeds: a panel per speedup, a line per method."""
     figure, axes = axes_of(len(speeds := _speedups(found)))
+    looks = styles(budget.family for budget in found)
     for axis, speedup in zip(axes, speeds, strict=True):
-        for number, family in enumerate(dict.fromkeys(budget.family for budget in found)):
+        for family in looks:
             drawn = [
                 (budget.cost(budget.time), *quality)
                 for budget in found
@@ -111,11 +109,15 @@ def budget_figure(found: Sequence[Budget], metric: str) -> "Figure":
                 time, mean, low, high = map(list, zip(*sorted(drawn), strict=True))
                 below = [one - least for one, least in zip(mean, low, strict=True)]
                 above = [most - one for one, most in zip(mean, high, strict=True)]
-                axis.errorbar(time, mean, yerr=(below, above), label=family, capsize=2, **curve_style(number))
+                drawn_line = axis.errorbar(
+                    time, mean, yerr=(below, above), label=family, capsize=2, **looks[family].line
+                )
+                tipped(drawn_line.lines[:1], family)
         axis.set(xscale="log", xlabel="seconds of training, for all speeds", title=f"{speedup:g}x")
         axis.set_ylabel(FIGURES[metric].at("quality").label)
     legend_outside(figure, axes)
-    return figure
+    sentence = "A panel per speedup, a line per method: the higher at equal time, the better. Bars are 95% intervals."
+    return Plot("Quality by training time for all speeds together", sentence, figure)
 
 
 def _all_table(found: Sequence[Budget], metric: str) -> Table:

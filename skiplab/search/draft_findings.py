@@ -1,21 +1,19 @@
 """What a search of drafters found: files, a page, and what the tracker and the console show."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from skiplab.comparison import publish
+from skiplab.comparison.facts import facts
 from skiplab.comparison.session import Session
 from skiplab.reporting import html
-from skiplab.reporting.plots import axes_of
+from skiplab.reporting.headline import Sentence
+from skiplab.reporting.plot_style import COLOURS, MUTED, Plot, axes_of, tipped
 from skiplab.reporting.results import Row, write_results
 from skiplab.reporting.tables import flat_table
 from skiplab.search.draft_cost import DraftCosts, ModelErrors
 from skiplab.utils.environment import environment
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _NOTES = (
     "Each drafter was timed in turns with full depth on the same weights; a speedup is the median over rounds, with "
@@ -43,21 +41,21 @@ def write_findings(session: Session, rows: Sequence[Row], costs: DraftCosts | No
     page = html.Page(
         title=config.tracking.experiment,
         description=config.description or "",
-        task=session.prepared.data.source.name,
+        facts=facts(session.prepared, described),
         rows=rows,
         tables=[table],
-        figures=draft_figures(rows),
-        samples=[],
+        plots=draft_plots(rows),
         environment=described,
         config=OmegaConf.to_yaml(OmegaConf.create(config.plain)),
-        notes=" ".join([*found, _NOTES]),
+        notes=_NOTES,
+        sentences=[Sentence((text,)) for text in found],
     )
     publish.publish(tracker, folder, page)
     tracker.log_figures(rows[0])
-    table.print(session.console)
+    table.print(session.screen.console)
     for sentence in found:
-        session.console.print(sentence, highlight=False)
-    session.console.print(f"report: {folder / 'report.html'}", soft_wrap=True, highlight=False)
+        session.screen.print(sentence)
+    session.screen.print(f"report: {folder / 'report.html'}")
 
 
 def sentences(rows: Sequence[Row], errors: ModelErrors | None) -> list[str]:
@@ -80,18 +78,23 @@ def sentences(rows: Sequence[Row], errors: ModelErrors | None) -> list[str]:
     return found
 
 
-def draft_figures(rows: Sequence[Row]) -> "dict[str, Figure]":
+def draft_plots(rows: Sequence[Row]) -> dict[str, Plot]:
     """Measured decode speedup by predicted speedup, and by teacher-forced agreement."""
-    found: dict[str, Figure] = {}
+    found: dict[str, Plot] = {}
     for name, label in (("predicted_speedup", "predicted speedup"), ("draft_agreement", "teacher-forced agreement")):
         known = [row for row in rows if name in row]
         if not known:
             continue
-        plot, (axis,) = axes_of(1, width=5)
-        axis.scatter([row[name] for row in known], [row["decode_speedup"] for row in known], s=14)
+        figure, (axis,) = axes_of(1)
+        for row in known:
+            point = axis.plot([row[name]], [row["decode_speedup"]], "o", color=COLOURS[0], markersize=4)
+            tipped(point, f"{row['setting']}: {row['decode_speedup']:.2f}x, {label} {row[name]:.2f}")
         if name == "predicted_speedup":
             ends = [min(row["decode_speedup"] for row in known), max(row["decode_speedup"] for row in known)]
-            axis.plot(ends, ends, color="gray", linewidth=1)
-        axis.set(xlabel=label, ylabel="measured decode speedup")
-        found[f"speed_by_{name}"] = plot
+            axis.plot(ends, ends, color=MUTED, linewidth=1)
+        axis.set(xlabel=label, ylabel="decode speedup")
+        found[f"speed_by_{name}"] = Plot(
+            f"Decode speedup by {label}", "A point per drafter; on the line they are equal."
+            if name == "predicted_speedup" else "A point per drafter.", figure,
+        )  # fmt: skip
     return found

@@ -56,11 +56,8 @@ class DraftSearch:
         known = next((one for one in self._finished() if one.params == trial.params), None)
         figures = dict(known.user_attrs[FIGURES]) if known else self._figures(params)
         trial.set_user_attr(FIGURES, figures)
-        self._session.console.print(
-            f"trial {trial.number + 1} of {self._options.trials}: {self._drafting(params).setting}, "
-            f"{figures['decode_speedup']:.2f}x",
-            highlight=False,
-        )
+        setting, count = self._drafting(params).setting, self._options.trials
+        self._session.screen.print(f"trial {trial.number + 1} of {count}: {setting}, {figures['decode_speedup']:.2f}x")
         return figures["decode_speedup"]
 
     def _figures(self, params: dict[str, Any]) -> Row:

@@ -10,6 +10,7 @@ from optuna.study import Study
 
 from skiplab.comparison.cases import Case
 from skiplab.comparison.session import Session
+from skiplab.reporting.plot_style import Plot
 from skiplab.reporting.record import Record, Setting
 from skiplab.reporting.results import Row
 from skiplab.reporting.tables import Cell, Table
@@ -28,7 +29,7 @@ from skiplab.search.trials import DUPLICATE, save_note
 from skiplab.utils.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 @final
@@ -53,10 +54,10 @@ class Findings:
     others: Sequence[Finalist]
     folder: RunFolder
 
-    def for_report(self, records: Sequence[Record], cases: Sequence[Case]) -> "tuple[list[Table], dict[str, Figure]]":
+    def for_report(self, records: Sequence[Record], cases: Sequence[Case]) -> tuple[list[Table], dict[str, Plot]]:
         """Tables and plots that go with the comparison's."""
         tables = [self._plans(), self._fidelities(records, cases)]
-        return [*tables, self._seconds()], {**self._study_figures(), "layer_importance": self._profile_figure()}
+        return [*tables, self._seconds()], {**self._study_plots(), "layer_importance": self._profile_plot()}
 
     def write_schedules(self, session: Session, records: Sequence[Record]) -> None:
         """A file per finalist in `schedules/`, and the chosen one as `schedule.yaml`; all to the MLflow run."""
@@ -68,14 +69,14 @@ class Findings:
             session.tracker.log_file(path, "schedules")
         chosen = self._chosen(records)
         if chosen is None:
-            session.console.print("no schedule meets search.select; full depth remains", highlight=False)
+            session.screen.print("no schedule meets search.select; full depth remains")
             return
         path = session.folder.path / "schedule.yaml"
         chosen.write(path)
         session.tracker.log_file(path)
         asked = ", ".join(f"{key} {value:g}" for key, value in self.spec.select.items())
-        session.console.print(f"chosen by {asked}: {chosen.name}, {chosen.plan}", highlight=False, soft_wrap=True)
-        session.console.print(f"schedule: {path}", soft_wrap=True, highlight=False)
+        session.screen.print(f"chosen by {asked}: {chosen.name}, {chosen.plan}")
+        session.screen.print(f"schedule: {path}")
 
     def _chosen(self, records: Sequence[Record]) -> NamedPlan | None:
         """The schedule that `search.select` picks among the search's own finalists."""
@@ -145,7 +146,7 @@ class Findings:
         }
         return fidelity_table(cheap, full, [plans[setting][1] for setting in compared])
 
-    def _study_figures(self) -> "dict[str, Figure]":
+    def _study_plots(self) -> dict[str, Plot]:
         if len(self.spec.objectives) == 1 or not any(self.points.values()):
             return {}
         marked = {
@@ -155,8 +156,16 @@ class Findings:
         }
         names = (self.spec.quality or "", self.spec.speed)
         return {
-            "search_front": plots.front_figure(self.studies, self.points, self.sense, names, marked),
-            "hypervolume_by_trial": plots.hypervolume_figure(self.studies, self.reference()),
+            "search_front": Plot(
+                "Trials and fronts of the search",
+                "Dots are trials of the first study; a line is the front of a study's best trials.",
+                plots.front_figure(self.studies, self.points, self.sense, names, marked),
+            ),
+            "hypervolume_by_trial": Plot(
+                "Hypervolume by trial",
+                "How much of the plane the trials so far dominate; a line that is flat has stopped to learn.",
+                plots.hypervolume_figure(self.studies, self.reference()),
+            ),
         }
 
     def reference(self) -> dict[str, float]:
@@ -164,14 +173,15 @@ class Findings:
         found = plots.reference_of(self.points, self.sense)
         return {self.spec.quality or "": found.quality, self.spec.speed: found.speedup}
 
-    def _profile_figure(self) -> "Figure":
+    def _profile_plot(self) -> Plot:
         """The first profile, about full depth, and the last but those between."""
         first, *later = self.by_profile.profiles
         shown = {"full depth": first}
         if later:
             last = later[-1]
             shown[f"a plan of {last.about.layer_speedup(self.judge.reach):.1f}x"] = last
-        return plots.profile_figure(shown)
+        sentence = "The change of the loss when a layer is left out from a step on: dark layers can be skipped."
+        return Plot("Importance of layers", sentence, plots.profile_figure(shown))
 
     def _seconds(self) -> Table:
         """Seconds of trials by kind of work, summed over workers."""

@@ -8,7 +8,7 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from skiplab.reporting.plots import axes_of, curve_style
+from skiplab.reporting.plot_style import INK, Style, axes_of, dress
 from skiplab.search.layer_importance import Profile
 from skiplab.search.pareto import Scored, Sense, better
 from skiplab.search.study import experimental
@@ -51,10 +51,10 @@ def front_figure(
     for number, (name, study) in enumerate(studies.items()):
         best = sorted(_values(trial, study, names)[::-1] for trial in study.best_trials)
         if best:
-            style = {**curve_style(number), "markersize": 3}
+            style = {**Style(number).line, "markersize": 3}
             axis.plot(*zip(*best, strict=True), drawstyle="steps-pre", label=f"{name}: front", **style)
     for number, (label, point) in enumerate(marked.items(), start=len(studies)):
-        style = {**curve_style(number), "markersize": 7, "linestyle": ""}
+        style = {**Style(number).line, "markersize": 7, "linestyle": ""}
         axis.plot([point.speedup], [point.quality], label=label, **style)
     _focus(axis, points, sense)
     return _finished(axis, "Trials and fronts")
@@ -142,7 +142,7 @@ def _values(trial: FrozenTrial, study: Study, names: Objectives) -> tuple[float,
 
 
 def _line_style(number: int) -> dict[str, Any]:
-    return {"color": curve_style(number)["color"], "linewidth": 1.2, "marker": "", "alpha": 1.0}
+    return {"color": Style(number).colour, "linewidth": 1.2, "marker": "", "alpha": 1.0}
 
 
 @contextmanager
@@ -164,8 +164,9 @@ def _finished(axis: "Axes", title: str) -> "Figure":
     # Optuna's own stands at either place.
     axis.set_title("", loc="left")
     axis.set_title(title, fontsize=10)
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False)
-    figure.set_size_inches(7.5, 4.0)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, labelcolor=INK)
+    dress(axis)
+    figure.set_size_inches(9.0, 4.5)
     figure.set_layout_engine("constrained")
     return figure
 

@@ -74,11 +74,11 @@ class Search:
     def run(self) -> bool:
         """Studies, profile, comparison; True if nothing failed."""
         with self._session.run("parent", self._config.tracking.experiment, nested=False):
-            self._session.console.print("training the base and the once-for-all model")
+            self._session.screen.print("training the base and the once-for-all model")
             self._judge.prepare()
             self._warm_starts(next(iter(self._studies.values())))
             for name in self._studies:
-                self._session.console.print(f"study {name}: {self._spec.trials} trials by {self._spec.samplers[name]}")
+                self._session.screen.print(f"study {name}: {self._spec.trials} trials by {self._spec.samplers[name]}")
                 with self._session.run(f"study {name}", f"study {name}") as run_id:
                     self._runner.run(name, run_id, self._config.workers)
             # One of several searching processes continues at a time.
@@ -116,7 +116,7 @@ class Search:
         """Importances of layers and the plans made of them, once per run folder."""
         if (stored := self._folder.load("profile")) is not None:
             return Plans.from_plain(stored)
-        self._session.console.print("measuring the importance of layers")
+        self._session.screen.print("measuring the importance of layers")
         found = solve_in_stages(
             self._judge.profile_loss,
             num_layers=self._judge.num_layers,

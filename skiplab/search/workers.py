@@ -9,8 +9,7 @@ from typing import Any, final
 from omegaconf import OmegaConf
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.prepare import Prepared, prepare
@@ -83,7 +82,7 @@ class StudyRunner:
         for trial in retry_lost(study, self._workers):
             if run_id := trial.user_attrs.get(RUN):
                 self._session.tracker.end_lost_run(run_id)
-            self._session.console.print(f"    trial {trial.number} lost its worker and is retried", highlight=False)
+            self._session.screen.print(f"    trial {trial.number} lost its worker and is retried")
 
     def _run_processes(self, study: Study, name: str, parent: str, count: int, shown: Shown) -> None:
         context = multiprocessing.get_context("spawn")
@@ -106,9 +105,7 @@ class StudyRunner:
             for process in [process for process in alive if not process.is_alive()]:
                 alive.remove(process)
                 if process.exitcode:
-                    self._session.console.print(
-                        f"    {process.name} ended with exit code {process.exitcode}", highlight=False
-                    )
+                    self._session.screen.print(f"    {process.name} ended with exit code {process.exitcode}")
                     self.retry(study)
             shown(trials_of(study))
         if not is_done(trials_of(study), self._spec.trials):
@@ -116,7 +113,7 @@ class StudyRunner:
             raise RuntimeError(f"study {name} has no worker left ({done}); run the same command again to resume it")
 
     def _progress(self, name: str, study: Study) -> "_Shown":
-        return _Shown(name, study, self._spec.trials, self._session.console)
+        return _Shown(name, study, self._spec.trials, self._session.screen.bar())
 
 
 def work(
@@ -179,10 +176,9 @@ def trials_of(study: Study) -> list[FrozenTrial]:
 class _Shown:
     """A progress bar over a study's trials."""
 
-    def __init__(self, name: str, study: Study, trials: int, console: Console) -> None:
-        columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, transient=True)
-        self._task = self._bar.add_task(name, total=trials, completed=len(judged(trials_of(study))))
+    def __init__(self, name: str, study: Study, trials: int, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task(f"trials of {name}", total=trials, completed=len(judged(trials_of(study))))
 
     def __enter__(self) -> Shown:
         self._bar.__enter__()

@@ -131,6 +131,8 @@ class Figure:
             more = {f"{self.name}_seeds": "its lowest and highest value of a seed"}
         if self.interval == "items":
             more = {
+                f"{self.name}_from_full": "own mean less the full model's, paired by seed and item",
+                f"{self.name}_from_full_ci95": "its 95% bootstrap interval over seeds and items",
                 f"{self.name}_difference": "own mean less the rival's, paired by seed and item",
                 f"{self.name}_difference_ci95": "its 95% bootstrap interval over seeds and items",
                 f"{self.name}_p_value": "of no difference for these seeds, by a paired sign-flip permutation test over "

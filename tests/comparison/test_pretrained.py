@@ -55,7 +55,8 @@ def test_a_saved_method_gives_the_tokens_of_the_comparison(tmp_path: Path, check
         assert method.tokens([item.prompt for item in items]) == outputs
         AutoModelForCausalLM.from_pretrained(run / "models" / name)
     registered = {model.name for model in mlflow.MlflowClient().search_registered_models()}
-    assert registered == {"compare_calm-full-1x", "compare_calm-skipdecode-1.5x"}
+    start = f"compare_calm-restaurants-{checkpoint.name}"
+    assert registered == {f"{start}-full-1x", f"{start}-skipdecode-1.5x"}
     (base,) = (tmp_path / "cache").glob("base-*/config.json")
     model = AutoModelForCausalLM.from_pretrained(base.parent)
     assert not torch.equal(

@@ -110,7 +110,12 @@ def test_the_comparison_has_finalists_baselines_and_the_profiles_plan(home: Path
         assert [setting for setting in settings if re.fullmatch(pattern, setting)], pattern
     assert all(row["against"] == "skipdecode 2x" for row in results["summary"] if "searched 2x" in row["setting"])
     page = (home / "run" / "report.html").read_text()
-    for text in ("Do the cheap losses rank", "Seconds of trials", 'id="search_front"', 'id="layer_importance"'):
+    for text in (
+        "Do the cheap losses rank",
+        "Seconds of trials",
+        'id="plot-search_front"',
+        'id="plot-layer_importance"',
+    ):
         assert text in page
     client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
     parent = json.loads((home / "run" / "mlflow.json").read_text())["parent"]
