@@ -180,5 +180,7 @@ def test_without_peft_the_message_has_a_merge_command_that_works(
 def test_transformers_own_adapter_loading_is_refused(tmp_path: Path) -> None:
     write_base(tmp_path / "base")
     write_adapter(tmp_path / "lora", tmp_path / "base")
-    with pytest.raises(CheckpointError, match="is an adapter of PEFT, which transformers put beside"):
+    with pytest.raises(
+        CheckpointError, match="is an adapter of PEFT, which transformers loaded on top of another model"
+    ):
         load_whole(tmp_path / "lora")

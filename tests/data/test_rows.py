@@ -71,7 +71,7 @@ def test_a_line_in_another_encoding_is_named(tmp_path: Path) -> None:
     rows = read(tmp_path / "x.csv", "p,r\na,b\ncafé,olé\na,b\n".encode("latin-1"))
     assert [(number, isinstance(row, str)) for number, row in rows] == [(2, False), (3, True), (4, False)]
     assert "it is not utf-8; give the file's encoding as data.encoding" in str(rows[1][1])
-    with pytest.raises(DataError, match=r"x.csv, line 1: .* as UTF-16 does, .* data.encoding=utf-16, or"):
+    with pytest.raises(DataError, match=r"x.csv, line 1: the file begins like UTF-16, .* data.encoding=utf-16, or"):
         read(tmp_path / "x.csv", "p,r\na,b\n".encode("utf-16"))
     for unknown in ("utf-9", "base64"):
         with pytest.raises(ValueError, match=r"data.encoding must be a text encoding"):

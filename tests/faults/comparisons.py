@@ -43,7 +43,17 @@ SMALL = (
     "benchmark.warmup=0",
     "benchmark.prompts=4",
 )
-_TIMED = ("_ms", "_per_s", "decode_speedup", "ms_per_token", "ms_per_step", "peak_memory_bytes", "train_cpu_s")
+_TIMED = (
+    "_ms",
+    "_per_s",
+    "decode_speedup",
+    "prefill_speedup",
+    "end_to_end_speedup",
+    "ms_per_token",
+    "ms_per_step",
+    "peak_memory_bytes",
+    "train_cpu_s",
+)
 
 
 def command(home: Path, *overrides: str, fault: Callable[[], object] = lambda: None) -> int:

@@ -64,7 +64,9 @@ def test_a_place_may_have_its_own_label_and_format() -> None:
 def test_the_interval_determines_the_keys() -> None:
     assert set(TIME.row_keys) == set(TIME.summary_keys) == {"step_time", "step_time_quartiles"}
     assert set(SCORE.row_keys) == {"score", "score_ci95"}
-    more = {"score_difference", "score_difference_ci95", "score_p_value"}
+    more = {
+        "score_difference", "score_difference_ci95", "score_p_value", "score_from_full", "score_from_full_ci95",
+    }  # fmt: skip
     assert set(SCORE.summary_keys) == {"score", "score_ci95"} | more
     corpus = Figure(name="corpus", meaning="", interval="corpus")
     assert set(corpus.summary_keys) == {"corpus", "corpus_ci95", "corpus_seeds"}
