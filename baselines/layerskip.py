@@ -70,7 +70,9 @@ class LayerSkip(ScheduledModule):
     ) -> None:
         super().__init__(setup, **schedule)
         if draft is not None:
-            self.policy = Speculative(self.policy, setup.backbone.num_layers, Drafting(**draft))
+            drafting = Drafting(**draft)
+            drafting.check_fits(setup.backbone.max_positions)
+            self.policy = Speculative(self.policy, setup.backbone.num_layers, drafting)
         if not 0 <= dropout < 1 or exit_scale < 0 or rotation < 1:
             raise ValueError(
                 "layerskip needs a dropout in [0, 1), an exit_scale of at least 0 and a rotation of at least 1, got "

@@ -49,6 +49,7 @@ _OWN_SIZE = {
         "search.tune_steps=4",
         "search.tune_reports=2",
     ),
+    "search_draft": ("drafts.trials=8", "methods.speculative.passes=1"),
     "streams": ("streams.requests=8", "streams.loads=[0.5]", "streams.patterns=[poisson]", "streams.slots=3"),
 }
 # Why a command is not run, by its first word.

@@ -17,6 +17,7 @@ from skiplab.engine.decode import decode
 from skiplab.engine.policy import FullDepth, Scheduled
 from skiplab.schedules.exit_schedule import ExitSchedule
 from tests.comparison.small import SMALL_TASK
+from tests.pages import write_files
 from tests.test_conformance import check_parallel_forward, check_rows_alone
 from tests.tiny import BOS, EOS, PAD, VOCABULARY, CoordinateExit, prompts
 
@@ -27,11 +28,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "own_model_family.md").read_text()
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the page's two files, where packages are found."""
     home = tmp_path_factory.mktemp("own")
-    files = re.findall(r"`(my_\S+)`:\n\n```(?:python|yaml)\n(.*?)```", PAGE, re.DOTALL)
-    assert [Path(name).suffix for name, _ in files] == [".py", ".yaml"]
-    for name, text in files:
-        (home / name).parent.mkdir(parents=True)
-        (home / name).write_text(text)
+    write_files(PAGE, home)
     sys.path.insert(0, str(home))
     yield home
     sys.path.remove(str(home))

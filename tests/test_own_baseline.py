@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.comparison.small import SIZE, SMALL_TASK
+from tests.pages import write_files
 from tests.test_run import call
 
 PAGE = (Path(__file__).parents[1] / "docs" / "adding_a_baseline.md").read_text()
@@ -29,11 +30,7 @@ def commands() -> list[str]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the two files from the page."""
     home = tmp_path_factory.mktemp("own")
-    files = re.findall(r"`(my_\S+)`:\n\n```(?:python|yaml)\n(.*?)```", PAGE, re.DOTALL)
-    assert [Path(name).suffix for name, _ in files] == [".py", ".yaml"]
-    for name, text in files:
-        (home / name).parent.mkdir(parents=True)
-        (home / name).write_text(text)
+    write_files(PAGE, home)
     return home
 
 

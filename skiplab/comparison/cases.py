@@ -64,7 +64,7 @@ def expand(
     for key, node in methods.items():
         method = [node["name"], *([key] if names.count(node["name"]) > 1 and key != node["name"] else [])]
         calibrated = node.get("calibrate") or {}
-        fixed = {*calibrated, *(["speedup"] if node.get("schedule") else [])}
+        fixed = {*calibrated, *(["speedup"] if node.get("schedule") or node.get("layers") else [])}
         sweep = {key: values for key, values in (node.get("sweep") or {}).items() if key not in fixed}
         for swept in _combinations(sweep):
             candidates = _candidates(node, swept, probe)

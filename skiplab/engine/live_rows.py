@@ -74,8 +74,8 @@ class LiveRows:
     `first_l` on, and each layer works on one contiguous slice `h[first_l:]`, keys and values included: nothing is
     gathered or copied. Plans are nested from step to step too, so a row that runs a layer has the keys and values of
     all its positions there, and one length per row masks every layer; layers that lack positions of a prompt have
-    lengths of their own (`row_layout`). A row that arrives, ends or reaches a smaller
-    depth costs at most one swap of two rows' keys and values per distinct depth that it passes.
+    lengths of their own (`row_layout`). A row that arrives, ends or reaches a smaller depth costs at most one swap of
+    two rows' keys and values per distinct depth that it passes.
 
     Rows whose prompts are being read come after those that decode.
 
@@ -157,7 +157,7 @@ class LiveRows:
         position_BT = (column_BT - pad_B1).clamp(max=self._backbone.max_positions - 1)
         level, end = min(columns) == max(columns), max(columns) + width
         mask_BTS = None
-        if width > 1 or not level or bool(pad_B1.any()):
+        if width > 1 or not level or any(row.pad for row in rows):
             column_S = torch.arange(end, device=device)
             hidden_BTS = (column_S < pad_B1[..., None]) | (column_S > column_BT[..., None])
             mask_BTS = torch.zeros_like(hidden_BTS, dtype=self._backbone.dtype).masked_fill_(hidden_BTS, -torch.inf)

@@ -39,7 +39,16 @@ class OnceForAll(ScheduledModule):
         return {"loss": "once_for_all", "lowest": self._lowest}
 
     def loss(self, batch: Batch) -> Tensor:
-        # Drawn from torch's generator, which trainers seed.
-        rng = random.Random(int(torch.randint(2**31, ())))
-        plan = random_plan(rng, self.backbone.num_layers, max(2, batch.decode_steps), self._lowest)
-        return planned_loss(self.backbone, Planned(plan.plans()), batch)
+        policy = drawn_policy(self.backbone.num_layers, batch.decode_steps, self._lowest)
+        return planned_loss(self.backbone, policy, batch)
+
+
+def drawn_policy(num_layers: int, steps: int, lowest: int) -> Planned:
+    """A random nested plan for a training step, drawn from torch's generator, which trainers seed.
+
+    Args:
+        steps: decode steps of the batch.
+        lowest: minimum depth.
+    """
+    rng = random.Random(int(torch.randint(2**31, ())))
+    return Planned(random_plan(rng, num_layers, max(2, steps), lowest).plans())

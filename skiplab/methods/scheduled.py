@@ -2,18 +2,18 @@
 
 from abc import ABC
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from skiplab.engine.batch import Batch
-from skiplab.engine.policy import Planned, PromptPlanned, Scheduled
+from skiplab.engine.policy import PromptPlanned, Scheduled
 from skiplab.methods.base import PlannedModule, Setup
 from skiplab.methods.distillation import Distillation, planned_loss
+from skiplab.methods.given_plan import GivenPlan
 from skiplab.schedules.exit_schedule import PlanKind
 from skiplab.schedules.prompt_spec import PromptSpec
-from skiplab.schedules.schedule_file import named_plan
 from skiplab.schedules.schedule_solver import ScheduleSpec
 
 
@@ -92,28 +92,15 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
         learning_rate: float | None = None,
         **options: Any,
     ) -> None:
-        layers = setup.backbone.num_layers
-        if schedule is None:
-            spec = ScheduleSpec(**options)
-            solved = spec.schedule(layers, setup.lengths)
-            super().__init__(setup, distill, learning_rate)
-            self.policy = Scheduled(solved, kind)
-            self.plans = {"kind": kind, **vars(solved)}
-            self._name, self._target = str(spec), spec.speedup
-        else:
-            budget = _budget(options)
-            given = named_plan(schedule, layers)
-            super().__init__(setup, distill, learning_rate)
-            self.policy = Planned(given.plan.plans())
-            self.plans = {"steps": list(given.plan.steps_L)}
-            self._name = given.name
-            self._target = given.layer_speedup if budget is None else budget
-            prompt = given.prompt if prompt is None else prompt
-        self._prompt = PromptSpec.of(prompt)
+        given = GivenPlan.solved(setup, kind, options) if schedule is None else GivenPlan.read(setup, schedule, options)
+        super().__init__(setup, distill, learning_rate)
+        self.policy, self.plans = given.policy, dict(given.plain)
+        self._name, self._target = given.name, given.speedup
+        self._prompt = PromptSpec.of(given.prompt if prompt is None else prompt)
         if self._prompt is not None:
-            plan = self._prompt.plan(layers, self.policy.plan(1))
+            plan = self._prompt.plan(setup.backbone.num_layers, self.policy.plan(1))
             self.policy = PromptPlanned(self.policy, plan)
-            self.plans = {**self.plans, "prompt": plan.plain()}
+            self.plans["prompt"] = plan.plain()
 
     @property
     def setting(self) -> str:
@@ -124,18 +111,6 @@ class ScheduleTrainedModule(PlanTrainedModule, ABC):
     @property
     def target_speedup(self) -> float | None:
         return self._target
-
-
-def _budget(options: Mapping[str, Any]) -> float | None:
-    """The speedup among the options that come with a schedule file; all others must be at their defaults."""
-    defaults = {field.name: field.default for field in fields(ScheduleSpec)}
-    unknown = options.keys() - defaults.keys()
-    if unknown:
-        raise TypeError(f"unexpected keyword argument {', '.join(map(repr, sorted(unknown)))}")
-    changed = sorted(name for name, value in options.items() if name != "speedup" and value != defaults[name])
-    if changed:
-        raise ValueError(f"schedule=FILE fixes the plan of every step; leave {', '.join(changed)} at the default")
-    return options.get("speedup")
 
 
 class ScheduledModule(PlannedModule, ABC):

@@ -6,23 +6,22 @@ model's; with one, full depth is trained together with the drafter, whose teache
 Shapes: B rows, G generated columns, D hidden size.
 """
 
-import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
-import torch
 from torch import Tensor
 
 from skiplab.engine.batch import Batch
 from skiplab.engine.draft_length import Drafting
 from skiplab.engine.parallel_forward import planned_states
-from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, Scheduled
+from skiplab.engine.policy import ExitPolicy, FullDepth, Planned
 from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import PlannedModule, Setup
+from skiplab.methods.given_plan import GivenPlan, budget_of
 from skiplab.methods.lm_loss import Taught, lm_loss
+from skiplab.methods.once_for_all import drawn_policy
 from skiplab.schedules.exit_schedule import PlanKind, terminate_plan
-from skiplab.schedules.nested_plan import random_plan
-from skiplab.schedules.schedule_file import named_plan
 from skiplab.schedules.schedule_solver import ScheduleSpec
 
 Training = Literal["none", "drafter", "any_plan"]
@@ -37,7 +36,8 @@ class SelfSpeculative(PlannedModule):
     Args:
         kind: which layers draft at a given depth.
         layers: the layers that draft at every step, in place of `kind` and of the keywords of `ScheduleSpec`.
-        schedule: a schedule file, or what one holds, in place of these.
+        schedule: a schedule file, or what one holds, in place of these. With it or `layers`, keywords of `ScheduleSpec`
+            must be at their defaults; `speedup` is ignored.
         draft: keywords of `Drafting`.
         training: `none` takes the base unchanged. The others add up the loss at full depth and the drafter's, whose
             targets are the references and the distributions at full depth: `drafter` trains the plan that drafts,
@@ -63,16 +63,15 @@ class SelfSpeculative(PlannedModule):
         super().__init__(setup)
         drafting = Drafting(**(draft or {}))
         drafting.check_fits(setup.backbone.max_positions)
-        drafter, self._plans, self._name = _drafter(setup, kind, layers, schedule, options)
-        self._drafter, self._drafting = drafter, drafting
-        self.policy = Speculative(drafter, setup.backbone.num_layers, drafting)
+        self._drafter, self._drafting = _drafter(setup, kind, layers, schedule, options), drafting
+        self.policy = Speculative(self._drafter.policy, setup.backbone.num_layers, drafting)
         self.trains = training != "none"
         self._training = training
 
     @property
     def setting(self) -> str:
         trained = {"none": "", "drafter": " trained", "any_plan": " trained for any plan"}[self._training]
-        return f"{self._name} {self._drafting}{trained}"
+        return f"{self._drafter.name} {self._drafting}{trained}"
 
     @property
     def target_speedup(self) -> None:
@@ -82,7 +81,7 @@ class SelfSpeculative(PlannedModule):
         """Draft lengths share a training; so do drafters, if any plan is trained."""
         if self._training == "any_plan":
             return {"loss": "full_and_any_plan"}
-        return {"loss": "full_and_drafter", **self._plans}
+        return {"loss": "full_and_drafter", **self._drafter.plain}
 
     def loss(self, batch: Batch) -> Tensor:
         backbone, targets = self.backbone, batch.target_BG
@@ -93,10 +92,8 @@ class SelfSpeculative(PlannedModule):
 
     def _trained_plan(self, batch: Batch) -> ExitPolicy:
         if self._training == "drafter":
-            return self._drafter
-        # Drawn from torch's generator, which trainers seed.
-        rng = random.Random(int(torch.randint(2**31, ())))
-        return Planned(random_plan(rng, self.backbone.num_layers, max(2, batch.decode_steps), _LOWEST).plans())
+            return self._drafter.policy
+        return drawn_policy(self.backbone.num_layers, batch.decode_steps, _LOWEST)
 
 
 def _drafter(
@@ -105,27 +102,32 @@ def _drafter(
     layers: Sequence[int] | None,
     schedule: str | Mapping[str, Any] | None,
     options: Mapping[str, Any],
-) -> tuple[ExitPolicy, dict[str, Any], str]:
-    """The policy that drafts, plain values that determine its plans, and its name."""
-    depth = setup.backbone.num_layers
-    if schedule is not None:
-        given = named_plan(schedule, depth)
-        if given.prompt is not None:
-            raise ValueError(
-                f"schedule {given.name!r} has a prompt plan and cannot draft, because drafts are verified by the full "
-                "model, which runs every layer on the whole prompt; remove prompt from the schedule file"
-            )
-        return Planned(given.plan.plans()), {"steps": list(given.plan.steps_L)}, given.name
+) -> GivenPlan:
+    """The plan that drafts."""
     if layers is not None:
-        plan = tuple(layers)
-        if sorted(set(plan) & set(range(depth))) != list(plan) or not plan:
-            raise ValueError(f"layers must be ascending layers of 0 to {depth - 1}, got {list(plan)}")
-        # The prompt runs at full depth.
-        return Planned([terminate_plan(depth), plan]), {"layers": list(plan)}, f"layers {_ranges(plan)}"
-    spec = ScheduleSpec(**options)
-    solved = spec.schedule(depth, setup.lengths)
-    name = str(spec) if kind == "skip" else f"{spec} {kind}"
-    return Scheduled(solved, kind), {"kind": kind, **vars(solved)}, name
+        if schedule is not None:
+            raise ValueError("layers and schedule both give the plan that drafts; leave one of them at null")
+        budget_of(options, "layers")
+        return _fixed(setup.backbone.num_layers, layers)
+    if schedule is None:
+        solved = GivenPlan.solved(setup, kind, options)
+        return replace(solved, name=solved.name if kind == "skip" else f"{solved.name} {kind}")
+    given = GivenPlan.read(setup, schedule, options)
+    if given.prompt is not None:
+        raise ValueError(
+            f"schedule {given.name!r} has a prompt plan and cannot draft, because drafts are verified by the full "
+            "model, which runs every layer on the whole prompt; remove prompt from the schedule file"
+        )
+    return given
+
+
+def _fixed(num_layers: int, layers: Sequence[int]) -> GivenPlan:
+    """The same layers at every step, after a prompt at full depth."""
+    plan = tuple(layers)
+    if sorted(set(plan) & set(range(num_layers))) != list(plan) or not plan:
+        raise ValueError(f"layers must be ascending layers of 0 to {num_layers - 1}, got {list(plan)}")
+    policy = Planned([terminate_plan(num_layers), plan])
+    return GivenPlan(policy, {"layers": list(plan)}, f"layers {_ranges(plan)}", None)
 
 
 def _ranges(layers: Sequence[int]) -> str:

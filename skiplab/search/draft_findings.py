@@ -1,6 +1,7 @@
 """What a search of drafters found: files, a page, and what the tracker and the console show."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from omegaconf import OmegaConf
 
@@ -12,6 +13,7 @@ from skiplab.reporting.headline import Sentence
 from skiplab.reporting.plot_style import COLOURS, MUTED, Plot, axes_of, tipped
 from skiplab.reporting.results import Row, write_results
 from skiplab.reporting.tables import flat_table
+from skiplab.reporting.vocabulary import FIGURES
 from skiplab.search.draft_cost import DraftCosts, ModelErrors
 from skiplab.utils.environment import environment
 
@@ -21,6 +23,10 @@ _NOTES = (
     "faster here than when it is timed again."
 )
 _SHOWN = 20
+_MEANING = MappingProxyType({
+    "predicted_speedup": "A point per drafter; on the line, prediction and measurement are equal.",
+    "draft_agreement": "A point per drafter; deeper drafters agree more often, but cost more.",
+})  # fmt: skip
 
 
 def write_findings(session: Session, rows: Sequence[Row], costs: DraftCosts | None, errors: ModelErrors | None) -> None:
@@ -81,7 +87,8 @@ def sentences(rows: Sequence[Row], errors: ModelErrors | None) -> list[str]:
 def draft_plots(rows: Sequence[Row]) -> dict[str, Plot]:
     """Measured decode speedup by predicted speedup, and by teacher-forced agreement."""
     found: dict[str, Plot] = {}
-    for name, label in (("predicted_speedup", "predicted speedup"), ("draft_agreement", "teacher-forced agreement")):
+    for name in _MEANING:
+        label = FIGURES[name].label or name.replace("_", " ")
         known = [row for row in rows if name in row]
         if not known:
             continue
@@ -93,8 +100,5 @@ def draft_plots(rows: Sequence[Row]) -> dict[str, Plot]:
             ends = [min(row["decode_speedup"] for row in known), max(row["decode_speedup"] for row in known)]
             axis.plot(ends, ends, color=MUTED, linewidth=1)
         axis.set(xlabel=label, ylabel="decode speedup")
-        found[f"speed_by_{name}"] = Plot(
-            f"Decode speedup by {label}", "A point per drafter; on the line they are equal."
-            if name == "predicted_speedup" else "A point per drafter.", figure,
-        )  # fmt: skip
+        found[f"speed_by_{name}"] = Plot(f"Decode speedup by {label}", _MEANING[name], figure)
     return found

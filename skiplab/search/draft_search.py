@@ -53,7 +53,7 @@ class DraftSearch:
 
     def _measure(self, trial: Trial) -> float:
         params = suggest(trial, self._options)
-        known = next((one for one in self._finished() if one.params == trial.params), None)
+        known = next((one for one in self._finished() if self._tried(one.params) == self._tried(params)), None)
         figures = dict(known.user_attrs[FIGURES]) if known else self._figures(params)
         trial.set_user_attr(FIGURES, figures)
         setting, count = self._drafting(params).setting, self._options.trials
@@ -120,6 +120,10 @@ class DraftSearch:
     def _layers(self, params: Mapping[str, Any]) -> LayerPlan:
         return draft_layers(params["kind"], params["depth"], self._backbone.num_layers)
 
+    def _tried(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What is timed: kinds can give the same layers."""
+        return self._layers(params), params["length"], params["threshold"]
+
     def _drafting(self, params: dict[str, Any]) -> SelfSpeculative:
         setup = Setup(self._backbone, self._models.lengths, Optimization(learning_rate=1.0))
         return SelfSpeculative(setup, **hyperparameters(params, self._backbone.num_layers))
@@ -136,7 +140,7 @@ class DraftSearch:
 
     def _distinct(self) -> list[Any]:
         """Finished trials without repetitions."""
-        found = {str(sorted(trial.params.items(), key=str)): trial for trial in reversed(self._finished())}
+        found = {self._tried(trial.params): trial for trial in reversed(self._finished())}
         return list(reversed(found.values()))
 
     def _without_threshold(self) -> Sequence[Measured]:

@@ -25,6 +25,7 @@ def test_a_search_is_resumed_and_its_drafters_are_ranked(tmp_path: Path, capsys:
     assert search_draft(config(tmp_path), tmp_path / "run")
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     assert {row["setting"] for row in before} <= {row["setting"] for row in rows}
+    assert len({row["setting"] for row in rows}) == len(rows), "a plan is timed once, whatever its kind"
     speeds = [row["decode_speedup"] for row in rows]
     assert speeds == sorted(speeds, reverse=True)
     for row in rows:
