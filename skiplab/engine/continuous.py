@@ -16,11 +16,13 @@ from skiplab.engine.handle import Handle
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.read_chunk import Chunk, read_chunk
+from skiplab.engine.recorded_layers import RecordedLayers
+from skiplab.engine.recording import Recorder
 from skiplab.engine.request import RowRequest
 from skiplab.engine.row_choice import choose
 from skiplab.engine.row_layout import RowPrompt
 from skiplab.engine.speculative import Rounds, Speculative
-from skiplab.engine.step_runners import step_runner
+from skiplab.engine.step_runners import StepRunner, step_runner
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
 
 # The cache's width is a multiple of this.
@@ -45,6 +47,8 @@ class Engine:
             allocated as requests need it.
         chunk: prompt tokens that are read per step.
         max_waiting: requests that may wait for a slot; None is any number.
+        record: whether steps run as recorded layers (`RecordedLayers`), if the policy follows its plan; None does so on
+            a GPU.
 
     Raises:
         ValueError: an argument is out of its range, or the policy's plans are not nested.
@@ -59,6 +63,7 @@ class Engine:
         max_tokens: int | None = None,
         chunk: int = 256,
         max_waiting: int | None = None,
+        record: bool | None = None,
     ) -> None:
         most = backbone.max_positions
         for name, value in (
@@ -83,7 +88,11 @@ class Engine:
         self._plans: dict[ExitPolicy, set[LayerPlan]] = {}
         self._check_plans(policy)
         cache = backbone.new_cache(slots, [0] * backbone.num_layers)
-        runner = step_runner(backbone, policy, cache, rows=slots, columns=0)
+        records = backbone.device.type == "cuda" if record is None else record
+        if records and policy.follows_plan:
+            runner: StepRunner = RecordedLayers(backbone, cache, rows=slots, recorder=Recorder(backbone.device))
+        else:
+            runner = step_runner(backbone, policy, cache, rows=slots, columns=0)
         self._cache = cache
         self._live = LiveRows(backbone, cache, runner, columns=0)
         self._rounds = Rounds(backbone, policy, self._live) if isinstance(policy, Speculative) else None

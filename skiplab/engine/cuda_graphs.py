@@ -10,6 +10,7 @@ Shapes: B rows, P prompt columns, T generated tokens, S key positions, L layers,
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import final
 
 import torch
@@ -22,6 +23,7 @@ from skiplab.engine.kv_cache import StaticKVCache
 from skiplab.engine.parallel_forward import prefix_columns
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.recorded_choice import Choose, RecordedChoice
+from skiplab.engine.recording import Recorder
 from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
 
@@ -59,13 +61,6 @@ class _State:
     tokens_BT: Tensor
     logits_BV: Tensor
     ids_BC: Tensor
-
-    def copy(self) -> "_State":
-        return _State(*(getattr(self, field.name).clone() for field in fields(self)))
-
-    def set(self, other: "_State") -> None:
-        for field in fields(self):
-            getattr(self, field.name).copy_(getattr(other, field.name))
 
 
 _Key = tuple[LayerPlan, int] | tuple[LayerPlan, int, tuple[object, ...]]
@@ -136,7 +131,7 @@ class StepGraphs:
         )  # fmt: skip
         self._recorded: dict[_Key, Callable[[], None]] = {}
         self._weights = self._addresses()
-        self._pool = torch.cuda.graph_pool_handle() if record and device.type == "cuda" else None
+        self._recorder = Recorder(device, record=record)
 
     def fits(self, rows: int, prompt_columns: int, new_tokens: int) -> bool:
         """Whether a batch can run on these tensors."""
@@ -210,20 +205,8 @@ class StepGraphs:
         state.position_B.add_(~state.ended_B)
 
     def _record(self, plan: LayerPlan, bucket: int, choose: Choose) -> Callable[[], None]:
-        if self._pool is None:
-            return lambda: self._step(plan, bucket, choose)
-        before = self._state.copy()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            # Libraries allocate workspaces at their first call, which is not allowed during capture.
-            self._step(plan, bucket, choose)
-            self._state.set(before)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            self._step(plan, bucket, choose)
-        return graph.replay
+        state = [getattr(self._state, field.name) for field in fields(self._state)]
+        return self._recorder.record(partial(self._step, plan, bucket, choose), state)
 
     def _addresses(self) -> list[int]:
         return [weight.data_ptr() for weight in self.backbone.parameters()]

@@ -8,13 +8,13 @@ from typing import Any
 from skiplab.schedules.exit_schedule import LayerPlan
 
 
-def exchanges(depths: Sequence[Any]) -> list[tuple[int, int]]:
-    """Swaps of two rows, in sequence, that sort the rows by ascending depth; rows of equal depth are interchangeable.
+def exchanges(ranks: Sequence[Any]) -> list[tuple[int, int]]:
+    """Swaps of two rows, in sequence, that sort the rows by ascending rank; rows of equal rank are interchangeable.
 
-    Each swap brings at least one row to its final place: a row whose depth changes costs at most one swap per distinct
-    depth that it passes.
+    Each swap brings at least one row to its final place: a row whose rank changes costs at most one swap per distinct
+    rank that it passes.
     """
-    current, order = list(depths), sorted(depths)
+    current, order = list(ranks), sorted(ranks)
     found: list[tuple[int, int]] = []
     if current == order:
         return found
@@ -33,14 +33,14 @@ def exchanges(depths: Sequence[Any]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class LayerRun:
-    """Neighbouring layers that the same rows run: the last ones, from `first` on."""
+    """Neighbouring layers that the same rows run: the first `rows` ones."""
 
     layers: LayerPlan
-    first: int
+    rows: int
 
     def split(self, kind: Mapping[int, Any]) -> "list[LayerRun]":
         """Parts whose layers are of one kind."""
-        return [LayerRun(tuple(part), self.first) for _, part in groupby(self.layers, lambda layer: kind[layer])]
+        return [LayerRun(tuple(part), self.rows) for _, part in groupby(self.layers, lambda layer: kind[layer])]
 
 
 def check_chain(plans: Iterable[LayerPlan]) -> None:
@@ -61,13 +61,13 @@ def layer_runs(plans: Sequence[LayerPlan]) -> list[LayerRun]:
     """The layers of a step, in order, with the rows that run them.
 
     Args:
-        plans: by row, in ascending order of depth, each a subset of the next.
+        plans: by row, in descending order of depth, each a superset of the next.
     """
     found: list[LayerRun] = []
-    for layer in plans[-1]:
-        first = next(row for row, plan in enumerate(plans) if layer in plan)
-        if found and found[-1].first == first:
-            found[-1] = LayerRun((*found[-1].layers, layer), first)
+    for layer in plans[0]:
+        rows = next((row for row, plan in enumerate(plans) if layer not in plan), len(plans))
+        if found and found[-1].rows == rows:
+            found[-1] = LayerRun((*found[-1].layers, layer), rows)
         else:
-            found.append(LayerRun((layer,), first))
+            found.append(LayerRun((layer,), rows))
     return found

@@ -52,10 +52,10 @@ class LiveRow:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Sort key: decoding rows by depth, then rows whose prompts are being read, then rows that have ended."""
+        """Sort key: decoding rows from deep to shallow, then rows whose prompts are being read, then ended ones."""
         if self.ended:
             return 2, 0
-        return (0, len(self.plan)) if self.tokens else (1, 0)
+        return (0, -len(self.plan)) if self.tokens else (1, 0)
 
     def filled(self, layer: int) -> int:
         """The number of leading columns in a layer's cache that are written, padding included."""
@@ -68,14 +68,14 @@ class LiveRow:
 
 @final
 class LiveRows:
-    """The rows of a batch, in ascending order of the depth of their next step.
+    """The rows of a batch, in descending order of the depth of their next step.
 
-    The invariant: plans are nested from row to row, so the rows that run layer `l` are the last ones, from some
-    `first_l` on, and each layer works on one contiguous slice `h[first_l:]`, keys and values included: nothing is
-    gathered or copied. Plans are nested from step to step too, so a row that runs a layer has the keys and values of
-    all its positions there, and one length per row masks every layer; layers that lack positions of a prompt have
-    lengths of their own (`row_layout`). A row that arrives, ends or reaches a smaller depth costs at most one swap of
-    two rows' keys and values per distinct depth that it passes.
+    The invariant: plans are nested from row to row, so the rows that run layer `l` are the first `n_l`, and each layer
+    works on one contiguous slice `h[:n_l]`, keys and values included: nothing is gathered or copied. Plans are nested
+    from step to step too, so a row that runs a layer has the keys and values of all its positions there, and one length
+    per row masks every layer; layers that lack positions of a prompt have lengths of their own (`row_layout`). A row
+    that arrives, ends or reaches a smaller depth costs at most one swap of two rows' keys and values per distinct depth
+    that it passes.
 
     Rows whose prompts are being read come after those that decode.
 
@@ -184,18 +184,18 @@ class LiveRows:
     def _step(self, rows: Sequence[LiveRow], rotary: Rotary | None) -> StepRows:
         if len(rows) != self._laid_out:
             # The layers of the deepest row, which no later step of these rows exceeds.
-            self._layouts = layouts(rows, rows[-1].plan, columns=self._columns, backbone=self._backbone)
+            self._layouts = layouts(rows, rows[0].plan, columns=self._columns, backbone=self._backbone)
             self._laid_out = len(rows)
         placed = [layout.place(rows) for layout in self._layouts]
         of_layer = {layer: at for at, layout in enumerate(self._layouts) for layer in layout.layers}
 
         def span(run: LayerRun) -> Span:
-            first, (columns, column_B, mask_BS) = run.first, placed[of_layer[run.layers[0]]]
-            end = (max(columns[first:]) if first else max(columns)) + 1
-            place = Place(slice(first, len(rows)), columns[0] if column_B is None else column_B[first:], end)
-            mask = None if mask_BS is None else mask_BS[first:, None, None, :end]
-            turned = rotary and (rotary.map(lambda part: part[first:]) if first else rotary)
-            return Span(run.layers, place, Context(mask, self._cache, turned))
+            count, (columns, column_B, mask_BS) = run.rows, placed[of_layer[run.layers[0]]]
+            end = max(columns[:count]) + 1
+            place = Place(slice(0, count), columns[0] if column_B is None else column_B[:count], end)
+            mask = None if mask_BS is None else mask_BS[:count, None, None, :end]
+            turned = rotary and (rotary.map(lambda part: part[:count]) if count < len(rows) else rotary)
+            return Span(run.layers, count, place, Context(mask, self._cache, turned))
 
         runs = _runs([row.plan for row in rows])
         return StepRows(
@@ -204,6 +204,8 @@ class LiveRows:
             steps=[row.step for row in rows],
             columns=[row.column for row in rows],
             positions=[row.column - row.pad for row in rows],
+            reading=[row.column for row in self.rows[len(rows) :]],
+            whole_prompts=len(placed) == 1,
         )
 
     def _arrange(self) -> None:
@@ -233,5 +235,5 @@ class LiveRows:
 
 def _runs(plans: Sequence[LayerPlan]) -> list[LayerRun]:
     if all(plan is plans[0] for plan in plans):
-        return [LayerRun(plans[0], 0)]
+        return [LayerRun(plans[0], len(plans))]
     return layer_runs(plans)

@@ -22,9 +22,10 @@ _Policy = TypeVar("_Policy", bound=RowwisePolicy)
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring layers of a step and the rows that run them."""
+    """Neighbouring layers of a step and the rows that run them: the first `rows` ones."""
 
     layers: LayerPlan
+    rows: int
     place: Place
     context: Context
 
@@ -37,6 +38,8 @@ class StepRows:
         spans: in the order of their layers.
         depths: number of layers in each row's plan.
         steps, columns, positions: of each row's token.
+        reading: the next column of each row whose prompt is being read; these rows follow in the cache.
+        whole_prompts: whether each layer has all positions of the rows' prompts.
     """
 
     spans: Sequence[Span]
@@ -44,6 +47,8 @@ class StepRows:
     steps: list[int]
     columns: list[int]
     positions: list[int]
+    reading: list[int]
+    whole_prompts: bool
 
 
 class StepRunner(ABC):
@@ -93,14 +98,13 @@ class PlannedSteps(StepRunner):
     def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:
         for span in rows.spans:
             self._cache.seek(span.place)
-            part = span.place.rows
-            run_R1D = h_B1D[part]
+            run_R1D = h_B1D[: span.rows]
             for layer in span.layers:
                 run_R1D = self._backbone.layer(layer, run_R1D, span.context)
-            if len(run_R1D) == len(h_B1D):
+            if span.rows == len(h_B1D):
                 h_B1D = run_R1D
             else:
-                h_B1D[part] = run_R1D
+                h_B1D[: span.rows] = run_R1D
         return h_B1D, rows.depths
 
     def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:

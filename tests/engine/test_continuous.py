@@ -53,7 +53,13 @@ def test_rows_decode_as_alone_for_any_arrivals_ends_and_schedules(data: st.DataO
     low, high = sorted(data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6))))
     schedule = ExitSchedule(num_layers=6, max_exit=high, min_exit=low, horizon=data.draw(st.integers(2, 12)))
     kinds = [None, FullDepth(6), Scheduled(schedule, "skip"), Planned([tuple(range(6)), skip_plan(6, 3, 1)])]
-    engine = Engine(backbone, SKIP, slots=data.draw(st.integers(1, 5)), chunk=data.draw(st.integers(1, 9)))
+    engine = Engine(
+        backbone,
+        SKIP,
+        slots=data.draw(st.integers(1, 5)),
+        chunk=data.draw(st.integers(1, 9)),
+        record=data.draw(st.booleans()),
+    )
     rows = data.draw(st.integers(1, 9))
     texts = prompts(rows, seed=data.draw(st.integers(0, 5)))
     arrivals = [
@@ -68,14 +74,15 @@ def test_rows_decode_as_alone_for_any_arrivals_ends_and_schedules(data: st.DataO
         assert (handle.tokens, handle.depths) == alone(backbone, policy or SKIP, request)
 
 
+@pytest.mark.parametrize("record", [False, True], ids=["eager", "recorded"])
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_tokens_equal_those_of_a_reference_without_a_cache(layout: str, policy: ExitPolicy) -> None:
+def test_tokens_equal_those_of_a_reference_without_a_cache(layout: str, policy: ExitPolicy, record: bool) -> None:
     backbone, rng = BACKBONES[layout], random.Random(3)
     arrivals = [
         (2 * number, RowRequest(prompt, rng.randint(2, 14))) for number, prompt in enumerate(prompts(8, seed=4))
     ]
-    for handle in run(Engine(backbone, policy, slots=4, chunk=5), arrivals, [None] * 8):
+    for handle in run(Engine(backbone, policy, slots=4, chunk=5, record=record), arrivals, [None] * 8):
         prompt = list(handle.request.prompt)
         logits_TV = reference_logits(backbone, policy, prompt, handle.tokens, handle.depths)
         assert logits_TV.argmax(-1).tolist() == handle.tokens

@@ -1,4 +1,4 @@
-"""Rows in ascending order of depth."""
+"""The order of rows by depth."""
 
 import pytest
 from hypothesis import given
@@ -38,10 +38,10 @@ def test_rows_of_equal_depth_stay_where_they_are() -> None:
     assert exchanges([]) == []
 
 
-def test_layers_run_on_the_last_rows() -> None:
-    plans = [(0, 5), (0, 4, 5), (0, 4, 5), (0, 1, 2, 3, 4, 5)]
+def test_layers_run_on_the_first_rows() -> None:
+    plans = [(0, 1, 2, 3, 4, 5), (0, 4, 5), (0, 4, 5), (0, 5)]
     assert layer_runs(plans) == [
-        LayerRun((0,), 0), LayerRun((1, 2, 3), 3), LayerRun((4,), 1), LayerRun((5,), 0),
+        LayerRun((0,), 4), LayerRun((1, 2, 3), 1), LayerRun((4,), 3), LayerRun((5,), 4),
     ]  # fmt: skip
 
 
