@@ -4,7 +4,7 @@
 #   scripts/gpu_checks.sh FOLDER E2E_FOLDER          on a GPU; E2E_FOLDER holds E2E's devset.csv and testset_w_refs.csv
 #   TINY=1 scripts/gpu_checks.sh FOLDER E2E_FOLDER   the same at tiny size on a CPU
 #
-# The same command resumes unfinished stages. STAGES="quality" runs one of: tests quality speed.
+# The same command resumes unfinished stages. STAGES="quality" runs one of: tests quality speed streams lossless.
 # PYTHON names the interpreter, by default python3.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -73,6 +73,29 @@ speed() {
   fi
 }
 
-for name in ${STAGES:-tests quality speed}; do
+streams() {
+  local options=(experiment=streams 'streams.patterns=[poisson]' 'streams.static=[skipdecode]' 'speedups=[3]')
+  if [[ -n ${TINY:-} ]]; then
+    run streams 300 "${options[@]}" backbone.hidden_size=16 backbone.num_heads=2 limit=60 benchmark.rounds=2 \
+      streams.requests=8 'streams.loads=[0.5]' streams.slots=3
+  else
+    run streams 120 "${options[@]}" backbone=opt_1_3b backbone.pretrained=false trainer=gpu streams.vocabulary=50272 \
+      streams.dtype=bfloat16 'streams.loads=[0.6,0.9]' benchmark.rounds=3
+  fi
+}
+
+lossless() {
+  # Drafters that need no training, on pretrained weights.
+  local options=(experiment=search_draft 'seeds=[0]' methods.speculative.training=none)
+  if [[ -n ${TINY:-} ]]; then
+    run lossless 300 "${options[@]}" backbone.hidden_size=16 backbone.num_heads=2 limit=60 base.max_epochs=1 \
+      benchmark.rounds=2 benchmark.prompts=2 drafts.trials=8
+  else
+    run lossless 180 "${options[@]}" backbone=smollm2_135m data=e2e "data.dir=$e2e" trainer=gpu decode_dtype=bfloat16 \
+      'drafts.depth=[12,29]' drafts.trials=24 benchmark.rounds=3
+  fi
+}
+
+for name in ${STAGES:-tests quality speed streams lossless}; do
   "$name"
 done
