@@ -63,6 +63,8 @@ class ConfidenceExit(AdaptivePolicy):
         exit_layers: layers after which confidence is measured; None means all but the last.
     """
 
+    on_device = True
+
     def __init__(
         self,
         num_layers: int,
@@ -87,7 +89,7 @@ class ConfidenceExit(AdaptivePolicy):
     def plan(self, step: int) -> LayerPlan:
         return self._plan
 
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step_B: Tensor, head: Head) -> Tensor:
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, layer: int, step_B: Tensor, head: Head) -> Tensor:
         return _exceeds(self._confidence, self._threshold.by_row(step_B), h_BD, below_BD, head)
 
 

@@ -75,11 +75,12 @@ class Threshold:
         return min(1.0, 0.9 * self.value + 0.1 * factor * math.exp(-self.decay.temperature * step / self.longest))
 
     def by_row(self, step_B: Tensor) -> float | Tensor:
-        """The thresholds in force at each row's step: one number where they are the same, else of shape (B,)."""
-        by_step = {step: self.at(step) for step in set(step_B.tolist())}
-        if len(set(by_step.values())) == 1:
-            return next(iter(by_step.values()))
-        return torch.tensor([by_step[step] for step in step_B.tolist()])
+        """The thresholds in force at each row's step: one number if all steps have the same, else of shape (B,)."""
+        if self.decay.temperature is None:
+            return self.value
+        factor = self.value if self.decay.formula == "code" else 1.0
+        fall_B = torch.exp(-self.decay.temperature * step_B.double() / self.longest)
+        return (0.9 * self.value + 0.1 * factor * fall_B).clamp(max=1.0).float()
 
 
 def decoded_depth(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch]) -> float:

@@ -15,6 +15,9 @@ from skiplab.engine.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, Head,
 from skiplab.methods.base import ExitModule, Setup
 from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
 
+# Steps and rows after which the drawn numbers repeat.
+_STEPS, _ROWS = 64, 256
+
 
 @final
 class DrawnDepths(AdaptivePolicy):
@@ -27,6 +30,8 @@ class DrawnDepths(AdaptivePolicy):
         depth: the mean, in layers.
     """
 
+    on_device = True
+
     def __init__(
         self,
         num_layers: int,
@@ -37,34 +42,44 @@ class DrawnDepths(AdaptivePolicy):
         propagation: Propagation = "lazy",
     ) -> None:
         super().__init__(range(num_layers - 1), batch_policy=batch_policy, propagation=propagation)
-        self._half_width = min(depth - 1, num_layers - depth)
-        self._mean = depth
         self._confidence = confidence
         self._plan = terminate_plan(num_layers)
-        self._step = self._layers_run = self._deepest = 0
-        self._depth_B = torch.empty(0)
-        self._lot = torch.Generator().manual_seed(0)
+        lot_LTB = torch.rand(num_layers, _STEPS, _ROWS, generator=torch.Generator().manual_seed(0))
+        self._exits_LTB = lot_LTB < torch.tensor(exit_chances(num_layers, depth))[:, None, None]
 
     def plan(self, step: int) -> LayerPlan:
         return self._plan
 
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step_B: Tensor, head: Head) -> Tensor:
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, layer: int, step_B: Tensor, head: Head) -> Tensor:
         self._confidence(h_BD, below_BD, head)
-        step = int(step_B.max())
-        if step != self._step or self._layers_run >= min(self._deepest, len(self._plan) - 1):
-            self._draw(len(h_BD), step)
-        self._layers_run += 1
-        exits_B = self._depth_B <= self._layers_run
-        if self.batch_policy == "compact":
-            self._depth_B = self._depth_B[~exits_B]
-        return exits_B.to(h_BD.device)
+        self._exits_LTB, step_B = self._exits_LTB.to(h_BD.device), step_B.to(h_BD.device)
+        place_B = torch.arange(len(h_BD), device=h_BD.device)
+        # If exited rows leave, the others move up, and only this layer's draw is theirs.
+        first = layer if self.batch_policy == "compact" else 0
+        return self._exits_LTB[first : layer + 1, step_B % _STEPS, place_B % _ROWS].any(0)
 
-    def _draw(self, rows: int, step: int) -> None:
-        drawn_B = self._mean + self._half_width * (2 * torch.rand(rows, generator=self._lot) - 1)
-        # Stochastic rounding keeps the mean.
-        self._depth_B = (drawn_B + torch.rand(rows, generator=self._lot)).floor()
-        self._deepest = int(self._depth_B.max())
-        self._step, self._layers_run = step, 0
+
+def exit_chances(num_layers: int, depth: float) -> list[float]:
+    """For each layer, the probability that a row which has reached it exits after it, if its depth is drawn as the
+    floor of a uniform number, rounded at random: `floor(U + V)`, with `U` uniform around `depth` and `V` in [0, 1)."""
+    width = 2 * min(depth - 1, num_layers - depth)
+
+    def below(bound: float, whole: int) -> float:
+        # The integral of the probability max(0, 1 - |u - whole|) of a depth over u up to the bound.
+        away = min(max(bound - whole, -1.0), 1.0)
+        return (away + 1) ** 2 / 2 if away < 0 else 1 - (1 - away) ** 2 / 2
+
+    def probability(whole: int) -> float:
+        if width == 0:
+            return max(0.0, 1 - abs(depth - whole))
+        return (below(depth + width / 2, whole) - below(depth - width / 2, whole)) / width
+
+    found, left = [], 1.0
+    for whole in range(1, num_layers + 1):
+        exits = probability(whole)
+        found.append(min(1.0, exits / left) if left > 1e-9 else 1.0)
+        left -= exits
+    return found
 
 
 @final

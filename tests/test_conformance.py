@@ -19,10 +19,11 @@ from skiplab.comparison.cases import expand
 from skiplab.engine import packed_linear
 from skiplab.engine.backbone import Backbone, Context
 from skiplab.engine.batch import Batch, collate, left_pad
-from skiplab.engine.cuda_graphs import StepGraphs, unrecordable
 from skiplab.engine.decode import DecodeResult, decode
+from skiplab.engine.fast_path import recorded_batches
 from skiplab.engine.parallel_forward import causal_mask, planned_logits, positions
 from skiplab.engine.policy import ExitPolicy, PromptPlanned, RowwisePolicy
+from skiplab.engine.recorded_batches import unrecordable
 from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.methods.spec import MethodSpec
@@ -188,9 +189,9 @@ def test_recorded_steps_give_the_same_tokens(engine: Backbone, policies: list[Ex
     for policy in policies:
         if unrecordable(policy):
             with pytest.raises(ValueError, match="recorded steps need"):
-                StepGraphs(engine, policy, rows=4, prompt_columns=9, new_tokens=STEPS)
+                recorded_batches(policy)(engine, policy, rows=4, prompt_columns=9, new_tokens=STEPS)
             continue
-        graphs = StepGraphs(engine, policy, rows=4, prompt_columns=9, new_tokens=STEPS)
+        graphs = recorded_batches(policy)(engine, policy, rows=4, prompt_columns=9, new_tokens=STEPS)
         expected = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD)
         actual = decode(engine, policy, rows, max_new_tokens=STEPS, eos_id=EOS, pad_id=PAD, graphs=graphs)
         assert torch.equal(actual.tokens_BT, expected.tokens_BT)

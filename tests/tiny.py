@@ -68,6 +68,8 @@ def prompt_policies(decoding: ExitPolicy) -> dict[str, ExitPolicy]:
 class CoordinateExit(AdaptivePolicy):
     """Rows exit if the first coordinate of their state exceeds a bound; the engine treats it like any confidence."""
 
+    on_device = True
+
     def __init__(
         self,
         bound: float,
@@ -83,5 +85,5 @@ class CoordinateExit(AdaptivePolicy):
     def plan(self, step: int) -> LayerPlan:
         return self._planned.plan(step)
 
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step_B: Tensor, head: Head) -> Tensor:
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, layer: int, step_B: Tensor, head: Head) -> Tensor:
         return h_BD[:, 0] > self._bound

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.cuda_graphs import StepGraphs, unrecordable
 from skiplab.engine.decode import DecodeResult, decode
 from skiplab.engine.draft_length import DraftCounts
+from skiplab.engine.fast_path import recorded_batches
 from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.recorded_batches import RecordedBatches, unrecordable
 from skiplab.utils.peak_memory import peak_memory
 from skiplab.utils.progress import Progress
 
@@ -86,10 +87,10 @@ def engine_system(
     """
 
     @cache
-    def graphs() -> StepGraphs | None:
+    def graphs() -> RecordedBatches | None:
         if workload is None or backbone.device.type != "cuda" or unrecordable(policy):
             return None
-        return StepGraphs(
+        return recorded_batches(policy)(
             backbone, policy, rows=workload.batch_size, prompt_columns=max(map(len, workload.prompts)),
             new_tokens=max(workload.lengths), record=record,
         )  # fmt: skip

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.choose_runner import step_runner
 from skiplab.engine.draft_length import DraftCounts
 from skiplab.engine.kv_cache import KVCache
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.row_layout import row_prompts
-from skiplab.engine.step_runners import step_runner
+from skiplab.engine.step_runners import StepRunner
 from skiplab.engine.token_choice import TokenChoice
 
 
@@ -111,12 +112,23 @@ class BatchRun(ABC):
 
 @final
 class EagerRun(BatchRun):
-    """For any policy and any batch. Rows that end are removed."""
+    """For any policy and any batch. Rows that end are removed.
 
-    def __init__(self, backbone: Backbone, policy: ExitPolicy, cache: KVCache, prefilled: Prefilled) -> None:
+    Args:
+        runner: of this cache; None makes one.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        policy: ExitPolicy,
+        cache: KVCache,
+        prefilled: Prefilled,
+        runner: StepRunner | None = None,
+    ) -> None:
         rows, prompt_columns = prefilled.mask_BP.shape
         columns = prompt_columns + prefilled.longest - 1
-        runner = step_runner(backbone, policy, cache, rows=rows, columns=columns)
+        runner = runner or step_runner(backbone, policy, cache, rows=rows, columns=columns)
         self._live = LiveRows(backbone, cache, runner, columns=columns)
         self._prefilled = prefilled
         self._limits = prefilled.limit_B.tolist()

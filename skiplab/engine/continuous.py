@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.choose_runner import step_runner
 from skiplab.engine.depth_order import check_chain
 from skiplab.engine.handle import Handle
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.read_chunk import Chunk, read_chunk
-from skiplab.engine.recorded_layers import RecordedLayers
 from skiplab.engine.recording import Recorder
 from skiplab.engine.request import RowRequest
 from skiplab.engine.row_choice import choose
 from skiplab.engine.row_layout import RowPrompt
 from skiplab.engine.speculative import Rounds, Speculative
-from skiplab.engine.step_runners import StepRunner, step_runner
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
 
 # The cache's width is a multiple of this.
@@ -47,8 +46,8 @@ class Engine:
             allocated as requests need it.
         chunk: prompt tokens that are read per step.
         max_waiting: requests that may wait for a slot; None is any number.
-        record: whether steps run as recorded layers (`RecordedLayers`), if the policy follows its plan; None does so on
-            a GPU.
+        record: whether steps run as recorded layers (`RecordedRows`), where the policy allows it; None does so on a
+            GPU.
 
     Raises:
         ValueError: an argument is out of its range, or the policy's plans are not nested.
@@ -89,10 +88,8 @@ class Engine:
         self._check_plans(policy)
         cache = backbone.new_cache(slots, [0] * backbone.num_layers)
         records = backbone.device.type == "cuda" if record is None else record
-        if records and policy.follows_plan:
-            runner: StepRunner = RecordedLayers(backbone, cache, rows=slots, recorder=Recorder(backbone.device))
-        else:
-            runner = step_runner(backbone, policy, cache, rows=slots, columns=0)
+        recorder = Recorder(backbone.device) if records else None
+        runner = step_runner(backbone, policy, cache, rows=slots, columns=0, recorder=recorder)
         self._cache = cache
         self._live = LiveRows(backbone, cache, runner, columns=0)
         self._rounds = Rounds(backbone, policy, self._live) if isinstance(policy, Speculative) else None

@@ -22,7 +22,8 @@ from skiplab.engine.fused_layers import with_kernels
 from skiplab.engine.kv_cache import StaticKVCache
 from skiplab.engine.parallel_forward import prefix_columns
 from skiplab.engine.policy import ExitPolicy
-from skiplab.engine.recorded_choice import Choose, RecordedChoice
+from skiplab.engine.recorded_batches import RecordedBatches
+from skiplab.engine.recorded_choice import Choose, RecordedChoice, not_recordable
 from skiplab.engine.recording import Recorder
 from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
@@ -66,27 +67,14 @@ class _State:
 _Key = tuple[LayerPlan, int] | tuple[LayerPlan, int, tuple[object, ...]]
 
 
-def unrecordable(policy: ExitPolicy) -> str | None:
-    """What the decode steps of a policy lack to be recorded; None if they can be."""
-    if not policy.follows_plan:
-        return "a policy that gives all rows the same plan, and one token per step"
-    if not all(map(policy.prompt.is_held_whole, policy.plan(1))):
-        return "layers that have keys and values of the whole prompt, which this prompt plan does not give them"
-    return None
-
-
 @final
-class StepGraphs:
-    """The recorded steps of a policy for one batch size, and the tensors that they work on.
+class StepGraphs(RecordedBatches):
+    """The recorded steps of a policy that gives all rows the same plan.
+
+    Arguments and errors as for `RecordedBatches`.
 
     Args:
-        policy: must give all rows the same plan, and one token per step.
-        rows: the exact number of rows per batch.
-        prompt_columns, new_tokens: the most that a batch may have.
-        record: whether a GPU records the steps; otherwise they run eagerly, so that a profiler sees them.
-
-    Raises:
-        ValueError: the policy's steps cannot be recorded.
+        record: whether a GPU records the steps; otherwise they run as they are, so that a profiler sees them.
     """
 
     def __init__(
@@ -99,14 +87,10 @@ class StepGraphs:
         new_tokens: int,
         record: bool = True,
     ) -> None:
-        if reason := unrecordable(policy):
-            raise ValueError(f"recorded steps need {reason}")
-        self.backbone = backbone
+        super().__init__(backbone, policy, rows=rows, prompt_columns=prompt_columns, new_tokens=new_tokens)
+        if not policy.follows_plan:
+            raise ValueError("recorded whole steps need a policy that gives all rows the same plan")
         self._stepping = with_kernels(backbone)
-        self.policy = policy
-        self.rows = rows
-        self.prompt_columns = prompt_columns
-        self.new_tokens = new_tokens
         steps_L = layer_steps(policy.plan, backbone.num_layers, new_tokens - 1)
         slots_L = [_whole_buckets(prefix_columns(prompt_columns, run)) if run > 1 else 0 for run in steps_L]
         device, dtype = backbone.device, backbone.dtype
@@ -133,17 +117,20 @@ class StepGraphs:
         self._weights = self._addresses()
         self._recorder = Recorder(device, record=record)
 
-    def fits(self, rows: int, prompt_columns: int, new_tokens: int) -> bool:
-        """Whether a batch can run on these tensors."""
-        return rows == self.rows and prompt_columns <= self.prompt_columns and new_tokens <= self.new_tokens
+    @staticmethod
+    def lacks(choosing: Choosing | None) -> str | None:
+        return None if choosing is None else not_recordable(choosing)
 
     def prompt_cache(self) -> StaticKVCache:
-        """The cache, ready for a prompt pass."""
         self.cache.bucket = 0
         return self.cache
 
-    def begin(self, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> None:
-        """Fill the tensors for a batch whose prompt pass filled `cache`."""
+    def begin(self, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> "GraphRun":
+        self._fill(prefilled, choosing, prompt_BP)
+        return GraphRun(self, prefilled)
+
+    def _fill(self, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> None:
+        """Fill the tensors for a batch."""
         if self._weights != (addresses := self._addresses()):
             self._recorded.clear()
             self._stepping = with_kernels(self.backbone)
@@ -217,8 +204,7 @@ class GraphRun(BatchRun):
     """A planned batch on recorded steps. Ended rows stay in the batch; every few steps the host checks whether all
     have ended."""
 
-    def __init__(self, graphs: StepGraphs, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> None:
-        graphs.begin(prefilled, choosing, prompt_BP)
+    def __init__(self, graphs: StepGraphs, prefilled: Prefilled) -> None:
         self._graphs = graphs
         self._prefilled = prefilled
         self.index_B = torch.arange(graphs.rows, device=prefilled.logits_BV.device)

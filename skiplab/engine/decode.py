@@ -12,12 +12,11 @@ from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch_run import BatchRun, DecodeResult, EagerRun, Prefilled
-from skiplab.engine.cuda_graphs import GraphRun, StepGraphs
 from skiplab.engine.kv_cache import KVStore
 from skiplab.engine.parallel_forward import forward, prefix_columns
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.prompt_columns import batch_columns
-from skiplab.engine.recorded_choice import not_recordable
+from skiplab.engine.recorded_batches import RecordedBatches
 from skiplab.engine.request import Request
 from skiplab.engine.speculative import Speculative
 from skiplab.engine.speculative_run import SpeculativeRun
@@ -51,7 +50,7 @@ def decode(
     eos_id: int | None,
     pad_id: int,
     on_step: OnStep | None = None,
-    graphs: StepGraphs | None = None,
+    graphs: RecordedBatches | None = None,
 ) -> DecodeResult:
     """Continue each prompt greedily under a policy.
 
@@ -76,7 +75,7 @@ def decode_request(
     request: Request,
     *,
     on_step: OnStep | None = None,
-    graphs: StepGraphs | None = None,
+    graphs: RecordedBatches | None = None,
 ) -> DecodeResult:
     """Run all steps of `decode_steps`; arguments as for `decode`."""
     steps = decode_steps(backbone, policy, request, graphs=graphs)
@@ -91,7 +90,7 @@ def decode_request(
 
 @torch.inference_mode()
 def decode_steps(
-    backbone: Backbone, policy: ExitPolicy, request: Request, *, graphs: StepGraphs | None = None
+    backbone: Backbone, policy: ExitPolicy, request: Request, *, graphs: RecordedBatches | None = None
 ) -> Generator[Step, Collection[int] | None, DecodeResult]:
     """Continue a batch's prompts under a policy, step by step. To end rows early, send their places in the batch.
 
@@ -116,7 +115,7 @@ def decode_steps(
     return run.result()
 
 
-def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: StepGraphs | None) -> BatchRun:
+def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: RecordedBatches | None) -> BatchRun:
     """The prompt pass."""
     prompt_BP, mask_BP = (tensor.to(backbone.device) for tensor in request.left_padded())
     steps_L = layer_steps(policy.plan, backbone.num_layers, request.longest - 1)
@@ -135,7 +134,7 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Ste
         )
 
     if graphs is not None:
-        return GraphRun(graphs, prefill(graphs.prompt_cache()), request.choosing, prompt_BP)
+        return graphs.begin(prefill(graphs.prompt_cache()), request.choosing, prompt_BP)
     # A layer that only the prompt pass runs needs no cache.
     slots_L = [
         prefix_columns(columns.held, run) if run > 1 else 0 for columns, run in zip(columns_L, steps_L, strict=True)
@@ -150,7 +149,9 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Ste
     return EagerRun(backbone, policy, cache, prefill(cache))
 
 
-def _fitting(graphs: StepGraphs | None, backbone: Backbone, policy: ExitPolicy, request: Request) -> StepGraphs | None:
+def _fitting(
+    graphs: RecordedBatches | None, backbone: Backbone, policy: ExitPolicy, request: Request
+) -> RecordedBatches | None:
     if graphs is None:
         return None
     if graphs.backbone is not backbone or graphs.policy is not policy:
@@ -163,7 +164,7 @@ def _fitting(graphs: StepGraphs | None, backbone: Backbone, policy: ExitPolicy, 
             stacklevel=4,
         )
         return None
-    if request.choosing is not None and (reason := not_recordable(request.choosing)):
+    if reason := graphs.lacks(request.choosing):
         warnings.warn(f"recorded steps cannot apply {reason}; the batch is decoded without them", stacklevel=4)
         return None
     return graphs

@@ -5,11 +5,12 @@ from typing import final
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch_run import DecodeResult
-from skiplab.engine.cuda_graphs import StepGraphs, unrecordable
+from skiplab.engine.cuda_graphs import StepGraphs
 from skiplab.engine.decode import Step, decode_request, decode_steps
+from skiplab.engine.exit_batches import ExitBatches
 from skiplab.engine.number_format import NumberFormat
-from skiplab.engine.policy import ExitPolicy
-from skiplab.engine.recorded_choice import not_recordable
+from skiplab.engine.policy import AdaptivePolicy, ExitPolicy
+from skiplab.engine.recorded_batches import RecordedBatches, unrecordable
 from skiplab.engine.request import Request
 
 # How many batch sizes may have recorded steps at a time.
@@ -19,6 +20,11 @@ _PROMPT_COLUMNS = 64
 _NEW_TOKENS = 64
 
 
+def recorded_batches(policy: ExitPolicy) -> type[StepGraphs] | type[ExitBatches]:
+    """The class of recorded steps for a policy."""
+    return ExitBatches if isinstance(policy, AdaptivePolicy) else StepGraphs
+
+
 @final
 class FastPath:
     """Decodes batches one after another. Weights are packed and steps recorded at the first batch that needs them, and
@@ -26,7 +32,7 @@ class FastPath:
 
     Args:
         number_format: must have the backbone's dtype for states. None neither packs weights nor records steps.
-        records: whether to use `StepGraphs`; None does so on a GPU.
+        records: whether to use `RecordedBatches`; None does so on a GPU.
     """
 
     def __init__(
@@ -39,7 +45,7 @@ class FastPath:
         recordable = number_format is not None and not unrecordable(policy)
         self._records = (on_gpu if records is None else records) and recordable
         self._packed: dict[bool, Backbone] = {}
-        self._graphs: dict[int, StepGraphs] = {}
+        self._graphs: dict[int, RecordedBatches] = {}
 
     def decode(self, request: Request) -> DecodeResult:
         """As `decode_request`."""
@@ -59,14 +65,15 @@ class FastPath:
             self._packed[single] = self._format.fast_path(self._backbone, rows)
         return self._packed[single]
 
-    def _for(self, request: Request) -> tuple[Backbone, StepGraphs | None]:
+    def _for(self, request: Request) -> tuple[Backbone, RecordedBatches | None]:
         # Checked first, so that nothing is packed for a request that cannot be decoded.
         request.check(self._backbone.max_positions)
         backbone = self.backbone(len(request.prompts))
         return backbone, self._recorded(request, backbone)
 
-    def _recorded(self, request: Request, backbone: Backbone) -> StepGraphs | None:
-        if not self._records or (request.choosing is not None and not_recordable(request.choosing)):
+    def _recorded(self, request: Request, backbone: Backbone) -> RecordedBatches | None:
+        kind = recorded_batches(self._policy)
+        if not self._records or kind.lacks(request.choosing):
             return None
         rows, columns, longest = len(request.prompts), request.columns, request.longest
         graphs = self._graphs.pop(rows, None)
@@ -76,7 +83,7 @@ class FastPath:
             del graphs
             while len(self._graphs) >= _MAX_RECORDED:
                 self._graphs.pop(next(iter(self._graphs)))
-            graphs = StepGraphs(
+            graphs = kind(
                 backbone, self._policy, rows=rows,
                 prompt_columns=max(_whole(columns, _PROMPT_COLUMNS), before[0]),
                 new_tokens=max(_whole(longest, _NEW_TOKENS), before[1]),

@@ -186,6 +186,20 @@ class LiveRows:
             # The layers of the deepest row, which no later step of these rows exceeds.
             self._layouts = layouts(rows, rows[0].plan, columns=self._columns, backbone=self._backbone)
             self._laid_out = len(rows)
+        runs = _runs([row.plan for row in rows])
+        return StepRows(
+            runs=runs,
+            spans=lambda: self._spans(rows, runs, rotary),
+            rotary=rotary,
+            depths=[len(row.plan) for row in rows],
+            steps=[row.step for row in rows],
+            columns=[row.column for row in rows],
+            positions=[row.column - row.pad for row in rows],
+            reading=[row.column for row in self.rows[len(rows) :]],
+            whole_prompts=len(self._layouts) == 1,
+        )
+
+    def _spans(self, rows: Sequence[LiveRow], runs: Sequence[LayerRun], rotary: Rotary | None) -> list[Span]:
         placed = [layout.place(rows) for layout in self._layouts]
         of_layer = {layer: at for at, layout in enumerate(self._layouts) for layer in layout.layers}
 
@@ -195,18 +209,9 @@ class LiveRows:
             place = Place(slice(0, count), columns[0] if column_B is None else column_B[:count], end)
             mask = None if mask_BS is None else mask_BS[:count, None, None, :end]
             turned = rotary and (rotary.map(lambda part: part[:count]) if count < len(rows) else rotary)
-            return Span(run.layers, count, place, Context(mask, self._cache, turned))
+            return Span(run, place, Context(mask, self._cache, turned))
 
-        runs = _runs([row.plan for row in rows])
-        return StepRows(
-            spans=[span(part) for run in runs for part in (run.split(of_layer) if len(placed) > 1 else [run])],
-            depths=[len(row.plan) for row in rows],
-            steps=[row.step for row in rows],
-            columns=[row.column for row in rows],
-            positions=[row.column - row.pad for row in rows],
-            reading=[row.column for row in self.rows[len(rows) :]],
-            whole_prompts=len(placed) == 1,
-        )
+        return [span(part) for run in runs for part in (run.split(of_layer) if len(placed) > 1 else [run])]
 
     def _arrange(self) -> None:
         """Restore the order, and drop the rows that have ended."""

@@ -56,7 +56,13 @@ class AdaptivePolicy(RowwisePolicy, ABC):
             row does. `compact`: exited rows leave the computation.
         propagation: when the layers that a step did not run get its keys and values: `lazy`, when a later step
             reaches them, or `eager`, at once.
+
+    Attributes:
+        on_device: whether `exits` is computed only from tensors on the states' device and never waits for it, so that
+            it can be recorded.
     """
+
+    on_device: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -70,13 +76,14 @@ class AdaptivePolicy(RowwisePolicy, ABC):
         self.propagation: Propagation = propagation
 
     @abstractmethod
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step_B: Tensor, head: Head) -> Tensor:
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, layer: int, step_B: Tensor, head: Head) -> Tensor:
         """Rows that need no further layer, as a boolean tensor of shape (B,).
 
         Args:
             h_BD: the output state of a layer of `exit_layers`.
             below_BD: the input state of that layer.
-            step_B: each row's generation step, on the host.
+            layer: its index.
+            step_B: each row's generation step; on the host, or on the states' device if `on_device`.
             head: final norm and language-model head, (B, D) to logits (B, V).
         """
 

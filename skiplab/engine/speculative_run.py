@@ -12,11 +12,11 @@ from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch_run import BatchRun, DecodeResult, Prefilled, padded_result
+from skiplab.engine.choose_runner import step_runner
 from skiplab.engine.kv_cache import KVCache
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.row_choice import Chooser, RowChoice, choose, stopped
 from skiplab.engine.speculative import Rounds, Speculative, Verified
-from skiplab.engine.step_runners import step_runner
 
 
 @final

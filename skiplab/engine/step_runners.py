@@ -4,28 +4,27 @@ Shapes: B rows, R rows still in the computation, D hidden size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, final
 
 import torch
 from torch import Tensor
 
-from skiplab.engine.backbone import Backbone, Context
+from skiplab.engine.backbone import Backbone, Context, Rotary
 from skiplab.engine.deferred_kv import Deferred
+from skiplab.engine.depth_order import LayerRun
 from skiplab.engine.kv_cache import KVCache, Place
-from skiplab.engine.policy import AdaptivePolicy, ExitPolicy, HindsightPolicy, RowwisePolicy
-from skiplab.schedules.exit_schedule import LayerPlan
+from skiplab.engine.policy import AdaptivePolicy, HindsightPolicy, RowwisePolicy
 
 _Policy = TypeVar("_Policy", bound=RowwisePolicy)
 
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring layers of a step and the rows that run them: the first `rows` ones."""
+    """Neighbouring layers that the same rows run, with the rows' places in the cache and what the layers take."""
 
-    layers: LayerPlan
-    rows: int
+    run: LayerRun
     place: Place
     context: Context
 
@@ -35,14 +34,18 @@ class StepRows:
     """The work of a decode step in which each row has its own column, generation step and plan.
 
     Attributes:
-        spans: in the order of their layers.
+        runs: the layers of the step, with the rows that run them.
+        spans: makes the same with places and contexts; split where rows have other columns in some layers.
+        rotary: rotary embeddings of the rows' positions.
         depths: number of layers in each row's plan.
         steps, columns, positions: of each row's token.
         reading: the next column of each row whose prompt is being read; these rows follow in the cache.
         whole_prompts: whether each layer has all positions of the rows' prompts.
     """
 
-    spans: Sequence[Span]
+    runs: Sequence[LayerRun]
+    spans: Callable[[], Sequence[Span]]
+    rotary: Rotary | None
     depths: list[int]
     steps: list[int]
     columns: list[int]
@@ -71,22 +74,6 @@ class StepRunner(ABC):
         """Make room for more columns."""
 
 
-def step_runner(backbone: Backbone, policy: ExitPolicy, cache: KVCache, *, rows: int, columns: int) -> StepRunner:
-    """The runner for a policy.
-
-    Args:
-        rows, columns: of the cache.
-    """
-    if not isinstance(policy, RowwisePolicy):
-        return PlannedSteps(backbone, cache)
-    deferred = Deferred(backbone, cache, rows=rows, columns=columns)
-    if isinstance(policy, AdaptivePolicy):
-        runner = CompactSteps if policy.batch_policy == "compact" else FreezingSteps
-        return runner(backbone, policy, cache, deferred)
-    assert isinstance(policy, HindsightPolicy)
-    return HindsightSteps(backbone, policy, cache, deferred)
-
-
 @final
 class PlannedSteps(StepRunner):
     """Runs the planned layers of each row."""
@@ -96,15 +83,16 @@ class PlannedSteps(StepRunner):
         self._cache = cache
 
     def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:
-        for span in rows.spans:
+        for span in rows.spans():
             self._cache.seek(span.place)
-            run_R1D = h_B1D[: span.rows]
-            for layer in span.layers:
+            count = span.run.rows
+            run_R1D = h_B1D[:count]
+            for layer in span.run.layers:
                 run_R1D = self._backbone.layer(layer, run_R1D, span.context)
-            if span.rows == len(h_B1D):
+            if count == len(h_B1D):
                 h_B1D = run_R1D
             else:
-                h_B1D[: span.rows] = run_R1D
+                h_B1D[:count] = run_R1D
         return h_B1D, rows.depths
 
     def exchange(self, rows: tuple[int, int], filled: tuple[int, int]) -> None:
@@ -115,6 +103,17 @@ class PlannedSteps(StepRunner):
 
     def grow(self, columns: int) -> None:
         pass
+
+
+def one_run(rows: StepRows) -> LayerRun:
+    """The layers of rows that all have the same plan.
+
+    Raises:
+        ValueError: they have not.
+    """
+    if len(rows.runs) != 1:
+        raise ValueError("rows that decide when to exit can decode together only if their plans are the same")
+    return rows.runs[0]
 
 
 class RowwiseSteps(StepRunner, ABC, Generic[_Policy]):
@@ -140,9 +139,8 @@ class RowwiseSteps(StepRunner, ABC, Generic[_Policy]):
 
     @final
     def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:
-        if len(rows.spans) != 1:
-            raise ValueError("rows that decide when to exit can decode together only if their plans are the same")
-        (span,) = rows.spans
+        one_run(rows)
+        (span,) = rows.spans()
         self._cache.seek(span.place)
         h_B1D, depth_B = self._exit(h_B1D, span, rows)
         return h_B1D, depth_B.tolist()
@@ -157,7 +155,7 @@ class FreezingSteps(RowwiseSteps[AdaptivePolicy]):
     """Layers run on all rows until every row has exited; an exited row's state stays the same (`freeze`, `min`)."""
 
     def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
-        policy, plan, context = self._policy, span.layers, span.context
+        policy, plan, context = self._policy, span.run.layers, span.context
         step_B = torch.tensor(rows.steps)
         exited_B = torch.zeros(len(h_B1D), dtype=torch.bool, device=h_B1D.device)
         depth_B = torch.zeros(len(h_B1D), dtype=torch.int32, device=h_B1D.device)
@@ -169,7 +167,9 @@ class FreezingSteps(RowwiseSteps[AdaptivePolicy]):
             h_B1D = torch.where(exited_B[:, None, None], below_B1D, run_B1D) if any_exited else run_B1D
             depth_B += ~exited_B
             if index in policy.exit_layers and index != plan[-1]:
-                exits_B = policy.exits(h_B1D[:, -1], below_B1D[:, -1], step_B=step_B, head=self._backbone.head)
+                exits_B = policy.exits(
+                    h_B1D[:, -1], below_B1D[:, -1], layer=index, step_B=step_B, head=self._backbone.head
+                )
                 exited_B |= exits_B.all() if policy.batch_policy == "min" else exits_B
                 exited = exited_B.tolist()
                 if all(exited):
@@ -188,7 +188,7 @@ class CompactSteps(RowwiseSteps[AdaptivePolicy]):
     """Rows leave the computation as they exit (`compact`): each layer runs on those that still need it."""
 
     def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
-        policy, plan, context = self._policy, span.layers, span.context
+        policy, plan, context = self._policy, span.run.layers, span.context
         last_B1D = torch.empty_like(h_B1D)
         depth_B = torch.full((len(h_B1D),), len(plan), dtype=torch.int32)
         running_R, step_B = torch.arange(len(h_B1D)), torch.tensor(rows.steps)
@@ -202,7 +202,7 @@ class CompactSteps(RowwiseSteps[AdaptivePolicy]):
             if index not in policy.exit_layers or index == plan[-1]:
                 continue
             exits_R = policy.exits(
-                h_R1D[:, -1], below_R1D[:, -1], step_B=step_B[running_R], head=self._backbone.head
+                h_R1D[:, -1], below_R1D[:, -1], layer=index, step_B=step_B[running_R], head=self._backbone.head
             ).cpu()
             if exits_R.any():
                 stay_R, leave_R = (~exits_R).nonzero()[:, 0], exits_R.nonzero()[:, 0]
@@ -226,7 +226,7 @@ class HindsightSteps(RowwiseSteps[HindsightPolicy]):
     """Every planned layer runs; the exits are chosen afterwards."""
 
     def _exit(self, h_B1D: Tensor, span: Span, rows: StepRows) -> tuple[Tensor, Tensor]:
-        plan, context = span.layers, span.context
+        plan, context = span.run.layers, span.context
         states = [h_B1D]
         for index in plan:
             self._deferred.flush(index)

@@ -111,7 +111,7 @@ def _exited_rows(backbone: Backbone, policy: AdaptivePolicy, batch: Batch, state
         real_B, column = batch.target_BG[:, step] != IGNORE, batch.prompt_columns - 1 + step
         for layer in (layer for layer in policy.plan(step)[:-1] if layer in policy.exit_layers):
             above_BD, below_BD = states[layer + 1][:, column], states[layer][:, column]
-            exited_B |= real_B & policy.exits(above_BD, below_BD, step_B=step_B, head=backbone.head)
+            exited_B |= real_B & policy.exits(above_BD, below_BD, layer=layer, step_B=step_B, head=backbone.head)
         if exited_B.all():
             break
     return exited_B

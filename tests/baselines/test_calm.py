@@ -169,7 +169,10 @@ def test_thresholds_decay_over_the_longest_output() -> None:
     h_BD = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     cosines = torch.tensor([0.486, 0.488])
     below_BD = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)
-    assert policy.exits(h_BD, below_BD, step_B=torch.tensor([10, 10]), head=backbone.head).tolist() == [False, True]
+    assert policy.exits(h_BD, below_BD, layer=0, step_B=torch.tensor([10, 10]), head=backbone.head).tolist() == [
+        False,
+        True,
+    ]
 
 
 def test_all_variants_share_one_training() -> None:

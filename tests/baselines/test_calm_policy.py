@@ -64,19 +64,19 @@ def test_each_row_has_the_threshold_of_its_own_step() -> None:
     policy = ConfidenceExit(6, Threshold(value=0.5, decay=Decay(temperature=0.7, formula="code")), first_coordinate)
     h_BD = torch.tensor([[0.46], [0.46], [0.44], [0.51]])
     step_B = torch.tensor([0, 9, 9, 0])
-    assert policy.exits(h_BD, h_BD, step_B=step_B, head=lambda h: h).tolist() == [False, True, False, True]
+    assert policy.exits(h_BD, h_BD, layer=0, step_B=step_B, head=lambda h: h).tolist() == [False, True, False, True]
 
 
 def test_a_row_exits_when_its_confidence_exceeds_the_steps_threshold() -> None:
     policy = ConfidenceExit(6, Threshold(value=0.5, decay=Decay(temperature=0.7, formula="code")), first_coordinate)
     h_BD = torch.tensor([[0.44], [0.46], [0.51], [-3.0]])
     # 0.45 + 0.05 exp(-0.7 step): 0.5 at step 0, then 0.4748 and toward 0.45.
-    assert policy.exits(h_BD, h_BD, step_B=at(0), head=lambda h: h).tolist() == [False, False, True, False]
-    assert policy.exits(h_BD, h_BD, step_B=at(9), head=lambda h: h).tolist() == [False, True, True, False]
+    assert policy.exits(h_BD, h_BD, layer=0, step_B=at(0), head=lambda h: h).tolist() == [False, False, True, False]
+    assert policy.exits(h_BD, h_BD, layer=0, step_B=at(9), head=lambda h: h).tolist() == [False, True, True, False]
     edge = ConfidenceExit(6, Threshold(value=0.5), first_coordinate)
-    assert not edge.exits(torch.tensor([[0.5]]), torch.zeros(1, 1), step_B=at(3, 1), head=lambda h: h).any()
+    assert not edge.exits(torch.tensor([[0.5]]), torch.zeros(1, 1), layer=0, step_B=at(3, 1), head=lambda h: h).any()
     everyone = ConfidenceExit(6, Threshold(value=0.0), first_coordinate)
-    assert everyone.exits(h_BD, h_BD, step_B=at(3), head=lambda h: h).all()
+    assert everyone.exits(h_BD, h_BD, layer=0, step_B=at(3), head=lambda h: h).all()
 
 
 def test_rows_exit_only_at_exit_layers(backbone: Backbone) -> None:

@@ -144,6 +144,9 @@ def test_a_measure_is_added_in_one_place() -> None:
     policy = module.exit_policy([])
     assert isinstance(policy, ConfidenceExit)
     h_BD = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-    assert policy.exits(h_BD, h_BD, step_B=torch.tensor([1, 1]), head=module.backbone.head).tolist() == [True, False]
+    assert policy.exits(h_BD, h_BD, layer=0, step_B=torch.tensor([1, 1]), head=module.backbone.head).tolist() == [
+        True,
+        False,
+    ]
     with pytest.raises(ValueError, match="choose one of softmax, state, classifier, norm, ideal"):
         build(threshold=0.5, confidence="entropy")

@@ -1,11 +1,12 @@
 """The ragged step as recorded layers; the tokens are compared in `test_continuous` too."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
 
-from skiplab.engine import continuous, recorded_layers
+from skiplab.engine import continuous, recorded_rows
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.continuous import Engine
 from skiplab.engine.decode import decode
@@ -14,7 +15,7 @@ from skiplab.engine.recorded_layers import RecordedLayers
 from skiplab.engine.request import RowRequest
 from skiplab.schedules.exit_schedule import ExitSchedule
 from skiplab.schedules.prompt_spec import PromptSpec
-from tests.tiny import LAYOUTS, PAD, CoordinateExit, prompts, tiny_backbone
+from tests.tiny import LAYOUTS, PAD, prompts, tiny_backbone
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 SKIP = Scheduled(ExitSchedule(num_layers=6, max_exit=5, min_exit=2, horizon=8), "skip")
@@ -45,10 +46,11 @@ def requests(count: int, *, seed: int = 0) -> list[RowRequest]:
     return [RowRequest(prompt, rng.randint(1, 14)) for prompt in prompts(count, seed=seed)]
 
 
-def runner(engine: Engine) -> RecordedLayers:
+def recordings(engine: Engine) -> dict[Any, Any]:
+    """Recorded layers, by layer, rows and width."""
     found = engine._live._runner
     assert isinstance(found, RecordedLayers)
-    return found
+    return {key: step for key, step in found._recorded.items() if key != "mask"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -61,28 +63,28 @@ def test_rows_of_mixed_ages_decode_as_alone(layout: str, device: str) -> None:
 def test_recordings_are_few_and_are_used_again(device: str) -> None:
     backbone = tiny_backbone().to(device)
     engine = decoded(backbone, SKIP, requests(20), slots=4)
-    recorded = dict(runner(engine)._recorded)
+    recorded = recordings(engine)
     # 6 layers; 1, 2 and 4 rows; one width, because no request has more than 64 positions.
     assert set(recorded) <= {(layer, rows, 64) for layer in range(6) for rows in (1, 2, 4)}
     for request in requests(10, seed=1):
         engine.submit(request)
     while engine.step():
         pass
-    assert all(runner(engine)._recorded[key] is step for key, step in recorded.items())
+    assert all(recordings(engine)[key] is step for key, step in recorded.items())
 
 
 def test_a_longer_request_moves_the_cache_and_drops_the_recordings(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorded_layers, "_COLUMNS", 4)
+    monkeypatch.setattr(recorded_rows, "_COLUMNS", 4)
     monkeypatch.setattr(continuous, "_COLUMN_BLOCK", 4)
     backbone = tiny_backbone().to(device)
     engine = decoded(backbone, SKIP, [RowRequest([5, 6], 3), RowRequest([7, 8], 7)], slots=2)
-    assert {width for _, _, width in runner(engine)._recorded} == {4, 8}
+    assert {width for _, _, width in recordings(engine)} == {4, 8}
     handle = engine.submit(RowRequest([9, 5, 6], 40))
     while engine.step():
         pass
-    assert {width for _, _, width in runner(engine)._recorded} == {4, 8, 16, 32, 44}
+    assert {width for _, _, width in recordings(engine)} == {4, 8, 16, 32, 44}
     found = decode(backbone, SKIP, [[9, 5, 6]], max_new_tokens=40, eos_id=None, pad_id=PAD)
     assert handle.tokens == found.sequences()[0]
 
@@ -93,9 +95,4 @@ def test_prompts_that_layers_hold_in_part_decode_without_recordings(device: str)
     assert prompt is not None
     policy = PromptPlanned(SKIP, prompt.plan(6, SKIP.plan(1)))
     engine = decoded(backbone, policy, requests(6), slots=3)
-    assert not runner(engine)._recorded
-
-
-def test_policies_under_which_rows_exit_on_their_own_are_not_recorded() -> None:
-    engine = Engine(tiny_backbone(), CoordinateExit(1.0), slots=2, record=True)
-    assert not isinstance(engine._live._runner, RecordedLayers)
+    assert not recordings(engine)

@@ -206,7 +206,7 @@ class EveryFourthStepDeep(AdaptivePolicy):
     def plan(self, step: int) -> LayerPlan:
         return tuple(range(6))
 
-    def exits(self, h_BD: Tensor, below_BD: Tensor, *, step_B: Tensor, head: Head) -> Tensor:
+    def exits(self, h_BD: Tensor, below_BD: Tensor, *, layer: int, step_B: Tensor, head: Head) -> Tensor:
         return (step_B % 4 != 0).to(h_BD.device)
 
 
@@ -246,7 +246,10 @@ def test_the_batch_waits_for_its_least_confident_row(backbone: Backbone) -> None
     one_B = torch.ones(3, dtype=torch.int64)
     for bound in BOUNDS:
         exits_LB = torch.stack(
-            [CoordinateExit(bound).exits(h, h, step_B=one_B, head=backbone.head) for h in states[:5]]
+            [
+                CoordinateExit(bound).exits(h, h, layer=layer, step_B=one_B, head=backbone.head)
+                for layer, h in enumerate(states[:5])
+            ]
         )
         together = [layer + 1 for layer in range(5) if exits_LB[layer].all()]
         alone = [next((layer + 1 for layer in range(5) if exits_LB[layer, row]), 6) for row in range(3)]
