@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -197,7 +198,7 @@ def test_requests_that_can_never_be_decoded_are_refused() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"slots": 0}, {"slots": 1, "max_tokens": 0}, {"slots": 1, "chunk": 0}])
-def test_bounds_below_one_are_refused(bad: dict[str, int]) -> None:
+def test_bounds_below_one_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         Engine(BACKBONES["pre_norm"], SKIP, **bad)
 
