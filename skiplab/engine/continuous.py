@@ -17,6 +17,7 @@ from skiplab.engine.handle import Handle
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.read_chunk import Chunk, read_chunk
+from skiplab.engine.recorded_layers import RecordedPasses
 from skiplab.engine.recording import Recorder
 from skiplab.engine.request import RowRequest
 from skiplab.engine.row_choice import choose
@@ -90,8 +91,11 @@ class Engine:
         records = backbone.device.type == "cuda" if record is None else record
         recorder = Recorder(backbone.device) if records else None
         runner = step_runner(backbone, policy, cache, rows=slots, columns=0, recorder=recorder)
+        passes = None
+        if recorder is not None and isinstance(policy, Speculative):
+            passes = RecordedPasses(backbone, cache, rows=slots, recorder=recorder)
         self._cache = cache
-        self._live = LiveRows(backbone, cache, runner, columns=0)
+        self._live = LiveRows(backbone, cache, runner, columns=0, passes=passes)
         self._rounds = Rounds(backbone, policy, self._live) if isinstance(policy, Speculative) else None
 
     @property

@@ -25,6 +25,7 @@ from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.recorded_batches import RecordedBatches
 from skiplab.engine.recorded_choice import Choose, RecordedChoice, not_recordable
 from skiplab.engine.recording import Recorder
+from skiplab.engine.request import Request
 from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
 
@@ -125,8 +126,8 @@ class StepGraphs(RecordedBatches):
         self.cache.bucket = 0
         return self.cache
 
-    def begin(self, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> "GraphRun":
-        self._fill(prefilled, choosing, prompt_BP)
+    def begin(self, prefilled: Prefilled, request: Request, prompt_BP: Tensor) -> "GraphRun":
+        self._fill(prefilled, request.choosing, prompt_BP)
         return GraphRun(self, prefilled)
 
     def _fill(self, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> None:

@@ -134,7 +134,7 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Rec
         )
 
     if graphs is not None:
-        return graphs.begin(prefill(graphs.prompt_cache()), request.choosing, prompt_BP)
+        return graphs.begin(prefill(graphs.prompt_cache()), request, prompt_BP)
     # A layer that only the prompt pass runs needs no cache.
     slots_L = [
         prefix_columns(columns.held, run) if run > 1 else 0 for columns, run in zip(columns_L, steps_L, strict=True)
@@ -143,8 +143,7 @@ def _start(backbone: Backbone, policy: ExitPolicy, request: Request, graphs: Rec
         cache = backbone.new_cache(
             len(request.prompts), [slots and slots + policy.drafting.length for slots in slots_L]
         )
-        choices = [request.row_choice(row, backbone.device) for row in range(len(request.prompts))]
-        return SpeculativeRun(backbone, policy, cache, prefill(cache), choices, prompt_BP.tolist())
+        return SpeculativeRun(backbone, policy, cache, prefill(cache), request, prompt_BP)
     cache = backbone.new_cache(len(request.prompts), slots_L)
     return EagerRun(backbone, policy, cache, prefill(cache))
 

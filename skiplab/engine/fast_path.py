@@ -7,11 +7,12 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch_run import DecodeResult
 from skiplab.engine.cuda_graphs import StepGraphs
 from skiplab.engine.decode import Step, decode_request, decode_steps
-from skiplab.engine.exit_batches import ExitBatches
+from skiplab.engine.kept_batches import DraftBatches, ExitBatches
 from skiplab.engine.number_format import NumberFormat
 from skiplab.engine.policy import AdaptivePolicy, ExitPolicy
 from skiplab.engine.recorded_batches import RecordedBatches, unrecordable
 from skiplab.engine.request import Request
+from skiplab.engine.speculative import Speculative
 
 # How many batch sizes may have recorded steps at a time.
 _MAX_RECORDED = 4
@@ -20,9 +21,11 @@ _PROMPT_COLUMNS = 64
 _NEW_TOKENS = 64
 
 
-def recorded_batches(policy: ExitPolicy) -> type[StepGraphs] | type[ExitBatches]:
-    """The class of recorded steps for a policy."""
-    return ExitBatches if isinstance(policy, AdaptivePolicy) else StepGraphs
+def recorded_batches(policy: ExitPolicy) -> type[StepGraphs] | type[ExitBatches] | type[DraftBatches]:
+    """The class of recorded batches for a policy."""
+    if isinstance(policy, AdaptivePolicy):
+        return ExitBatches
+    return DraftBatches if isinstance(policy, Speculative) else StepGraphs
 
 
 @final

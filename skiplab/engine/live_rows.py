@@ -14,6 +14,7 @@ from skiplab.engine.backbone import Backbone, Context, Rotary
 from skiplab.engine.depth_order import LayerRun, exchanges, layer_runs
 from skiplab.engine.kv_cache import KVCache, Place
 from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.recorded_layers import RecordedPasses
 from skiplab.engine.row_layout import Layout, RowPrompt, layouts
 from skiplab.engine.step_runners import Span, StepRows, StepRunner
 from skiplab.schedules.exit_schedule import LayerPlan
@@ -81,15 +82,25 @@ class LiveRows:
 
     Args:
         columns: width of the cache's longest layer.
+        passes: runs the passes of `look_ahead`; None runs them without recordings.
 
     Attributes:
         rows: all rows, in order.
     """
 
-    def __init__(self, backbone: Backbone, cache: KVCache, runner: StepRunner, *, columns: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        cache: KVCache,
+        runner: StepRunner,
+        *,
+        columns: int,
+        passes: RecordedPasses | None = None,
+    ) -> None:
         self._backbone = backbone
         self._cache = cache
         self._runner = runner
+        self._passes = passes
         self._columns = columns
         # For so many rows in their present order; 0 after a change.
         self._laid_out = 0
@@ -120,6 +131,8 @@ class LiveRows:
     def grow(self, columns: int) -> None:
         """Make room for more columns; the cache must have grown before."""
         self._runner.grow(columns)
+        if self._passes is not None:
+            self._passes.grow(columns)
         self._columns, self._laid_out = columns, 0
 
     def take(self, row: LiveRow, token: int, depth: int) -> None:
@@ -150,24 +163,39 @@ class LiveRows:
         """
         self._arrange()
         rows, device = self.decoding, self._backbone.device
-        columns, width = [row.column + offset for row in rows], token_BT.shape[1]
-        column_BT = torch.tensor(columns, device=device)[:, None] + torch.arange(width, device=device)
-        pad_B1 = torch.tensor([[row.pad] for row in rows], device=device)
+        columns, pads = [row.column + offset for row in rows], [row.pad for row in rows]
+        column_BT = torch.tensor(columns, device=device)[:, None] + torch.arange(token_BT.shape[1], device=device)
         # Tokens behind a row's limit may stand behind the last position; nobody reads their logits.
-        position_BT = (column_BT - pad_B1).clamp(max=self._backbone.max_positions - 1)
-        level, end = min(columns) == max(columns), max(columns) + width
-        mask_BTS = None
-        if width > 1 or not level or any(row.pad for row in rows):
-            column_S = torch.arange(end, device=device)
-            hidden_BTS = (column_S < pad_B1[..., None]) | (column_S > column_BT[..., None])
-            mask_BTS = torch.zeros_like(hidden_BTS, dtype=self._backbone.dtype).masked_fill_(hidden_BTS, -torch.inf)
-        self._cache.seek(Place(slice(0, len(rows)), columns[0] if level else column_BT, end))
-        mask_B1TS = None if mask_BTS is None else mask_BTS[:, None]
-        context = Context(mask_B1TS, self._cache, self._backbone.rotary(position_BT))
-        h_BTD = self._backbone.embed(token_BT, position_BT)
+        position_BT = column_BT - torch.tensor(pads, device=device)[:, None]
+        position_BT = position_BT.clamp(max=self._backbone.max_positions - 1)
+        h_BTD, rotary = self._backbone.embed(token_BT, position_BT), self._backbone.rotary(position_BT)
+        if self._passes is None:
+            h_BTD = self._pass(h_BTD, rotary, plan, column_BT, columns, pads)
+        else:
+            reading = [row.column for row in self.rows[len(rows) :]]
+            h_BTD = self._passes.run(h_BTD, rotary, plan, columns=columns, pads=pads, reading=reading)
+        return self._backbone.head(h_BTD)
+
+    def _pass(
+        self,
+        h_BTD: Tensor,
+        rotary: Rotary | None,
+        plan: LayerPlan,
+        column_BT: Tensor,
+        columns: Sequence[int],
+        pads: Sequence[int],
+    ) -> Tensor:
+        width, level = h_BTD.shape[1], min(columns) == max(columns)
+        end, mask_BTS = max(columns) + width, None
+        if width > 1 or not level or any(pads):
+            column_S, pad_B = torch.arange(end, device=h_BTD.device), torch.tensor(pads, device=h_BTD.device)
+            hidden_BTS = (column_S < pad_B[:, None, None]) | (column_S > column_BT[..., None])
+            mask_BTS = torch.zeros_like(hidden_BTS, dtype=h_BTD.dtype).masked_fill_(hidden_BTS, -torch.inf)
+        self._cache.seek(Place(slice(0, len(columns)), columns[0] if level else column_BT, end))
+        context = Context(None if mask_BTS is None else mask_BTS[:, None], self._cache, rotary)
         for layer in plan:
             h_BTD = self._backbone.layer(layer, h_BTD, context)
-        return self._backbone.head(h_BTD)
+        return h_BTD
 
     def end(self, rows: Collection[LiveRow]) -> None:
         """Remove rows; the others may change places."""

@@ -12,6 +12,8 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch_run import BatchRun, Prefilled
 from skiplab.engine.kv_cache import KVStore
 from skiplab.engine.policy import AdaptivePolicy, ExitPolicy
+from skiplab.engine.request import Request
+from skiplab.engine.speculative import Speculative
 from skiplab.engine.token_choice import Choosing
 
 
@@ -20,8 +22,10 @@ def unrecordable(policy: ExitPolicy) -> str | None:
     if isinstance(policy, AdaptivePolicy):
         known = policy.on_device and policy.batch_policy != "compact"
         return None if known else "exits that are decided on the device, and rows that stay in the batch"
+    if isinstance(policy, Speculative):
+        return None
     if not policy.follows_plan:
-        return "a policy that gives each row one token per step, and its exits, if any, while the step runs"
+        return "exits that are decided while the step runs"
     if not all(map(policy.prompt.is_held_whole, policy.plan(1))):
         return "layers that have keys and values of the whole prompt, which this prompt plan does not give them"
     return None
@@ -64,5 +68,5 @@ class RecordedBatches(ABC):
         """The cache, ready for a prompt pass."""
 
     @abstractmethod
-    def begin(self, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> BatchRun:
+    def begin(self, prefilled: Prefilled, request: Request, prompt_BP: Tensor) -> BatchRun:
         """The decode steps of a batch whose prompt pass filled the cache."""

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.fused_layers import with_kernels
 from skiplab.engine.kv_cache import KVCache
 from skiplab.engine.policy import AdaptivePolicy
-from skiplab.engine.recorded_rows import RecordedRows, padded
+from skiplab.engine.recorded_rows import RecordedRows, RowTensors, padded
 from skiplab.engine.recording import Recorder
 from skiplab.engine.step_runners import StepRows, one_run
 
@@ -30,43 +31,47 @@ class RecordedExits(RecordedRows):
 
     Args:
         policy: `AdaptivePolicy.on_device` must hold.
+        rows: of the cache.
     """
 
     def __init__(
         self, backbone: Backbone, policy: AdaptivePolicy, cache: KVCache, *, rows: int, recorder: Recorder
     ) -> None:
-        super().__init__(backbone, cache, rows=rows, recorder=recorder, extra=2 * rows)
+        self._backbone = with_kernels(backbone)
         self._policy = policy
-        self._step_R, self._depth_R = self._extra.split([rows, rows])
+        self._cache = cache
+        self._rows = rows
+        self._tensors = RowTensors(backbone, cache, recorder, rows=rows, extra=2 * rows)
+        self._step_R, self._depth_R = self._tensors.extra.split([rows, rows])
         self._exited_R = torch.zeros(rows, dtype=torch.bool, device=backbone.device)
         self._left = _Flags(backbone.num_layers, backbone.device)
 
     def run(self, h_B1D: Tensor, rows: StepRows) -> tuple[Tensor, list[int]]:
         """As `StepRunner.run`; the states are overwritten by the next step."""
-        run, count = one_run(rows), len(h_B1D)
+        layers, count, tensors = one_run(rows).layers, len(h_B1D), self._tensors
         # Rows that do not decode count as exited.
         self._exited_R[:count], self._exited_R[count:] = False, True
         self._load(h_B1D, rows, padded(rows.steps, 2 * self._rows))
-        size, width = self._bounds(rows, count)
+        size, seen = tensors.bounds(rows.columns)
         place = 0
-        for place, layer in enumerate(run.layers):
-            asks = layer in self._policy.exit_layers and layer != run.layers[-1]
-            work = partial(self._layer, layer, size, width, asks=asks)
-            self._replay((layer, size, width, asks), work, [self._h_R1D, self._exited_R, self._depth_R])
+        for place, layer in enumerate(layers):
+            asks = layer in self._policy.exit_layers and layer != layers[-1]
+            work = partial(self._layer, layer, size, seen, asks=asks)
+            tensors.replay((layer, size, seen, asks), work, [tensors.h_RTD, self._exited_R, self._depth_R])
             if asks:
                 self._left.send(layer)
-            if place >= _AHEAD and self._ended_after(run.layers[place - _AHEAD]):
+            if place >= _AHEAD and self._ended_after(layers[place - _AHEAD]):
                 break
-        for layer in run.layers[place + 1 :]:
-            self._replay((layer, size, width), partial(self._propagate, layer, size, width), [])
-        return self._h_R1D[:count], self._depth_R[:count].tolist()
+        for layer in layers[place + 1 :]:
+            tensors.replay((layer, size, seen), partial(self._propagate, layer, size, seen), [])
+        return tensors.h_RTD[:count], self._depth_R[:count].tolist()
 
     def _ended_after(self, layer: int) -> bool:
         return layer in self._policy.exit_layers and not self._left.wait(layer)
 
-    def _layer(self, layer: int, size: int, width: int, *, asks: bool) -> None:
-        below_R1D, exited_R = self._h_R1D[:size], self._exited_R[:size]
-        run_R1D = self._backbone.layer(layer, below_R1D, self._context(size, width))
+    def _layer(self, layer: int, size: int, seen: int, *, asks: bool) -> None:
+        below_R1D, exited_R = self._tensors.h_RTD[:size], self._exited_R[:size]
+        run_R1D = self._backbone.layer(layer, below_R1D, self._tensors.context(size, seen))
         h_R1D = torch.where(exited_R[:, None, None], below_R1D, run_R1D)
         self._depth_R[:size].add_(~exited_R)
         if asks:
@@ -77,9 +82,9 @@ class RecordedExits(RecordedRows):
             self._left.device_L[layer] = ~exited_R.all()
         below_R1D.copy_(h_R1D)
 
-    def _propagate(self, layer: int, size: int, width: int) -> None:
-        context = self._context(size, width)
-        key_RHK, value_RHK = self._backbone.project_kv(layer, self._h_R1D[:size], context.rotary)
+    def _propagate(self, layer: int, size: int, seen: int) -> None:
+        context = self._tensors.context(size, seen)
+        key_RHK, value_RHK = self._backbone.project_kv(layer, self._tensors.h_RTD[:size], context.rotary)
         self._cache.update(key_RHK, value_RHK, layer)
 
 

@@ -15,7 +15,9 @@ from skiplab.engine.batch_run import BatchRun, DecodeResult, Prefilled, padded_r
 from skiplab.engine.choose_runner import step_runner
 from skiplab.engine.kv_cache import KVCache
 from skiplab.engine.live_rows import LiveRow, LiveRows
-from skiplab.engine.row_choice import Chooser, RowChoice, choose, stopped
+from skiplab.engine.recorded_layers import RecordedPasses
+from skiplab.engine.request import Request
+from skiplab.engine.row_choice import Chooser, choose, stopped
 from skiplab.engine.speculative import Rounds, Speculative, Verified
 
 
@@ -26,8 +28,8 @@ class SpeculativeRun(BatchRun):
 
     Args:
         cache: with room for `policy.drafting.length` columns behind the batch's last.
-        choices: how each row's tokens are chosen; None is greedy.
-        prompts: token ids per row as `choices` see them.
+        prompt_BP: the request's prompts.
+        passes: as for `LiveRows`.
     """
 
     def __init__(
@@ -36,16 +38,18 @@ class SpeculativeRun(BatchRun):
         policy: Speculative,
         cache: KVCache,
         prefilled: Prefilled,
-        choices: Sequence[RowChoice | None],
-        prompts: Sequence[Sequence[int]],
+        request: Request,
+        prompt_BP: Tensor,
+        passes: RecordedPasses | None = None,
     ) -> None:
         rows, prompt_columns = prefilled.mask_BP.shape
         columns = prompt_columns + prefilled.longest - 1 + policy.drafting.length
         runner = step_runner(backbone, policy, cache, rows=rows, columns=columns)
-        self._live = LiveRows(backbone, cache, runner, columns=columns)
+        self._live = LiveRows(backbone, cache, runner, columns=columns, passes=passes)
         self._rounds = Rounds(backbone, policy, self._live)
         self._prefilled = prefilled
-        self._choices, self._prompts = choices, prompts
+        self._choices = [request.row_choice(row, prompt_BP.device) for row in range(rows)]
+        self._prompts: list[list[int]] = prompt_BP.tolist()
         self._limits = prefilled.limit_B.tolist()
         padding = (~prefilled.mask_BP).sum(1).tolist()
         self._all = [LiveRow(index, policy, pad, prompt_columns) for index, pad in enumerate(padding)]

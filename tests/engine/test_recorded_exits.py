@@ -12,11 +12,11 @@ from baselines.confidence import state_saturation
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.continuous import Engine
 from skiplab.engine.decode import decode, decode_request
-from skiplab.engine.exit_batches import ExitBatches
 from skiplab.engine.fast_path import FastPath
 from skiplab.engine.generation import GenerationOptions
+from skiplab.engine.kept_batches import ExitBatches
 from skiplab.engine.number_format import FORMATS
-from skiplab.engine.policy import AdaptivePolicy, FullDepth, Scheduled
+from skiplab.engine.policy import AdaptivePolicy, Scheduled
 from skiplab.engine.recorded_exits import RecordedExits
 from skiplab.engine.request import Decoding, RowRequest
 from skiplab.schedules.exit_schedule import ExitSchedule
@@ -105,7 +105,5 @@ def test_other_policies_are_refused() -> None:
     backbone = tiny_backbone()
     with pytest.raises(ValueError, match="exits that are decided on the device, and rows that stay in the batch"):
         recorded(backbone, CoordinateExit(1.0, batch_policy="compact"), 2)
-    with pytest.raises(ValueError, match="need a policy under which rows exit"):
-        ExitBatches(backbone, FullDepth(6), rows=2, prompt_columns=4, new_tokens=4)
     compact = Engine(backbone, CoordinateExit(1.0, batch_policy="compact"), slots=2, record=True)
     assert not isinstance(compact._live._runner, RecordedExits)

@@ -50,7 +50,7 @@ def recordings(engine: Engine) -> dict[Any, Any]:
     """Recorded layers, by layer, rows and width."""
     found = engine._live._runner
     assert isinstance(found, RecordedLayers)
-    return {key: step for key, step in found._recorded.items() if key != "mask"}
+    return {key: step for key, step in found._tensors._recorded.items() if key != "mask"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -16,6 +16,7 @@ from skiplab.engine.continuous import Engine
 from skiplab.engine.decode import decode, decode_request, decode_steps
 from skiplab.engine.draft_length import DraftCounts, Drafting
 from skiplab.engine.generation import GenerationOptions
+from skiplab.engine.kept_batches import DraftBatches
 from skiplab.engine.kv_cache import KVCache
 from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, PromptPlanned, Scheduled
 from skiplab.engine.request import Decoding, Request, RowRequest
@@ -26,6 +27,7 @@ from tests.tiny import EOS, LAYOUTS, PAD, VOCABULARY, CoordinateExit, prompts, t
 
 BACKBONES = {layout: tiny_backbone(layout) for layout in LAYOUTS}
 FULL = FullDepth(6)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 DRAFTERS: dict[str, ExitPolicy] = {
     "decay": Scheduled(ExitSchedule(num_layers=6, max_exit=5, min_exit=2, horizon=8), "skip"),
     "constant": Planned([skip_plan(6, 3, 1)]),
@@ -110,6 +112,21 @@ def test_any_plan_length_and_limits(data: st.DataObject) -> None:
     assert torch.equal(found.depth_BT, full.depth_BT)
 
 
+# On a GPU, a single row uses its own kernels.
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_recorded_passes_serve_batches_of_all_lengths(layout: str, device: str, rows: int) -> None:
+    backbone = tiny_backbone(layout).to(device)
+    for drafter in DRAFTERS.values():
+        policy = Speculative(drafter, 6, Drafting(length=4))
+        batches = DraftBatches(backbone, policy, rows=rows, prompt_columns=12, new_tokens=18)
+        for seed, limits in enumerate(([14] * 3, [18, 3, 9], [2] * 3)):
+            texts, options = prompts(rows, seed=seed), {"max_new_tokens": limits[:rows], "eos_id": EOS, "pad_id": PAD}
+            found = decode(backbone, policy, texts, **options, graphs=batches)
+            assert found.sequences() == decode(backbone, FULL, texts, **options).sequences()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_keys_and_values_are_those_of_full_depth(layout: str) -> None:
     backbone, rng, texts = BACKBONES[layout], random.Random(0), prompts(3, seed=3)
@@ -192,7 +209,8 @@ def test_any_arrivals_decode_as_at_full_depth_alone(data: st.DataObject) -> None
     backbone = BACKBONES[data.draw(st.sampled_from(sorted(BACKBONES)))]
     drafting = Drafting(adaptive=data.draw(st.booleans()))
     policy = Speculative(data.draw(st.sampled_from(list(DRAFTERS.values()))), 6, drafting)
-    engine = Engine(backbone, policy, slots=data.draw(st.integers(1, 4)), chunk=data.draw(st.integers(1, 9)))
+    slots, chunk = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
+    engine = Engine(backbone, policy, slots=slots, chunk=chunk, record=data.draw(st.booleans()))
     handles = []
     for text in prompts(7, seed=data.draw(st.integers(0, 5))):
         handles.append(engine.submit(RowRequest(text, data.draw(st.integers(1, 14)), (EOS,))))
