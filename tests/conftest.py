@@ -41,10 +41,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the imported modules from garbage collection, because they are never garbage, and collect seldom."""
+    gc.set_threshold(50_000, 20, 20)
+    keep_what_lives()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is not None and nextitem.path != item.path:
+        keep_what_lives()
+
+
+def keep_what_lives() -> None:
+    """Exclude what lives now, such as imported modules, from later garbage collections, which take time otherwise."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
