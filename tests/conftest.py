@@ -26,12 +26,17 @@ torch.set_num_threads(1)
 # If these started last, a worker could be without work while they run.
 LONG = (
     "test_types.py",
-    "test_launch.py",
     "test_comparison.py",
     "test_killed.py",
-    "test_killed_search.py",
-    "test_scale.py",
+    "test_launch.py",
     "test_search.py",
+    "test_experiments.py",
+    "test_calm.py",
+    "test_killed_search.py",
+    "test_method.py",
+    "test_papers.py",
+    "test_scale.py",
+    "test_growth.py",
 )
 
 
