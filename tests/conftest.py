@@ -26,6 +26,7 @@ torch.set_num_threads(1)
 # If these started last, a worker could be without work while they run.
 LONG = (
     "test_types.py",
+    "test_conformance.py",
     "test_comparison.py",
     "test_killed.py",
     "test_launch.py",
