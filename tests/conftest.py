@@ -26,12 +26,18 @@ torch.set_num_threads(1)
 # If these started last, a worker could be without work while they run.
 LONG = (
     "test_types.py",
-    "test_launch.py",
+    "test_conformance.py",
     "test_comparison.py",
     "test_killed.py",
-    "test_killed_search.py",
-    "test_scale.py",
+    "test_launch.py",
     "test_search.py",
+    "test_experiments.py",
+    "test_calm.py",
+    "test_killed_search.py",
+    "test_method.py",
+    "test_papers.py",
+    "test_scale.py",
+    "test_growth.py",
 )
 
 
@@ -41,7 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the imported modules from garbage collection, because they are never garbage."""
+    gc.set_threshold(50_000, 20, 20)
+    keep_what_lives()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is not None and nextitem.path != item.path:
+        keep_what_lives()
+
+
+def keep_what_lives() -> None:
+    """Exclude what lives now, such as imported modules, from later garbage collections, which take time otherwise."""
     gc.collect()
     gc.freeze()
 

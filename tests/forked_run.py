@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -55,6 +56,18 @@ def start(home: Path, *arguments: str, fault: Callable[[], object] = lambda: Non
 
     home.mkdir(parents=True, exist_ok=True)
     return Child(work, home / "output.txt")
+
+
+def as_torchrun(processes: int) -> list[dict[str, str]]:
+    """The variables that torchrun sets in each process of a job on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "TORCHELASTIC_RUN_ID": "forked", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0",
+        "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    return [common | {"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(processes)]
 
 
 def output(home: Path) -> str:

@@ -106,8 +106,11 @@ def curve(
     module.on_train_batch_end = after_part  # type: ignore[method-assign]
     module.on_validation_end = after_validation  # type: ignore[method-assign]
 
+    # Seconds between checkpoints; there is one at the end of each epoch besides.
+    every = 3600 if cut_at is None else 0
+
     def trained(checkpoints: Path) -> None:
-        train(module, data(), spec, seed=1, folder=checkpoints, logger=None, checkpoint_every=0, ranks=ranks)
+        train(module, data(), spec, seed=1, folder=checkpoints, logger=None, checkpoint_every=every, ranks=ranks)
 
     load_or_train(model.model, folder / "weights", trained, ranks=ranks)
     return found

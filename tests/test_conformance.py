@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from skiplab.methods.base import ExitModule, Optimization, Setup
 from skiplab.methods.spec import MethodSpec
 from skiplab.schedules.exit_schedule import layer_steps
 from skiplab.schedules.prompt_plan import PromptPart, PromptPlan
+from tests.composed import composed
 from tests.tiny import DEVICES, EOS, LAYOUTS, PAD, prompts, tiny_backbone
 
 STEPS = 14
@@ -45,17 +45,15 @@ METHODS += VARIANTS
 
 
 @cache
-def composed(method: str) -> Any:
+def node_of(method: str) -> Any:
     """The node of a method file with two speedups, as plain values."""
     overrides = [f"method={method.split()[0]}", "speedups=[1.5,2.5]", *VARIANTS.get(method, [])]
-    with initialize_config_module("experiments", version_base="1.3"):
-        config = compose("config", overrides=overrides)
-    return OmegaConf.to_container(config.method, resolve=True)
+    return OmegaConf.to_container(composed(*overrides).method, resolve=True)
 
 
 def candidates(method: str, backbone: Backbone) -> list[MethodSpec]:
     """The specs of a method file for two speedups; of a calibration's hypotheses only a few, from first to last."""
-    cases = expand({"only": composed(method)}, [0], setup(backbone), deltas=[0.1])
+    cases = expand({"only": node_of(method)}, [0], setup(backbone), deltas=[0.1])
     return [candidate for case in cases for candidate in case.candidates[:: max(1, len(case.candidates) // 2)]]
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 
 from skiplab.backbones.shapes import OPTSpec
 from skiplab.comparison.prepare import ConfigurationError, Prepared, prepare
 from skiplab.jobs.search import checked_spec
 from skiplab.run import experiments
 from tests import papers
+from tests.composed import composed
 
 # Their small files share prompts.
 pytestmark = pytest.mark.filterwarnings("ignore:.* split are in the .* split too")
@@ -27,10 +27,7 @@ def options(group: str) -> list[str]:
 
 
 def prepared(*overrides: str, allow_distributed: bool = False) -> Prepared:
-    with initialize_config_module("experiments", version_base="1.3"):
-        return prepare(
-            compose("config", overrides=[*overrides, "tracking.experiment=test"]), allow_distributed=allow_distributed
-        )
+    return prepare(composed(*overrides, "tracking.experiment=test"), allow_distributed=allow_distributed)
 
 
 # Without those that read the configuration of another run.

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import time
 import warnings
 from dataclasses import replace
@@ -20,7 +19,7 @@ from skiplab.jobs.scaling import scaling
 from skiplab.utils.distributed import ALONE
 from tests.comparison.small import small_config
 from tests.faults.processes import Child
-from tests.forked_run import output
+from tests.forked_run import as_torchrun, output
 from tests.spread import RUNS, SPEC, SPREADS, curve, data, main, scores
 from tests.store import ready_store
 
@@ -30,22 +29,15 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     """Folder and findings of two ranks."""
     folder = tmp_path_factory.mktemp("two")
     ready_store(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # As torchrun starts them, but forked, to save the time of imports.
-    common = {
-        "TORCHELASTIC_RUN_ID": "two", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GLOO_SOCKET_IFNAME": "lo",
-    }  # fmt: skip
 
-    def rank(number: int) -> None:
-        os.environ.update(common | {"RANK": str(number), "LOCAL_RANK": str(number)})
+    # As torchrun starts them, but forked, to save the time of imports.
+    def rank(variables: dict[str, str]) -> None:
+        os.environ.update(variables)
         warnings.resetwarnings()
         warnings.simplefilter("ignore")
         main(folder)
 
-    ranks = [Child(partial(rank, number), folder / "output.txt") for number in range(2)]
+    ranks = [Child(partial(rank, variables), folder / "output.txt") for variables in as_torchrun(2)]
     while None in (codes := [one.poll() for one in ranks]) and not any(codes):
         time.sleep(0.05)
     for one in ranks:

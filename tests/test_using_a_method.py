@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from hydra import compose, initialize_config_module
 
 from skiplab.backbones.shapes import LlamaSpec
 from skiplab.export.saved_method import load_method
 from skiplab.jobs.compare import compare
 from skiplab.jobs.export import export
 from skiplab.serve.__main__ import _parser
+from tests.composed import composed
 from tests.export.test_method import byte_level_tokenizer
 from tests.serve.serving import serving
 
@@ -53,8 +53,7 @@ def test_the_page_works_as_written(
     for job, (_, _, module, *overrides) in ((compare, train), (export, save)):
         assert module == "skiplab.run"
         given = [one for one in overrides if not one.startswith("hydra.")]
-        with initialize_config_module("experiments", version_base="1.3"):
-            config = compose("config", overrides=[*given, *QUICK, "tracking.experiment=mine"])
+        config = composed(*given, *QUICK, "tracking.experiment=mine")
         assert job(config, tmp_path / "outputs" / "mine")
 
     capsys.readouterr()

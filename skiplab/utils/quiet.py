@@ -14,11 +14,11 @@ def quiet(threads: int) -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     import datasets
     import torch
-    import transformers
+    from transformers.utils import logging as transformers_logging
 
     torch.set_num_threads(threads)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     datasets.disable_progress_bars()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

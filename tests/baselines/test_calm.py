@@ -43,9 +43,19 @@ def build(backbone: Backbone, **options: Any) -> CALM:
     return CALM(Setup(backbone, [12, 20, 14], Optimization(learning_rate=1e-3)), **options)
 
 
+# Trained once for all thresholds and batch policies, on which they do not depend.
+TRAINED: dict[str, list[dict[str, torch.Tensor]]] = {}
+
+
 def calm_policy(backbone: Backbone, **options: Any) -> ExitPolicy:
     module = build(backbone, **options)
-    train_probes(module)
+    key = f"{backbone.model.config} {[probe.shared_recipe() for probe in module.probes]}"
+    if key not in TRAINED:
+        train_probes(module)
+        TRAINED[key] = [probe.state_dict() for probe in module.probes]
+    for probe, weights in zip(module.probes, TRAINED[key], strict=True):
+        probe.load_state_dict(weights)
+        probe.eval()
     return module.exit_policy([some_batch(1), some_batch(2)])
 
 

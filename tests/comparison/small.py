@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from skiplab.backbones.shapes import OPTSpec
+from tests.composed import composed
 from tests.store import ready_store
 
 SIZE = (
@@ -34,8 +34,7 @@ def small_config(
         f"cache_dir={folder}/cache",
     ]
     size = SMALL if experiment == "compare_calm" else SIZE
-    with initialize_config_module("experiments", version_base="1.3"):
-        return compose("config", overrides=[f"experiment={experiment}", *size, *task, *store, *overrides])
+    return composed(f"experiment={experiment}", *size, *task, *store, *overrides)
 
 
 def tiny_shape(layers: int, width: int, heads: int, vocab_size: int) -> OPTSpec:

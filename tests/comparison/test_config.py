@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_module
 
 from skiplab.comparison.config import RunConfig, load
 from skiplab.comparison.prepare import ConfigurationError
 from skiplab.comparison.session import open_tracker
 from skiplab.reporting.tracker import NoTracker
 from tests.comparison.small import small_config
+from tests.composed import composed
 
 JOBS = ("scaling", "search_schedule", "throughput", "capacity")
 # Experiment, overrides, key that the message names, rest of the message.
@@ -159,9 +159,8 @@ def test_a_job_refuses_an_experiment_without_its_section(tmp_path: Path) -> None
 # Precedence.
 
 
-def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_module("experiments", version_base="1.3"):
-        return load(compose("config", overrides=["tracking.experiment=test", *overrides])).plain
+def plain(*overrides: str) -> dict[str, Any]:
+    return load(composed("tracking.experiment=test", *overrides)).plain
 
 
 PRETRAINED = ("backbone=pretrained", "backbone.checkpoint.name=DIR")
@@ -169,57 +168,56 @@ PRETRAINED = ("backbone=pretrained", "backbone.checkpoint.name=DIR")
 
 @pytest.mark.parametrize("backbone", [("backbone=opt_tiny",), ("backbone=opt_350m",), PRETRAINED])
 def test_no_backbone_resets_values_set_by_the_data(backbone: tuple[str, ...]) -> None:
-    e2e = composed("experiment=compare_calm", "data=e2e", *backbone)
+    e2e = plain("experiment=compare_calm", "data=e2e", *backbone)
     assert (e2e["base"]["max_epochs"], e2e["trainer"]["max_epochs"], e2e["trainer"]["weight_decay"]) == (12, 4, 0.1)
     assert e2e["backbone"]["dropout"] == 0.1
 
 
 def test_a_backbones_defaults_hold_where_the_data_has_none() -> None:
-    found = composed("experiment=compare_calm", *PRETRAINED)
+    found = plain("experiment=compare_calm", *PRETRAINED)
     assert (found["base"]["max_epochs"], found["trainer"]["max_epochs"]) == (1, 1)
-    e2e = composed("experiment=compare_calm", "data=e2e", *PRETRAINED)
+    e2e = plain("experiment=compare_calm", "data=e2e", *PRETRAINED)
     assert e2e["trainer"]["learning_rate"] == found["trainer"]["learning_rate"] == 2e-5
 
 
 def test_the_experiment_beats_data_and_backbone() -> None:
-    found = composed("experiment=paper_e2e", *PRETRAINED)
+    found = plain("experiment=paper_e2e", *PRETRAINED)
     assert (found["base"]["max_epochs"], found["trainer"]["max_epochs"]) == (1, 2)
-    smoke = composed("experiment=smoke", "data=e2e")
+    smoke = plain("experiment=smoke", "data=e2e")
     assert (smoke["base"]["max_epochs"], smoke["trainer"]["max_epochs"]) == (1, 4)
     assert (
         smoke["backbone"]["num_layers"]
-        == composed("experiment=smoke", "backbone=llama_tiny")["backbone"]["num_layers"]
+        == plain("experiment=smoke", "backbone=llama_tiny")["backbone"]["num_layers"]
         == 8
     )
 
 
 def test_an_explicit_value_beats_the_experiment() -> None:
     overrides = ("trainer.max_epochs=7", "base.max_epochs=5", "backbone.dropout=0.3")
-    found = composed("experiment=paper_e2e", *overrides, *PRETRAINED)
+    found = plain("experiment=paper_e2e", *overrides, *PRETRAINED)
     assert (found["trainer"]["max_epochs"], found["base"]["max_epochs"], found["backbone"]["dropout"]) == (7, 5, 0.3)
     # In any order, and with any other files chosen.
-    assert found == composed(*PRETRAINED, *overrides, "experiment=paper_e2e")
+    assert found == plain(*PRETRAINED, *overrides, "experiment=paper_e2e")
 
 
 def test_a_group_chosen_on_the_command_line_beats_the_experiments() -> None:
-    assert composed("experiment=paper_e2e")["backbone"]["num_layers"] == 24
-    assert composed("experiment=paper_e2e", "backbone=opt_6_7b")["backbone"]["num_layers"] == 32
+    assert plain("experiment=paper_e2e")["backbone"]["num_layers"] == 24
+    assert plain("experiment=paper_e2e", "backbone=opt_6_7b")["backbone"]["num_layers"] == 32
 
 
 @pytest.mark.parametrize(
     "typed", [r"template.close='\n### Response:\n'", 'template.close="\n### Response:\n"'], ids=["escaped", "real"]
 )
 def test_newlines_of_a_template_may_be_typed_as_escapes(typed: str) -> None:
-    assert composed("experiment=smoke", typed)["template"]["close"] == "\n### Response:\n"
+    assert plain("experiment=smoke", typed)["template"]["close"] == "\n### Response:\n"
 
 
 def test_the_store_of_the_environment_holds_unless_the_user_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert composed("experiment=compare_calm")["tracking"]["uri"] == "sqlite:///mlflow.db"
+    assert plain("experiment=compare_calm")["tracking"]["uri"] == "sqlite:///mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert composed("experiment=compare_calm")["tracking"]["uri"] == "http://127.0.0.1:1"
-    assert composed("experiment=compare_calm", "tracking.uri=sqlite:///x.db")["tracking"]["uri"] == "sqlite:///x.db"
-    with initialize_config_module("experiments", version_base="1.3"):
-        off = load(compose("config", overrides=["experiment=compare_calm", "tracking=none", "tracking.experiment=x"]))
+    assert plain("experiment=compare_calm")["tracking"]["uri"] == "http://127.0.0.1:1"
+    assert plain("experiment=compare_calm", "tracking.uri=sqlite:///x.db")["tracking"]["uri"] == "sqlite:///x.db"
+    off = load(composed("experiment=compare_calm", "tracking=none", "tracking.experiment=x"))
     assert off.tracking.uri is None
     assert isinstance(open_tracker(off), NoTracker)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from skiplab.benchmarking.cost_model import CostModel, Evidence, Observation
@@ -13,14 +12,14 @@ from skiplab.benchmarking.roofline import Ceilings, Footprint
 from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.capacity import capacity
 from skiplab.utils.files import save_json
+from tests.composed import composed
 from tests.store import ready_store
 
 
 def config(folder: Path, *overrides: str) -> DictConfig:
     store = (f"tracking.uri={ready_store(folder)}", "tracking.experiment=capacity")
     run = f"capacity.run={folder}/measured"
-    with initialize_config_module("experiments", version_base="1.3"):
-        return compose("config", overrides=["experiment=capacity", run, *store, *overrides])
+    return composed("experiment=capacity", run, *store, *overrides)
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.profile import profile
+from tests.composed import composed
 from tests.store import ready_store
 
 SMALL = ("backbone.num_layers=3", "backbone.hidden_size=16", "backbone.num_heads=2", "backbone.vocab_size=104")
@@ -17,8 +17,7 @@ SMALL = ("backbone.num_layers=3", "backbone.hidden_size=16", "backbone.num_heads
 def config(folder: Path, *overrides: str) -> DictConfig:
     store = (f"tracking.uri={ready_store(folder)}", "tracking.experiment=profile")
     lengths = ("throughput.prompt_tokens=6", "throughput.new_tokens=5", "throughput.batch_sizes=[2]")
-    with initialize_config_module("experiments", version_base="1.3"):
-        return compose("config", overrides=["experiment=profile", *SMALL, *lengths, *store, *overrides])
+    return composed("experiment=profile", *SMALL, *lengths, *store, *overrides)
 
 
 def test_both_paths_are_profiled_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.streams import streams
+from tests.composed import composed
 
 SMALL = (
     "data.train_size=40",
@@ -29,8 +29,7 @@ SMALL = (
 
 
 def config(*overrides: str) -> DictConfig:
-    with initialize_config_module("experiments", version_base="1.3"):
-        return compose("config", overrides=["experiment=streams", *SMALL, *overrides])
+    return composed("experiment=streams", *SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from skiplab.benchmarking.random_backbone import BOS, EOS, PAD
@@ -13,6 +12,7 @@ from skiplab.benchmarking.roofline import Ceilings, Footprint, bytes_speedup, le
 from skiplab.comparison.prepare import ConfigurationError
 from skiplab.jobs.throughput import throughput
 from tests.comparison.small import tiny_shape
+from tests.composed import composed
 from tests.store import ready_store
 
 SMALL = (
@@ -35,8 +35,7 @@ SMALL = (
 
 def config(folder: Path, *overrides: str) -> DictConfig:
     store = (f"tracking.uri={ready_store(folder)}", "tracking.experiment=throughput")
-    with initialize_config_module("experiments", version_base="1.3"):
-        return compose("config", overrides=["experiment=throughput", *SMALL, *store, *overrides])
+    return composed("experiment=throughput", *SMALL, *store, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,11 @@
 """One command that starts several processes: their number, their failures, their results."""
 
 import json
+import os
 import shutil
 import signal
+import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,7 +16,8 @@ from skiplab.jobs.compare import compare
 from skiplab.utils import launch
 from tests.comparison.faulty import FailsInTraining
 from tests.comparison.small import SIZE, SMALL_TASK, small_config
-from tests.forked_run import output, start
+from tests.faults.processes import in_child
+from tests.forked_run import as_torchrun, output, start
 from tests.store import ready_store
 from tests.test_run import stored_runs, wait_for
 
@@ -49,6 +53,12 @@ def test_a_job_for_several_processes_is_not_run_by_one(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("kind", "code"), [("experiments", 0), ("metric", 1)])
+def test_the_exit_code_is_that_of_the_processes(monkeypatch: pytest.MonkeyPatch, kind: str, code: int) -> None:
+    monkeypatch.setattr(sys, "argv", ["skiplab", "list", kind])
+    assert in_child(lambda: os._exit(launch.start(2))) == code
+
+
 def test_two_processes_give_the_results_of_one_even_if_one_was_killed(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "compare_calm"
     command = ["experiment=compare_calm", "hydra.run.dir=outputs/compare_calm", *SIZE, *SMALL_TASK, *JOB, "trainer=ddp"]
@@ -64,8 +74,10 @@ def test_two_processes_give_the_results_of_one_even_if_one_was_killed(tmp_path: 
     assert told in output(tmp_path)
     assert not ranks["0"].is_running()
 
+    # Resumed by ranks that are forked, to save the time of imports.
     (tmp_path / "output.txt").unlink()
-    assert start(tmp_path, *command).wait() == 1, output(tmp_path)
+    forked = [start(tmp_path, *command, fault=partial(os.environ.update, rank)) for rank in as_torchrun(2)]
+    assert [process.wait() for process in forked] == [1, 0], output(tmp_path)
     assert output(tmp_path).count("full 1x: already finished") == 1
     assert output(tmp_path).count("failed faulty always: RuntimeError: no loss today") == 1
     assert "Traceback" not in output(tmp_path)
