@@ -3,8 +3,8 @@
 Only commands that contain all the words, and none of those after `--without`, are run. Everything happens in one
 temporary folder, page after page, so that a command finds what an earlier one left. What cannot run here, for lack of a
 GPU, a cluster or a network, is composed, so that names and values are checked, or is listed with the reason. `--full`
-runs the tutorial at its own size (minutes), `--list` shows what would be done. Result pages are records of past runs, and
-are not checked.
+runs the tutorial at its own size (minutes), `--list` shows what would be done. Result pages are records of past runs,
+and are not checked.
 """
 
 import argparse

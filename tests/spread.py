@@ -24,6 +24,7 @@ from skiplab.methods.base import ExitModule, Setup
 from skiplab.methods.full import Full
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.training.trainer import TrainerSpec, train
+from skiplab.training.upkeep import Upkeep
 from skiplab.training.weights import load_or_train
 from skiplab.utils import launch
 from skiplab.utils.distributed import Ranks
@@ -107,7 +108,16 @@ def curve(
     module.on_validation_end = after_validation  # type: ignore[method-assign]
 
     def trained(checkpoints: Path) -> None:
-        train(module, data(), spec, seed=1, folder=checkpoints, logger=None, checkpoint_every=0, ranks=ranks)
+        train(
+            module,
+            data(),
+            spec,
+            seed=1,
+            folder=checkpoints,
+            logger=None,
+            upkeep=Upkeep(checkpoint_every=0),
+            ranks=ranks,
+        )
 
     load_or_train(model.model, folder / "weights", trained, ranks=ranks)
     return found

@@ -56,11 +56,11 @@ class Comparison:
         self._cases |= dict.fromkeys(hf_entries(self._config))
         self._full_entry = self._prepared.cases[0].entry
         self._records = Records(session.folder, self._cases)
-        self._models = ModelStore(session)
+        self._pace = Pace()
+        self._models = ModelStore(session, self._pace.trained)
         self._decoders = Decoders(self._models, own=self._prepared.calibration.reference == "own")
         self._settings = Settings(session, self._models, self._decoders)
         self._errors: dict[Entry, str] = {}
-        self._pace = Pace()
         self._outcome = Outcome(session, supplement or Supplement(), self._records, self._cases, self._errors)
 
     def run(self) -> bool:
@@ -146,8 +146,8 @@ class Comparison:
         if finished is not None:
             self._print(f"{counter} {entry.label}: already finished")
         else:
-            left = len([one for one in self._cases if not self._is_done(one)])
-            self._session.screen.phase(f"{counter} {entry.label}", self._pace.left(left))
+            self._session.screen.phase(f"{counter} {entry.label}", self._time_left())
+            self._pace.begin()
         start = monotonic()
         try:
             if finished is not None:
@@ -170,6 +170,12 @@ class Comparison:
             if finished is None:
                 self._pace.made(monotonic() - start)
             self._print(f"    {one_line(record.row)}")
+
+    def _time_left(self) -> str:
+        left = [entry for entry in self._cases if not self._is_done(entry)]
+        cases = [(case, entry.seed) for entry in left if (case := self._cases[entry]) is not None]
+        passes = self._models.passes_left((spec, seed) for case, seed in cases for spec in case.candidates)
+        return self._pace.left(len(left), passes, workers=self._config.workers)
 
     def _is_done(self, entry: Entry) -> bool:
         return entry in self._errors or self._records.get(entry) is not None
