@@ -66,7 +66,7 @@ class Comparison:
     def run(self) -> bool:
         """All settings, the timing, the results; True if nothing failed."""
         log = logged_to(self._session.folder.path / FILE) if self._ranks.is_first else nullcontext()
-        with log, self._session.run("parent", self._config.tracking.experiment, nested=False) as run_id:
+        with log, self._session.run("parent", self._session.name, nested=False) as run_id:
             self._ranks.on_first(self._note_environment)
             self._ranks.on_first(self._describe)
             self._ranks.on_first(self._print_header)
@@ -120,7 +120,7 @@ class Comparison:
 
     def report(self) -> None:
         """Write results and report of the finished settings, and make no others."""
-        with self._session.run("parent", self._config.tracking.experiment, nested=False):
+        with self._session.run("parent", self._session.name, nested=False):
             self._describe()
             self._outcome.conclude()
 
