@@ -103,6 +103,8 @@ def test_a_printed_page_has_margins_and_the_whole_table(shown: "tuple[Page, list
     tab.emulate_media(media="print")
     cut = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollHeight > one.clientHeight + 1).length"
     assert tab.evaluate(cut) == 0
+    tab.set_viewport_size({"width": 690, "height": 900})
+    assert tab.evaluate("document.querySelector('.sortable').scrollWidth") <= 690
     assert "@page { margin: 14mm; }" in tab.locator("style").inner_text()
     tab.emulate_media(media="screen")
 
