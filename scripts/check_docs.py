@@ -1,9 +1,10 @@
 """Runs the commands and Python lines of README and docs at toy size: `python scripts/check_docs.py [WORD ...]`.
 
-Only commands that contain all the words are run. Everything happens in one temporary folder, page after page, so that a
-command finds what an earlier one left. What cannot run here, for lack of a GPU, a cluster or a network, is composed, so
-that names and values are checked, or is listed with the reason. `--full` runs the tutorial at its own size (minutes),
-`--list` shows what would be done. Result pages are records of past runs, and are not checked.
+Only commands that contain all the words, and none of those after `--without`, are run. Everything happens in one
+temporary folder, page after page, so that a command finds what an earlier one left. What cannot run here, for lack of a
+GPU, a cluster or a network, is composed, so that names and values are checked, or is listed with the reason. `--full`
+runs the tutorial at its own size (minutes), `--list` shows what would be done. Result pages are records of past runs,
+and are not checked.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,8 @@ PAGES = (
     *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "using_a_method.md"}),
     ROOT / "CONTRIBUTING.md",
 )
-# The most seconds of a command.
-_PATIENCE = 600
+# The most seconds of a command; the slowest takes four minutes of processor time.
+_PATIENCE = 3600
 _SMALL_BACKBONE = ("backbone.hidden_size=16", "backbone.num_heads=2")
 _SMALL_DATA = ("data.train_size=64", "data.valid_size=60", "data.test_size=16")
 _QUICK = ("benchmark.rounds=2", "benchmark.batch_sizes=[1]", "benchmark.prompts=2", "benchmark.warmup=0")
@@ -193,12 +195,15 @@ def make_inputs(home: Path) -> None:
 
 
 def run(argv: Sequence[str], home: Path, port: int) -> tuple[int, str]:
-    """Exit code and output of a command."""
+    """Exit code and output of a command; as of `timeout`, the code is 124 if it takes too long."""
     words = [sys.executable if word == "python" else word.replace(":8000", f":{port}") for word in argv]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SKIPLAB_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        words, cwd=home, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
-    )
+    try:
+        done = subprocess.run(
+            words, cwd=home, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return 124, f"took more than {_PATIENCE} s"
     return done.returncode, (done.stdout + done.stderr).strip()
 
 
@@ -221,39 +226,47 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def check(chosen: Sequence[Line], home: Path, *, full: bool) -> list[Line]:
-    """Run lines in a folder; those that failed."""
-    port, server, failed = free_port(), None, []
+def check(chosen: Sequence[Line], home: Path, *, full: bool) -> Counter[str]:
+    """Run lines in a folder; how many ended in which way."""
+    port, server, ends = free_port(), None, Counter[str]()
     try:
         for line in chosen:
             if reason := why_not(line, full=full):
+                ends["not run"] += 1
                 print(f"not run    {line.page}: {line.text[:100]} ({reason})", flush=True)
                 continue
             if line.argv[:3] == ("python", "-m", "skiplab.serve"):
                 server = server or serve(line.argv, home, port)
+                ends["served"] += 1
                 print(f"serving    {line.page}: {line.text[:100]}", flush=True)
                 continue
             argv, start = prepared(line, full=full), time.monotonic()
             code, output = run(argv, home, port)
             verb = "FAILED" if code else "composed" if argv[-2:] == ("--cfg", "job") else "ran"
+            ends[verb] += 1
             print(f"{verb:8} {time.monotonic() - start:3.0f} s  {line.page}: {line.text[:100]}", flush=True)
             if code:
-                failed.append(line)
                 print("\n".join(f"    {one}" for one in output.splitlines()[-8:]), flush=True)
     finally:
         if server is not None:
             server.terminate()
             server.wait()
-    return failed
+    return ends
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*")
+    parser.add_argument("--without", action="append", default=[], metavar="WORD", help="leave out commands with it")
     parser.add_argument("--full", action="store_true", help="run the tutorial at its own size")
     parser.add_argument("--list", action="store_true", help="show what would be run")
     options = parser.parse_args()
-    chosen = [line for line in lines() if all(word in f"{line.page}: {line.text}" for word in options.words)]
+    named = [(f"{line.page}: {line.text}", line) for line in lines()]
+    chosen = [
+        line
+        for text, line in named
+        if all(word in text for word in options.words) and not any(word in text for word in options.without)
+    ]
     if options.list:
         for line in chosen:
             reason = why_not(line, full=options.full)
@@ -261,8 +274,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make_inputs(Path(folder))
-        failed = check(chosen, Path(folder), full=options.full)
-    raise SystemExit(f"{len(failed)} of {len(chosen)} failed" if failed else 0)
+        start = time.monotonic()
+        ends = check(chosen, Path(folder), full=options.full)
+    counts = ", ".join(f"{number} {end}" for end, number in ends.items())
+    print(f"{len(chosen)} lines in {(time.monotonic() - start) / 60:.0f} minutes: {counts}")
+    raise SystemExit(1 if ends["FAILED"] else 0)
 
 
 if __name__ == "__main__":

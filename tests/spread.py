@@ -24,6 +24,7 @@ from skiplab.methods.base import ExitModule, Setup
 from skiplab.methods.full import Full
 from skiplab.methods.skipdecode import SkipDecode
 from skiplab.training.trainer import TrainerSpec, train
+from skiplab.training.upkeep import Upkeep
 from skiplab.training.weights import load_or_train
 from skiplab.utils import launch
 from skiplab.utils.distributed import Ranks
@@ -110,7 +111,16 @@ def curve(
     every = 3600 if cut_at is None else 0
 
     def trained(checkpoints: Path) -> None:
-        train(module, data(), spec, seed=1, folder=checkpoints, logger=None, checkpoint_every=every, ranks=ranks)
+        train(
+            module,
+            data(),
+            spec,
+            seed=1,
+            folder=checkpoints,
+            logger=None,
+            upkeep=Upkeep(checkpoint_every=every),
+            ranks=ranks,
+        )
 
     load_or_train(model.model, folder / "weights", trained, ranks=ranks)
     return found

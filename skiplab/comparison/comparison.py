@@ -56,17 +56,17 @@ class Comparison:
         self._cases |= dict.fromkeys(hf_entries(self._config))
         self._full_entry = self._prepared.cases[0].entry
         self._records = Records(session.folder, self._cases)
-        self._models = ModelStore(session)
+        self._pace = Pace()
+        self._models = ModelStore(session, self._pace.trained)
         self._decoders = Decoders(self._models, own=self._prepared.calibration.reference == "own")
         self._settings = Settings(session, self._models, self._decoders)
         self._errors: dict[Entry, str] = {}
-        self._pace = Pace()
         self._outcome = Outcome(session, supplement or Supplement(), self._records, self._cases, self._errors)
 
     def run(self) -> bool:
         """All settings, the timing, the results; True if nothing failed."""
         log = logged_to(self._session.folder.path / FILE) if self._ranks.is_first else nullcontext()
-        with log, self._session.run("parent", self._config.tracking.experiment, nested=False) as run_id:
+        with log, self._session.run("parent", self._session.name, nested=False) as run_id:
             self._ranks.on_first(self._note_environment)
             self._ranks.on_first(self._describe)
             self._ranks.on_first(self._print_header)
@@ -120,7 +120,7 @@ class Comparison:
 
     def report(self) -> None:
         """Write results and report of the finished settings, and make no others."""
-        with self._session.run("parent", self._config.tracking.experiment, nested=False):
+        with self._session.run("parent", self._session.name, nested=False):
             self._describe()
             self._outcome.conclude()
 
@@ -146,8 +146,8 @@ class Comparison:
         if finished is not None:
             self._print(f"{counter} {entry.label}: already finished")
         else:
-            left = len([one for one in self._cases if not self._is_done(one)])
-            self._session.screen.phase(f"{counter} {entry.label}", self._pace.left(left))
+            self._session.screen.phase(f"{counter} {entry.label}", self._time_left())
+            self._pace.begin()
         start = monotonic()
         try:
             if finished is not None:
@@ -170,6 +170,12 @@ class Comparison:
             if finished is None:
                 self._pace.made(monotonic() - start)
             self._print(f"    {one_line(record.row)}")
+
+    def _time_left(self) -> str:
+        left = [entry for entry in self._cases if not self._is_done(entry)]
+        cases = [(case, entry.seed) for entry in left if (case := self._cases[entry]) is not None]
+        passes = self._models.passes_left((spec, seed) for case, seed in cases for spec in case.candidates)
+        return self._pace.left(len(left), passes, workers=self._config.workers)
 
     def _is_done(self, entry: Entry) -> bool:
         return entry in self._errors or self._records.get(entry) is not None

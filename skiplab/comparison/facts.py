@@ -107,6 +107,7 @@ def header(
         "settings": f"{methods.total()} ({counts}){before}",
         "device": machine(environment),
         "folder": str(folder),
+        **({"time": "estimated once the base and a first setting are made"} if finished < methods.total() else {}),
     }
     first = ": ".join(filter(None, [prepared.config.tracking.experiment, prepared.config.description]))
     return [first, *(f"  {name:8}  {value}" for name, value in named.items()), *prepared.notes]

@@ -4,9 +4,11 @@ The base and at most one other model are in memory at a time.
 """
 
 import gc
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from time import monotonic
 from typing import Any, final
 
 import lightning as L
@@ -26,16 +28,22 @@ from skiplab.reporting.curve_logger import Curves, points
 from skiplab.reporting.tracker import Point
 from skiplab.training.trainer import BATCH_PART, TrainerSpec, train
 from skiplab.training.training_cost import TrainingCost
+from skiplab.training.upkeep import Upkeep
 from skiplab.training.weights import load_backbone, load_or_train, retrainable, saved
 from skiplab.utils.files import fingerprint, load_json, save_json
 
 
 @final
 class ModelStore:
-    """Trains each model once and loads it when needed; runs share bases and methods' weights through the cache."""
+    """Trains each model once and loads it when needed; runs share bases and methods' weights through the cache.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        trained: told the passes and seconds of each training.
+    """
+
+    def __init__(self, session: Session, trained: Callable[[int, float], object] | None = None) -> None:
         self._session = session
+        self._note_trained = trained
         self._prepared = session.prepared
         self._ranks = session.ranks
         self._cache = Path(self._prepared.config.cache_dir).expanduser()
@@ -76,8 +84,9 @@ class ModelStore:
             batch_size = self._prepared.config.decode_batch_size
             items = data.items("selection")
             outputs = generate(
-                self.base, policy, data, items, batch_size=batch_size, ranks=self._ranks, options=options
-            )
+                self.base, policy, data, items, batch_size=batch_size, ranks=self._ranks, options=options,
+                progress=self._session.screen.counting("batches of the selection items"),
+            )  # fmt: skip
             lengths = [len(tokens) for draw in outputs.draws for tokens in draw.tokens]
             self._ranks.on_first(lambda: save_json(stored, lengths))
         return lengths
@@ -143,8 +152,6 @@ class ModelStore:
 
     def load(self, folder: Path) -> Backbone:
         """A folder's weights, on the device and in the number format for decoding."""
-        # Frees models of earlier trainings: Lightning's trainer and module form a reference cycle.
-        gc.collect()
         dtype = self._prepared.config.decode_dtype
         with retrainable(folder):
             backbone = load_backbone(folder, getattr(torch, dtype) if dtype else None)
@@ -159,10 +166,10 @@ class ModelStore:
     def _trained(self, spec: MethodSpec, seed: int, run_id: str | None) -> Backbone:
         folder = self.folder(spec, seed)
         if self._in_memory is None or self._in_memory[0] != folder:
-            # Make room for the next model; after a failed training, module and trainer form a reference cycle.
             self._in_memory = None
-            gc.collect()
             if not saved(folder, self._ranks):
+                # Make room for the next model: after a training, module and trainer form a reference cycle.
+                gc.collect()
                 with retrainable(self._base_dir):
                     backbone = load_backbone(self._base_dir)
                 module, trainer = spec.build(self._setup(backbone)), self._trainer(spec)
@@ -193,6 +200,18 @@ class ModelStore:
         if not saved(self._base_dir, self._ranks):
             return [self._base_dir]
         return [folder for folder in self._trained_folders(spec, seed) if not saved(folder, self._ranks)]
+
+    def passes_left(self, specs: Iterable[tuple[MethodSpec, int]]) -> int:
+        """Passes of the trainings that specs with their seeds still need, each training once; of those it can tell."""
+        passes: dict[Path, int] = {}
+        for spec, seed in specs:
+            try:
+                folders = [folder for folder in self._trained_folders(spec, seed) if not saved(folder)]
+            except ValueError:
+                # The setting's own attempt reports it.
+                continue
+            passes |= dict.fromkeys(folders, self._trainer(spec).max_epochs)
+        return sum(passes.values())
 
     def batch_part(self, spec: MethodSpec, seed: int) -> float | None:
         """The fraction of a batch that was processed at a time in a spec's training; None is the whole batch."""
@@ -252,6 +271,7 @@ class ModelStore:
     def _train(
         self, module: TrainedModule, spec: TrainerSpec, seed: int, checkpoints: Path, run_id: str | None
     ) -> None:
+        start = monotonic()
         train(
             module,
             self._prepared.data,
@@ -259,6 +279,11 @@ class ModelStore:
             seed=seed,
             folder=checkpoints,
             logger=Curves(checkpoints, self._session.tracker, run_id),
-            checkpoint_every=self._prepared.config.checkpoint_every,
+            upkeep=Upkeep(
+                checkpoint_every=self._prepared.config.checkpoint_every,
+                progress=self._session.screen.counting("steps of training"),
+            ),
             ranks=self._ranks,
         )
+        if self._note_trained is not None:
+            self._note_trained(spec.max_epochs, monotonic() - start)

@@ -66,6 +66,11 @@ class Session:
             yield run_id
 
     @property
+    def name(self) -> str:
+        """The name of the tracker's run of the whole job: the run folder's, which tells it from others like it."""
+        return self.folder.path.resolve().name
+
+    @property
     def run_ids(self) -> dict[str, str]:
         """The tracker's runs by piece of work."""
         return self.folder.load("mlflow") or {}

@@ -32,7 +32,7 @@ def search_draft(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
             sampler=new_sampler("tpe", options.seed),
         )  # fmt: skip
     session = open_session(prepared, run_dir, ranks=ranks, free=("drafts.trials", "drafts.storage"))
-    with session.run("parent", prepared.config.tracking.experiment, nested=False):
+    with session.run("parent", session.name, nested=False):
         rows, costs, errors = DraftSearch(session, options, study).run()
         write_findings(session, rows, costs, errors)
     return True

@@ -30,7 +30,7 @@ def console_table(rows: Sequence[Row], summary: Sequence[Row], width: int) -> "T
     from rich.text import Text
 
     table = main_table(rows, summary, {})
-    shown = Table(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("method", overflow="fold", min_width=_NAME_WIDTH)
     places = [place for place, name in enumerate(table.header) if width >= WIDE or not _is_of_rival(name)]
     for place in places:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -78,6 +79,7 @@ def html(page: Page) -> str:
             picture=_drawn(page.picture, "picture") if page.picture else None,
             plots={name: (plot, _drawn(plot, f"plot-{name}")) for name, plot in page.plots.items()},
             parts=[[_linked(part, anchors) for part in sentence.parts] for sentence in page.sentences],
+            notes=_with_code(page.notes),
             shown_samples=SHOWN_SAMPLES,
             slug=slug,
             vocabulary={key: meaning for key, meaning in FIGURES.row_keys().items() if key in used},
@@ -98,6 +100,13 @@ def _linked(part: Any, anchors: Mapping[Setting, str]) -> tuple[str, str | None]
     if isinstance(part, Setting):
         return str(part), anchors.get(part)
     return part if isinstance(part, str) else part.text, None
+
+
+def _with_code(text: str) -> "Markup":
+    """A text with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _part(name: str) -> str:

@@ -59,9 +59,9 @@ def label_points(axis: "Axes", points: Sequence[Labelled], path: Sequence[tuple[
             if within and not box.count_overlaps(taken):
                 taken.append(box)
                 if (right, up) in _FAR:
-                    axis.annotate(
-                        "", (point.x, point.y), (right, up), textcoords="offset points", arrowprops=dict(_LINE)
-                    )
+                    # To the edge of the label that is nearer.
+                    end = (right, up if up > 0 else up + _FONT_SIZE)
+                    axis.annotate("", (point.x, point.y), end, textcoords="offset points", arrowprops=dict(_LINE))
                 break
             text.remove()
 

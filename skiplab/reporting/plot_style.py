@@ -26,6 +26,9 @@ _PANEL_WIDTH = 4.0
 _NARROWEST = 4.2
 # Names up to this many characters stand in two columns below a panel.
 _SHORT = 15
+# In inches: room for the label below a panel; a line of its legend.
+_BELOW = 0.42
+_LEGEND_LINE = 0.15
 
 
 @final
@@ -158,13 +161,25 @@ def legend_outside(figure: "Figure", axes: Sequence["Axes"]) -> None:
 
 
 def legend_below(axis: "Axes", lines: "Sequence[Line2D]", names: Sequence[str]) -> None:
-    """A legend below one panel, for its own lines."""
+    """A legend below one panel and its label, for its own lines."""
+    from matplotlib.transforms import ScaledTranslation
+
     if lines:
-        columns = 1 if max(map(len, names)) > _SHORT else 2
+        # In inches, because a panel is the lower the longer its legend is.
+        below = axis.transAxes + ScaledTranslation(0, -_BELOW, axis.get_figure(root=True).dpi_scale_trans)  # type: ignore[union-attr]
         axis.legend(
-            lines, names, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, frameon=False, fontsize=7.5,
-            labelcolor=INK,
+            lines, names, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=_columns(names),
+            frameon=False, fontsize=7.5, labelcolor=INK,
         )  # fmt: skip
+
+
+def legend_height(names: Sequence[str]) -> float:
+    """The height of a legend below a panel, in inches."""
+    return _LEGEND_LINE * ceil(len(names) / _columns(names)) if names else 0.0
+
+
+def _columns(names: Sequence[str]) -> int:
+    return 1 if max(map(len, names)) > _SHORT else 2
 
 
 def tipped(drawn: "Iterable[Line2D]", text: str) -> None:

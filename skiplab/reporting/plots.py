@@ -16,6 +16,7 @@ from skiplab.reporting.plot_style import (
     axes_of,
     dress,
     legend_below,
+    legend_height,
     legend_outside,
     tipped,
 )
@@ -48,17 +49,23 @@ def plots(drawn: Sequence[Curve]) -> dict[str, Plot]:
             f"quality_by_{one}_batch{batch}": _quality_plot(drawn, qualities, styles, _Speed(one, batch))
             for one in measured
         }
+    stepwise = [curve for curve in drawn if not _is_speculative(curve)]
+    without = "" if len(stepwise) == len(drawn) else " Settings whose passes yield several tokens are left out."
     found["depth_by_step"] = Plot(
         "Layers by generation step",
-        "Mean over the outputs that reach the step; the full model in grey. A panel per method, a line per setting.",
-        _by_step(drawn, lambda curve: curve.depth_by_step, styles, first_step=0, ylabel="mean layers run"),
+        "Mean over the outputs that reach the step; the full model in grey. A panel per method, a line per setting."
+        + without,
+        _by_step(stepwise, lambda curve: curve.depth_by_step, styles, first_step=0, ylabel="mean layers run"),
     )
     if batches:
         largest = batches[-1]
         found["ms_by_step"] = Plot(
             f"Milliseconds by generation step, batch {largest}",
-            "The time of a step follows its layers where the device is busy with them, and not with other work.",
-            _by_step(drawn, lambda curve: curve.step_ms.get(largest, ()), styles, first_step=1, ylabel="ms per step"),
+            "The time of a step follows its layers where the device is busy with them, and not with other work."
+            + without,
+            _by_step(
+                stepwise, lambda curve: curve.step_ms.get(largest, ()), styles, first_step=1, ylabel="ms per step"
+            ),
         )
     if len(batches) > 3:
         found["cost_by_batch"] = Plot(
@@ -67,6 +74,11 @@ def plots(drawn: Sequence[Curve]) -> dict[str, Plot]:
             _batch_figure(drawn),
         )
     return found
+
+
+def _is_speculative(curve: Curve) -> bool:
+    """Whether the setting was timed with passes that yield several tokens: then no step has a time of its own."""
+    return any("tokens_per_verification" in timed for timed in curve.speeds.values())
 
 
 @dataclass(frozen=True)
@@ -217,7 +229,9 @@ def _by_step(
     """A panel per series in its colour, a dash pattern per setting, and the references in grey."""
     panels = {name: members for name, members in by_series(drawn).items() if members[0].row["method"] not in REFERENCES}
     references = {curve.series: curve for curve in reversed(drawn) if curve.row["method"] in REFERENCES}
-    figure, axes = axes_of(max(1, len(panels)), height=3.1, share=True)
+    names = [[str(one.row["setting"]) for one in members] for members in panels.values()]
+    height = 2.6 + max(map(legend_height, names), default=0.0)
+    figure, axes = axes_of(max(1, len(panels)), height=height, share=True)
 
     def line(axis: "Axes", curve: Curve, **style: Any) -> "list[Line2D]":
         steps = values(curve)
@@ -233,9 +247,10 @@ def _by_step(
               for curve, dash in zip(members, cycle(_DASHES), strict=False))
         ]  # fmt: skip
         axis.set(title=name, xlabel="generation step", ylabel=ylabel)
-        axis.set_ylim(bottom=0)
         legend_below(
             axis, [one for drawn_lines in lines for one in drawn_lines], [str(one.row["setting"]) for one in members]
         )
+    # Only now, because a limit keeps the shared axis from growing with later panels.
+    axes[0].set_ylim(bottom=0)
     legend_outside(figure, axes)
     return figure

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from textwrap import wrap
 from time import monotonic
 from typing import Any, final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 from skiplab.utils import progress
 from skiplab.utils.run_log import write_line
@@ -15,6 +17,7 @@ from skiplab.utils.run_log import write_line
 # Between two lines on the progress of a piece of work where no bar can be drawn.
 _LINE_SECONDS = 30.0
 _LOG_WIDTH = 200
+_BAR_WIDTH = 40
 
 
 @final
@@ -32,8 +35,9 @@ class Screen:
         self._start = monotonic()
 
     def print(self, text: str, style: str | None = None) -> None:
-        """Print lines as they are, without wrapping or markup."""
-        self.console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
+        """Print lines without markup; on a terminal they are broken between words."""
+        shown = _broken(text, self.console.width) if self.console.is_terminal else text
+        self.console.print(shown, style=style, soft_wrap=True, highlight=False, markup=False)
         self._note(text)
 
     def phase(self, name: str, left: str = "") -> None:
@@ -63,9 +67,9 @@ class Screen:
     def bar(self) -> Progress:
         """A bar that vanishes when it is done: what is counted, how many, elapsed and remaining time."""
         return Progress(
-            TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"), console=self.console, transient=True,
-            disable=not self.console.is_terminal,
+            TextColumn("    {task.description}"),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=_BAR_WIDTH)), _Counted(),
+            console=self.console, transient=True, expand=True, disable=not self.console.is_terminal,
         )  # fmt: skip
 
     def _with_bar(self, pieces: list[Any], what: str) -> Iterator[Any]:
@@ -78,12 +82,40 @@ class Screen:
             if number and monotonic() - last > _LINE_SECONDS:
                 last = monotonic()
                 left = (last - start) / number * (len(pieces) - number)
-                self.print(f"    {what}: {number} of {len(pieces)}, {clock(last - start)}, about {clock(left)} left")
+                self.print(f"    {what}: {_counted(number, len(pieces), last - start, left)}")
             yield piece
 
     def _note(self, text: str) -> None:
         if self._log is not None:
             write_line(self._log, text)
+
+
+@final
+class _Counted(ProgressColumn):
+    """What a line says beside a bar; never cut."""
+
+    def render(self, task: Task) -> Text:
+        total, elapsed = int(task.total or 0), task.elapsed or 0.0
+        return Text(_counted(int(task.completed), total, elapsed, task.time_remaining), no_wrap=True)
+
+
+def _counted(number: int, total: int, elapsed: float, left: float | None) -> str:
+    """How many pieces are done, and the times; the time left is None before one can tell."""
+    of_time = "" if left is None else f", about {clock(left)} left"
+    return f"{number} of {total}, {clock(elapsed)}{of_time}"
+
+
+def _broken(text: str, width: int) -> str:
+    """Lines broken between words to fit a width; the rest of a line is indented further than its start."""
+    found = []
+    for line in text.splitlines() or [""]:
+        further = " " * (len(line) - len(line.lstrip()) + 2)
+        broken = wrap(
+            line, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False,
+            drop_whitespace=True, replace_whitespace=False,
+        )  # fmt: skip
+        found += broken or [line]
+    return "\n".join(found)
 
 
 def clock(seconds: float) -> str:

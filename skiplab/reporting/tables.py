@@ -63,7 +63,9 @@ class Table:
         from rich import box
         from rich.table import Table as RichTable
 
-        shown = RichTable(box=box.SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        shown = RichTable(
+            box=box.SIMPLE_HEAD, show_edge=False, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+        )
         for number, name in enumerate(self.header):
             shown.add_column(name.replace(" ", "\n"), justify="left" if number < 2 else "right", no_wrap=number > 1)
         for number, line in enumerate(self.lines):

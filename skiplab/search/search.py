@@ -73,7 +73,7 @@ class Search:
 
     def run(self) -> bool:
         """Studies, profile, comparison; True if nothing failed."""
-        with self._session.run("parent", self._config.tracking.experiment, nested=False):
+        with self._session.run("parent", self._session.name, nested=False):
             self._session.screen.print("training the base and the once-for-all model")
             self._judge.prepare()
             self._warm_starts(next(iter(self._studies.values())))
@@ -92,7 +92,7 @@ class Search:
             supplement = Supplement("search", lambda records: findings.for_report(records, prepared.cases))
             comparison = Comparison(replace(self._session, prepared=prepared), supplement)
             complete = comparison.run()
-            with self._session.run("parent", self._config.tracking.experiment, nested=False):
+            with self._session.run("parent", self._session.name, nested=False):
                 findings.write_schedules(self._session, comparison.records)
         return complete
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, final, get_args
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -21,6 +21,7 @@ from skiplab.methods.base import ExitModule, Optimization, TrainedModule
 from skiplab.training.best_pass import BestPass
 from skiplab.training.checkpoints import Checkpoints, latest
 from skiplab.training.training_cost import CostMeter
+from skiplab.training.upkeep import NO_UPKEEP, StepProgress, Upkeep
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.files import save_json
 from skiplab.utils.suggestions import suggestion
@@ -235,13 +236,10 @@ def train(
     seed: int,
     folder: Path,
     logger: "Logger | None",
-    checkpoint_every: float = 60.0,
+    upkeep: Upkeep = NO_UPKEEP,
     ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Train in place; resume from the folder's checkpoint, with the same losses, if an earlier run left one.
-
-    Args:
-        checkpoint_every: in seconds, as for `Checkpoints`.
 
     Returns:
         The last logged metrics.
@@ -256,7 +254,8 @@ def train(
     trainer = spec.trainer(
         logger=logger or False,
         log_every_n_steps=max(1, min(20, steps)),
-        callbacks=_callbacks(module, spec, folder, checkpoint_every),
+        enable_progress_bar=False,
+        callbacks=_callbacks(module, spec, folder, upkeep),
     )
     start = ranks.on_first(partial(latest, folder))
     try:
@@ -276,12 +275,12 @@ def train(
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def _callbacks(module: TrainedModule, spec: TrainerSpec, folder: Path, checkpoint_every: float) -> list[Callback]:
+def _callbacks(module: TrainedModule, spec: TrainerSpec, folder: Path, upkeep: Upkeep) -> list[Callback]:
     best = BestPass(folder) if spec.keep == "best" else None
     return [
         StopOnNonFiniteLoss(),
-        RichProgressBar(leave=False),
+        StepProgress(upkeep.progress),
         *([best] if best else []),
         CostMeter(folder, module.backbones, best),
-        Checkpoints(folder, checkpoint_every),
+        Checkpoints(folder, upkeep.checkpoint_every),
     ]

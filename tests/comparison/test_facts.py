@@ -47,3 +47,7 @@ def test_the_consoles_header_counts_settings_by_method(prepared: Prepared, tmp_p
     lines = header(prepared, MACHINE, tmp_path, entries, finished=1)
     assert "  settings  3 (full 1, skipdecode 2); 1 already finished" in lines
     assert f"  folder    {tmp_path}" in lines
+    assert any(line.startswith("  time      estimated") for line in lines)
+    assert not any(
+        line.startswith("  time") for line in header(prepared, MACHINE, tmp_path, entries, finished=len(entries))
+    )

@@ -71,6 +71,7 @@ def test_another_folder_metric_and_speedup_repeat_no_training(
     experiment = client.get_experiment_by_name("compare_calm")
     assert experiment is not None
     runs = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    assert client.get_run(runs["two"]).data.tags["mlflow.note.content"], "the run of the job is called like its folder"
     for setting in ("skipdecode 1.5x", "skipdecode 2x"):
         assert client.get_metric_history(runs[setting], "train_loss"), setting
     method = load_method(tmp_path / "two" / "models" / "skipdecode-2x-seed-0")

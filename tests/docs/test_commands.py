@@ -4,10 +4,12 @@
 """
 
 import re
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 
+from scripts import check_docs
 from scripts.check_docs import Line, lines
 from skiplab.comparison.config import load
 from skiplab.comparison.config_base import launch
@@ -46,6 +48,12 @@ def test_a_documented_command_is_valid(given: tuple[str, ...]) -> None:
         assert launch(config).job == "skiplab.jobs.export.export"
     else:
         assert load(config).method_nodes["full"]
+
+
+def test_a_command_that_takes_too_long_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_docs, "_PATIENCE", 0.2)
+    code, said = check_docs.run(("python", "-c", "import time; time.sleep(9)"), tmp_path, port=0)
+    assert (code, said) == (124, "took more than 0.2 s")
 
 
 def test_there_are_commands() -> None:

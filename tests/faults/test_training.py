@@ -17,6 +17,7 @@ from skiplab.methods.full import Full
 from skiplab.methods.once_for_all import OnceForAll
 from skiplab.training.checkpoints import latest, stored
 from skiplab.training.trainer import TrainerSpec, train
+from skiplab.training.upkeep import Upkeep
 from tests.faults.processes import KILLED, in_child, kill_self, kills_at
 
 # Three epochs of six steps and two validation steps each. The last step of an epoch has fewer examples.
@@ -61,7 +62,7 @@ def training(
         return found
 
     module.loss = loss
-    train(module, DATA, SPEC, seed=1, folder=home / "checkpoints", logger=None, checkpoint_every=every)
+    train(module, DATA, SPEC, seed=1, folder=home / "checkpoints", logger=None, upkeep=Upkeep(checkpoint_every=every))
     torch.save(module.state_dict(), home / "weights.pt")
 
 

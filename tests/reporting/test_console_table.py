@@ -44,6 +44,7 @@ def printed(width: int) -> list[str]:
 def test_every_setting_and_figure_is_whole(width: int) -> None:
     lines = printed(width)
     assert max(map(len, lines)) <= width
+    assert all(line.strip() for line in lines)
     assert "…" not in "".join(lines)
     text = " ".join(" ".join(lines).split())
     assert all(word in text.split() for label in LABELS for word in label.split())

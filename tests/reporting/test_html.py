@@ -1,6 +1,7 @@
 """The HTML report."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,17 @@ def test_the_page_escapes_text_and_holds_every_plot() -> None:
     assert "<td>-0.021<small>[-0.030, -0.010] p=&lt;0.001</small></td>" in text
 
 
+def test_rows_of_further_tables_begin_with_method_and_setting() -> None:
+    text = html(page(1, 8)).partition('id="table-quality"')[2]
+    assert '<th scope="col" class="name">method and setting</th>' in text
+    assert '<th scope="row" class="name">skipdecode 3x</th>' in text
+
+
+def test_names_in_the_notes_are_code_and_their_markup_is_text() -> None:
+    text = html(replace(page(), notes="`full 1x` is <b>"))
+    assert "<p><code>full 1x</code> is &lt;b&gt;</p>" in text
+
+
 def test_links_of_the_page_lead_somewhere_and_no_id_stands_twice() -> None:
     text = html(page(1, 8))
     ids = re.findall(r'\bid="([^"]+)"', text)
@@ -155,6 +167,47 @@ def test_prompt_plans_add_plots_of_what_they_save() -> None:
     axis = found["quality_by_prefill_layer_speedup"].figure.axes[0]
     points = [np.asarray(line.get_xdata()).tolist() for line in axis.lines if line.get_linestyle() == "None"]
     assert points == [[1.0], [1.5]]
+
+
+def many(count: int, *, slow: float = 1.0, **figures: float) -> list[Curve]:
+    """The full model, a fast method, and settings of another whose steps take `slow` times as long."""
+    first, second = drawn(8)
+    others = [
+        Curve(
+            series="other",
+            label=f"other {number}x with a long name",
+            row={**second.row, "method": "other", "setting": f"{number}x with a long name"},
+            depth_by_step=second.depth_by_step,
+            speeds={8: {**second.speeds[8], **figures}},
+            step_ms={8: [slow, slow]},
+        )
+        for number in range(count)
+    ]
+    return [first, second, *others]
+
+
+@pytest.mark.parametrize("name", ["depth_by_step", "ms_by_step"])
+def test_a_long_legend_stands_below_the_label_of_its_panel(name: str) -> None:
+    figure = plots(many(9))[name].figure
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        legend, label = axis.get_legend(), axis.xaxis.label
+        assert not legend.get_window_extent().overlaps(label.get_window_extent())
+        assert axis.get_window_extent().height > 1.3 * figure.dpi
+
+
+def test_a_slow_panel_is_not_cut_by_the_limits_of_the_first() -> None:
+    axes = plots(many(2, slow=40.0))["ms_by_step"].figure.axes
+    assert [axis.get_ylim()[0] for axis in axes] == [0, 0]
+    assert all(axis.get_ylim()[1] >= 40 for axis in axes)
+
+
+def test_settings_whose_passes_yield_several_tokens_have_no_time_by_step() -> None:
+    found = plots(many(2, tokens_per_verification=2.5))
+    for name in ("depth_by_step", "ms_by_step"):
+        assert [axis.get_title() for axis in found[name].figure.axes] == ["skipdecode"]
+        assert "several tokens" in found[name].sentence
+    assert "several tokens" not in plots(many(2))["ms_by_step"].sentence
 
 
 def test_many_batch_sizes_are_one_plot() -> None:

@@ -98,6 +98,17 @@ def test_headings_sort_by_value_and_keep_failed_settings_last(shown: "tuple[Page
     assert tab.locator("table.sortable thead [aria-sort=ascending]").count() == 1
 
 
+def test_a_printed_page_has_margins_and_the_whole_table(shown: "tuple[Page, list[str]]") -> None:
+    tab, _ = shown
+    tab.emulate_media(media="print")
+    cut = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollHeight > one.clientHeight + 1).length"
+    assert tab.evaluate(cut) == 0
+    tab.set_viewport_size({"width": 690, "height": 900})
+    assert tab.evaluate("document.querySelector('.sortable').scrollWidth") <= 690
+    assert "@page { margin: 14mm; }" in tab.locator("style").inner_text()
+    tab.emulate_media(media="screen")
+
+
 def test_scripts_in_prompts_and_outputs_are_text(shown: "tuple[Page, list[str]]") -> None:
     tab, said = shown
     assert tab.title() == "x: skiplab"

@@ -47,7 +47,25 @@ def test_on_a_terminal_a_bar_says_what_it_counts() -> None:
     counted = Screen(Console(file=stream, force_terminal=True, width=100)).counting("batches")
     assert list(counted(range(3))) == [0, 1, 2]
     assert "batches" in stream.getvalue()
-    assert "3/3" in stream.getvalue()
+    assert "3 of 3" in stream.getvalue()
+
+
+def test_beside_a_bar_no_count_or_time_is_cut_at_eighty_columns() -> None:
+    stream = io.StringIO()
+    counted = Screen(Console(file=stream, force_terminal=True, width=80)).counting("batches of the calibration items")
+    list(counted(range(3000)))
+    shown = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
+    assert "batches of the calibration items ━" in shown
+    assert re.search(r" 3000 of 3000, \d:\d\d, about 0:00 left *\s", shown)
+    assert "…" not in shown
+
+
+def test_on_a_terminal_lines_are_broken_between_words(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    screen = Screen(Console(file=stream, force_terminal=True, width=20), tmp_path / "run.log")
+    screen.print("    one two three four\n/" + "a" * 30)
+    assert stream.getvalue() == "    one two three\n      four\n/" + "a" * 30 + "\n"
+    assert "    one two three four\n" in (tmp_path / "run.log").read_text()
 
 
 def test_durations_are_read_like_a_clock() -> None:

@@ -14,6 +14,7 @@ from skiplab.reporting.curve_logger import Curves, points
 from skiplab.reporting.tracker import NoTracker
 from skiplab.training.trainer import train
 from skiplab.training.training_cost import TrainingCost
+from skiplab.training.upkeep import Upkeep
 from tests.training.test_trainer import SPEC, new_data, new_module
 
 BEST = replace(SPEC, max_epochs=6, keep="best")
@@ -33,7 +34,15 @@ def worsening(data: TextData) -> ExitModule:
 
 
 def trained(folder: Path, module: ExitModule, data: TextData) -> TrainingCost:
-    train(module, data, BEST, seed=0, folder=folder, logger=Curves(folder, NoTracker(), None), checkpoint_every=0)
+    train(
+        module,
+        data,
+        BEST,
+        seed=0,
+        folder=folder,
+        logger=Curves(folder, NoTracker(), None),
+        upkeep=Upkeep(checkpoint_every=0),
+    )
     cost = TrainingCost.stored(folder)
     assert cost is not None
     return cost

@@ -12,6 +12,7 @@ from skiplab.methods.skipdecode import SkipDecode
 from skiplab.schedules.exit_schedule import layer_steps
 from skiplab.training.trainer import train
 from skiplab.training.training_cost import TrainingCost
+from skiplab.training.upkeep import Upkeep
 from tests.training.test_trainer import SHAPE, SPEC, new_data, new_module
 
 
@@ -84,7 +85,7 @@ def test_an_interrupted_training_counts_every_step_once(tmp_path: Path) -> None:
 
     module.training_step = failing
     with pytest.raises(RuntimeError, match="cut off"):
-        train(module, data, SPEC, seed=0, folder=tmp_path / "cut", logger=None, checkpoint_every=0)
+        train(module, data, SPEC, seed=0, folder=tmp_path / "cut", logger=None, upkeep=Upkeep(checkpoint_every=0))
     again = cost_of(tmp_path / "cut", new_module(data))
     assert (again.passes, again.tokens, again.layer_tokens) == (whole.passes, whole.tokens, whole.layer_tokens)
 
