@@ -58,6 +58,7 @@ class ModelStore:
         """The backbone trained at full depth, for all methods to start from."""
         if not saved(self._base_dir, self._ranks):
             self._train_base()
+            gc.collect()
         return self.load(self._base_dir)
 
     def _train_base(self) -> None:
@@ -168,14 +169,14 @@ class ModelStore:
         if self._in_memory is None or self._in_memory[0] != folder:
             self._in_memory = None
             if not saved(folder, self._ranks):
-                # Make room for the next model: after a training, module and trainer form a reference cycle.
+                # Make room for the next model: after a failed training, module and trainer form a reference cycle.
                 gc.collect()
                 with retrainable(self._base_dir):
                     backbone = load_backbone(self._base_dir)
                 module, trainer = spec.build(self._setup(backbone)), self._trainer(spec)
                 self._fit(module, backbone.model, folder, trainer, seed, run_id)
-                del module
-                del backbone
+                del module, backbone
+                gc.collect()
             self._in_memory = folder, self.load(folder)
         return self._in_memory[1]
 
