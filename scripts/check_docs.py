@@ -145,7 +145,8 @@ def why_not(line: Line, *, full: bool) -> str | None:
 def prepared(line: Line, *, full: bool) -> tuple[str, ...]:
     """The words that are run in place of a line's: at toy size, or only composed."""
     if "skiplab.run" not in line.argv and line.argv[0] != "skiplab":
-        return tuple(word.replace("FOLDER", _SAVED) for word in line.argv)
+        words = (word.replace("FOLDER", _SAVED) for word in line.argv)
+        return tuple(str(ROOT / word) if word.startswith("scripts/") else word for word in words)
     start = line.argv.index("skiplab.run") + 1 if "skiplab.run" in line.argv else 1
     given = [word.replace("PATH_OF_THE_CSVS", "csvs").replace("=DIR", "=csvs") for word in line.argv[start:]]
     command = ("python", "-m", "skiplab.run", *given)
@@ -169,14 +170,19 @@ def _size(given: Sequence[str]) -> list[str]:
     if values.get("backbone") != "pretrained":
         size += _SMALL_BACKBONE
     if values.get("backbone", "").startswith("opt_1"):
-        size += ["backbone.vocab_size=104"]
+        size += ["backbone.vocab_size=160"]
+    if experiment == "search_schedule" and not any(name.startswith("search.st") for name in values):
+        # A page's searches are in different spaces, which a study refuses.
+        size += [f"search.study=study_{abs(hash(tuple(given)))}"]
     if experiment.startswith("paper_"):
         size += ["data.dir=csvs", "data.vocab_size=300"]
-    elif "data" not in values:
+    elif "data" not in values and experiment != "prompt_decay":
         size += _SMALL_DATA
     if experiment == "streams":
         return [*size, "benchmark.rounds=2"]
-    return [*size, "limit=16", *_QUICK, *_SHORT]
+    # A search that asks for a guarantee must give the calibration the same.
+    fixed = "calibration.delta" if "search.select.guarantee" in values else None
+    return [*size, "limit=16", *_QUICK, *(one for one in _SHORT if one.partition("=")[0] != fixed)]
 
 
 def make_inputs(home: Path) -> None:
