@@ -179,11 +179,32 @@ class Timing:
         return [statistics.median(times) for times in zip(*(run.step_ms for run in self.rounds), strict=True)]
 
 
+# The fewest rounds after which interleaved timing may end early.
+FEWEST_ROUNDS = 5
+
+
+def steady(rounds: Sequence[Sequence[float]], narrow: float) -> bool:
+    """Whether the times of all systems are settled: after `FEWEST_ROUNDS` rounds or more, the quartiles of each system's
+    share of a round are at most `narrow` of their median apart.
+
+    Shares, because a machine that is slower in one round is slower for all systems.
+
+    Args:
+        rounds: by round, the seconds of each system.
+    """
+    if len(rounds) < FEWEST_ROUNDS:
+        return False
+    shares = [[seconds / sum(one) for seconds in one] for one in rounds]
+    columns = [statistics.quantiles(column, n=4, method="inclusive") for column in zip(*shares, strict=True)]
+    return all(high - low <= narrow * middle for low, middle, high in columns)
+
+
 def interleave(
     systems: Mapping[str, System],
     workload: Workload,
     *,
     rounds: int,
+    narrow: float | None = None,
     device: torch.device,
     warmup: int = 1,
     count_memory: bool = False,
@@ -195,6 +216,8 @@ def interleave(
     A system that raises is dropped; the others continue.
 
     Args:
+        rounds: the most rounds after the warm-up.
+        narrow: rounds end early once the decode times are `steady` by this; None runs all.
         before: called with a system's name before each of its turns, outside the clock.
         count_memory: whether to measure memory in the first warm-up round, which makes that round slower.
 
@@ -221,6 +244,9 @@ def interleave(
             else:
                 if number >= warmup:
                     measured[name].append(run)
+        whole = [[run.decode for run in runs] for name, runs in measured.items() if name not in errors]
+        if narrow is not None and number >= warmup and whole and steady(list(zip(*whole, strict=True)), narrow):
+            break
     timings = {
         name: _timing(runs, workload, results[name], peaks.get(name) or None)
         for name, runs in measured.items()

@@ -65,6 +65,7 @@ class Benchmark(Section):
     new_tokens: Annotated[int, Field(ge=2)] | None
     # At least two, for quartiles.
     rounds: Annotated[int, Field(ge=2)]
+    narrow: Annotated[Number, Field(gt=0)] | None
     warmup: Annotated[int, Field(ge=0)]
     layers_at: PositiveInt | None
     assisted: dict[Literal["hf_prompt_lookup", "hf_assistant_early_exit"], list[PositiveInt]]

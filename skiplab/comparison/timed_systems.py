@@ -37,8 +37,8 @@ def time_systems(
     for workload in workloads:
         ready = {name: system for name, make in systems.items() if (system := make(workload)) is not None}
         timings, errors = interleave(
-            ready, workload, rounds=options.rounds, warmup=options.warmup, device=device, before=before,
-            progress=progress,
+            ready, workload, rounds=options.rounds, narrow=options.narrow, warmup=options.warmup, device=device,
+            before=before, progress=progress,
         )  # fmt: skip
         for name, timed in timings.items():
             found[name].append(Timing(timed.row(timings.get(baseline)), timed.step_ms()))

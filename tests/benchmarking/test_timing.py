@@ -12,6 +12,7 @@ from skiplab.benchmarking.timing import (
     engine_system,
     interleave,
     quartiles,
+    steady,
 )
 from skiplab.engine.policy import FullDepth, Scheduled
 from skiplab.schedules.exit_schedule import ExitSchedule
@@ -94,3 +95,22 @@ def test_a_batchs_step_counts_its_deepest_row() -> None:
     assert timings["skip"].layers_per_step == pytest.approx((4 + 3 + 2 * 4 + 4 + 3 + 2 * 6 + 4) / 15)
     assert timings["full"].row(timings["full"])["decode_speedup"] == 1
     assert len(timings["full"].step_ms()) == 8
+
+
+def test_times_are_steady_after_five_rounds_with_narrow_quartiles() -> None:
+    calm = [[1.0, 2.0]] * 5
+    assert steady(calm, 0.05)
+    assert not steady(calm[:4], 0.05)
+    # A machine that is twice as slow in some rounds is slower for all systems.
+    assert steady([[1.0, 2.0], [2.0, 4.0], [1.0, 2.0], [2.0, 4.0], [1.0, 2.0]], 0.05)
+    wide = [[1.0, 2.0], [1.0, 2.4], [1.0, 2.0], [1.0, 2.4], [1.0, 1.7]]
+    assert not steady(wide, 0.05)
+    assert steady(wide, 0.5)
+
+
+@pytest.mark.parametrize(("narrow", "rounds"), [(1e6, 5), (1e-9, 8), (None, 8)])
+def test_rounds_end_early_once_times_are_steady(narrow: float | None, rounds: int) -> None:
+    systems = {"a": engine_system(tiny_backbone(), FullDepth(6)), "b": engine_system(tiny_backbone(), FullDepth(6))}
+    timings, _ = interleave(systems, WORKLOAD, rounds=8, narrow=narrow, warmup=1, device=CPU)
+    assert [len(timings[name].rounds) for name in systems] == [rounds] * 2
+    assert timings["a"].row(timings["b"])["timing_rounds"] == rounds
