@@ -184,8 +184,8 @@ FEWEST_ROUNDS = 5
 
 
 def steady(rounds: Sequence[Sequence[float]], narrow: float) -> bool:
-    """Whether the times of all systems are settled: after `FEWEST_ROUNDS` rounds or more, the quartiles of each system's
-    share of a round are at most `narrow` of their median apart.
+    """Whether the times of all systems are settled: after `FEWEST_ROUNDS` or more, the quartiles of each system's share
+    of a round are at most `narrow` of their median apart.
 
     Shares, because a machine that is slower in one round is slower for all systems.
 
