@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skiplab.benchmarking.rounds import Round, Rounds
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.decode import DecodeResult, decode
 from skiplab.engine.draft_length import DraftCounts
@@ -105,16 +106,6 @@ def engine_system(
 
 
 @dataclass(frozen=True)
-class Round:
-    """One system's times over a whole workload, in seconds."""
-
-    prefill: float
-    decode: float
-    total: float
-    step_ms: list[float]
-
-
-@dataclass(frozen=True)
 class Timing:
     """One system's rounds on one workload.
 
@@ -179,34 +170,12 @@ class Timing:
         return [statistics.median(times) for times in zip(*(run.step_ms for run in self.rounds), strict=True)]
 
 
-# The fewest rounds after which interleaved timing may end early.
-FEWEST_ROUNDS = 5
-
-
-def steady(rounds: Sequence[Sequence[float]], narrow: float) -> bool:
-    """Whether the times of all systems are settled: after `FEWEST_ROUNDS` or more, the quartiles of each system's share
-    of a round are at most `narrow` of their median apart.
-
-    Shares, because a machine that is slower in one round is slower for all systems.
-
-    Args:
-        rounds: by round, the seconds of each system.
-    """
-    if len(rounds) < FEWEST_ROUNDS:
-        return False
-    shares = [[seconds / sum(one) for seconds in one] for one in rounds]
-    columns = [statistics.quantiles(column, n=4, method="inclusive") for column in zip(*shares, strict=True)]
-    return all(high - low <= narrow * middle for low, middle, high in columns)
-
-
 def interleave(
     systems: Mapping[str, System],
     workload: Workload,
     *,
-    rounds: int,
-    narrow: float | None = None,
+    rounds: Rounds,
     device: torch.device,
-    warmup: int = 1,
     count_memory: bool = False,
     before: Callable[[str], None] = lambda name: None,
     progress: Progress = iter,
@@ -216,8 +185,6 @@ def interleave(
     A system that raises is dropped; the others continue.
 
     Args:
-        rounds: the most rounds after the warm-up.
-        narrow: rounds end early once the decode times are `steady` by this; None runs all.
         before: called with a system's name before each of its turns, outside the clock.
         count_memory: whether to measure memory in the first warm-up round, which makes that round slower.
 
@@ -228,13 +195,13 @@ def interleave(
     results: dict[str, list[DecodeResult]] = {}
     peaks: dict[str, int] = {}
     errors: dict[str, Exception] = {}
-    for number in progress(range(warmup + rounds)):
+    for number in progress(range(rounds.warmup + rounds.most)):
         for name, system in systems.items():
             if name in errors:
                 continue
             try:
                 before(name)
-                counts = count_memory and number == 0 and warmup
+                counts = count_memory and number == 0 and rounds.warmup
                 with peak_memory(device) if counts else nullcontext() as peak:
                     run, results[name] = _run(system, workload, device)
                 if peak is not None:
@@ -242,10 +209,9 @@ def interleave(
             except Exception as error:  # noqa: BLE001 - any failure of one system must spare the others
                 errors[name] = error
             else:
-                if number >= warmup:
+                if number >= rounds.warmup:
                     measured[name].append(run)
-        whole = [[run.decode for run in runs] for name, runs in measured.items() if name not in errors]
-        if narrow is not None and number >= warmup and whole and steady(list(zip(*whole, strict=True)), narrow):
+        if rounds.enough(runs for name, runs in measured.items() if name not in errors):
             break
     timings = {
         name: _timing(runs, workload, results[name], peaks.get(name) or None)

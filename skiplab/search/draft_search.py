@@ -8,6 +8,7 @@ import torch
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
+from skiplab.benchmarking.rounds import Rounds
 from skiplab.benchmarking.timing import Timing, Workload, engine_system, interleave
 from skiplab.comparison.config_drafts import Drafts
 from skiplab.comparison.model_store import ModelStore
@@ -70,8 +71,7 @@ class DraftSearch:
         timings, errors = interleave(
             {name: engine_system(self._packed, one, self._workload) for name, one in systems.items()},
             self._workload,
-            rounds=options.rounds,
-            warmup=options.warmup,
+            rounds=Rounds(options.rounds, options.warmup),
             device=self._prepared.device,
         )
         for error in errors.values():

@@ -4,15 +4,14 @@ import pytest
 import torch
 
 from skiplab.benchmarking.hf_systems import hf_generate_system
+from skiplab.benchmarking.rounds import Round, Rounds
 from skiplab.benchmarking.timing import (
     Clock,
-    Round,
     Timing,
     Workload,
     engine_system,
     interleave,
     quartiles,
-    steady,
 )
 from skiplab.engine.policy import FullDepth, Scheduled
 from skiplab.schedules.exit_schedule import ExitSchedule
@@ -48,7 +47,7 @@ def test_systems_take_turns_and_a_failure_does_not_affect_the_others() -> None:
 
     one_batch = Workload(prompts=prompts(2), lengths=[3, 3], batch_size=2, pad_id=PAD)
     systems = {"a": system("a"), "b": system("b", fails_at=2), "c": system("c")}
-    timings, errors = interleave(systems, one_batch, rounds=2, warmup=1, device=CPU)
+    timings, errors = interleave(systems, one_batch, rounds=Rounds(2), device=CPU)
     assert turns == ["a", "b", "c", "a", "b", "c", "a", "c"]
     assert timings.keys() == {"a", "c"}
     assert [str(error) for error in errors.values()] == ["broken"]
@@ -76,10 +75,10 @@ def test_figures_by_hand() -> None:
 
 def test_memory_is_counted_on_request_and_includes_keys_and_values() -> None:
     systems = {"full": engine_system(tiny_backbone(), FullDepth(6))}
-    counted, _ = interleave(systems, WORKLOAD, rounds=2, device=CPU, count_memory=True)
+    counted, _ = interleave(systems, WORKLOAD, rounds=Rounds(2), device=CPU, count_memory=True)
     row = counted["full"].row(None)
     assert row["peak_memory_bytes"] > row["kv_bytes"]
-    plain, _ = interleave(systems, WORKLOAD, rounds=2, device=CPU)
+    plain, _ = interleave(systems, WORKLOAD, rounds=Rounds(2), device=CPU)
     assert "peak_memory_bytes" not in plain["full"].row(None)
 
 
@@ -90,27 +89,16 @@ def test_a_batchs_step_counts_its_deepest_row() -> None:
         "full": engine_system(backbone, FullDepth(6)),
         "skip": engine_system(backbone, Scheduled(schedule, "skip")),
     }
-    timings, _ = interleave(systems, WORKLOAD, rounds=2, device=CPU)
+    timings, _ = interleave(systems, WORKLOAD, rounds=Rounds(2), device=CPU)
     # Batches of 6, 8 and 1 steps, depths 4, 3, 2, 2, ...
     assert timings["skip"].layers_per_step == pytest.approx((4 + 3 + 2 * 4 + 4 + 3 + 2 * 6 + 4) / 15)
     assert timings["full"].row(timings["full"])["decode_speedup"] == 1
     assert len(timings["full"].step_ms()) == 8
 
 
-def test_times_are_steady_after_five_rounds_with_narrow_quartiles() -> None:
-    calm = [[1.0, 2.0]] * 5
-    assert steady(calm, 0.05)
-    assert not steady(calm[:4], 0.05)
-    # A machine that is twice as slow in some rounds is slower for all systems.
-    assert steady([[1.0, 2.0], [2.0, 4.0], [1.0, 2.0], [2.0, 4.0], [1.0, 2.0]], 0.05)
-    wide = [[1.0, 2.0], [1.0, 2.4], [1.0, 2.0], [1.0, 2.4], [1.0, 1.7]]
-    assert not steady(wide, 0.05)
-    assert steady(wide, 0.5)
-
-
 @pytest.mark.parametrize(("narrow", "rounds"), [(1e6, 5), (1e-9, 8), (None, 8)])
 def test_rounds_end_early_once_times_are_steady(narrow: float | None, rounds: int) -> None:
     systems = {"a": engine_system(tiny_backbone(), FullDepth(6)), "b": engine_system(tiny_backbone(), FullDepth(6))}
-    timings, _ = interleave(systems, WORKLOAD, rounds=8, narrow=narrow, warmup=1, device=CPU)
+    timings, _ = interleave(systems, WORKLOAD, rounds=Rounds(8, narrow=narrow), device=CPU)
     assert [len(timings[name].rounds) for name in systems] == [rounds] * 2
     assert timings["a"].row(timings["b"])["timing_rounds"] == rounds

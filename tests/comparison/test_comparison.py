@@ -122,12 +122,12 @@ def test_a_failed_method_is_recorded_and_the_others_go_on(home: Path) -> None:
     assert errors == {"faulty": "RuntimeError: no loss today", "lost": "RuntimeError: no policy today"}
     found = runs(home)
     assert found["faulty always seed 0"].info.status == found["lost always seed 0"].info.status == "FAILED"
-    assert found["skipdecode 2x seed 0"].info.status == found["compare_calm"].info.status == "FINISHED"
+    assert found["skipdecode 2x seed 0"].info.status == found["run"].info.status == "FINISHED"
 
 
 def test_mlflow_holds_curves_figures_and_artifacts(home: Path) -> None:
     found = runs(home)
-    parent = found.pop("compare_calm")
+    parent = found.pop("run")
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert "| skipdecode | 2x |" in parent.data.tags["mlflow.note.content"]
     assert parent.inputs is not None

@@ -192,6 +192,7 @@ def test_a_long_legend_stands_below_the_label_of_its_panel(name: str) -> None:
     figure.draw_without_rendering()
     for axis in figure.axes:
         legend, label = axis.get_legend(), axis.xaxis.label
+        assert legend is not None
         assert not legend.get_window_extent().overlaps(label.get_window_extent())
         assert axis.get_window_extent().height > 1.3 * figure.dpi
 
