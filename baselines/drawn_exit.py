@@ -15,8 +15,8 @@ from skiplab.engine.policy import AdaptivePolicy, BatchPolicy, ExitPolicy, Head,
 from skiplab.methods.base import ExitModule, Setup
 from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
 
-# Steps and rows after which the drawn numbers repeat.
-_STEPS, _ROWS = 64, 256
+# Steps after which the drawn numbers repeat, and the most rows of a batch.
+_STEPS, _ROWS = 64, 1024
 
 
 @final
@@ -46,17 +46,19 @@ class DrawnDepths(AdaptivePolicy):
         self._plan = terminate_plan(num_layers)
         lot_LTB = torch.rand(num_layers, _STEPS, _ROWS, generator=torch.Generator().manual_seed(0))
         self._exits_LTB = lot_LTB < torch.tensor(exit_chances(num_layers, depth))[:, None, None]
+        # If exited rows leave, the others move up, and only a layer's own draw is theirs. Otherwise rows stay exited.
+        if batch_policy != "compact":
+            self._exits_LTB = self._exits_LTB.cummax(0).values
+        self._place_B = torch.arange(_ROWS)
 
     def plan(self, step: int) -> LayerPlan:
         return self._plan
 
     def exits(self, h_BD: Tensor, below_BD: Tensor, *, layer: int, step_B: Tensor, head: Head) -> Tensor:
         self._confidence(h_BD, below_BD, head)
-        self._exits_LTB, step_B = self._exits_LTB.to(h_BD.device), step_B.to(h_BD.device)
-        place_B = torch.arange(len(h_BD), device=h_BD.device)
-        # If exited rows leave, the others move up, and only this layer's draw is theirs.
-        first = layer if self.batch_policy == "compact" else 0
-        return self._exits_LTB[first : layer + 1, step_B % _STEPS, place_B % _ROWS].any(0)
+        if self._exits_LTB.device != h_BD.device:
+            self._exits_LTB, self._place_B = self._exits_LTB.to(h_BD.device), self._place_B.to(h_BD.device)
+        return self._exits_LTB[layer, step_B.to(h_BD.device) % _STEPS, self._place_B[: len(h_BD)]]
 
 
 def exit_chances(num_layers: int, depth: float) -> list[float]:

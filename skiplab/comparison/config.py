@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, PrivateAttr
 
 from skiplab.backbones.checkpoint import DType
 from skiplab.backbones.spec import BackboneSpec
+from skiplab.benchmarking.rounds import Rounds
 from skiplab.benchmarking.throughput_spec import ThroughputSpec
 from skiplab.comparison.config_base import (
     ConfigurationError,
@@ -69,6 +70,11 @@ class Benchmark(Section):
     warmup: Annotated[int, Field(ge=0)]
     layers_at: PositiveInt | None
     assisted: dict[Literal["hf_prompt_lookup", "hf_assistant_early_exit"], list[PositiveInt]]
+
+    @property
+    def timing(self) -> Rounds:
+        """The rounds of interleaved timing."""
+        return Rounds(self.rounds, self.warmup, self.narrow)
 
 
 class Tracking(Section):

@@ -10,7 +10,6 @@ from rich.console import Console
 from skiplab.benchmarking.cost_model import CONSTANTS, Evidence, Observation
 from skiplab.benchmarking.roofline import Ceilings
 from skiplab.benchmarking.roofline_measure import measure_bandwidth, measure_matrix_speed
-from skiplab.benchmarking.rounds import Rounds
 from skiplab.benchmarking.throughput_spec import bound_figures, policy_steps
 from skiplab.benchmarking.timing import Timing, interleave
 from skiplab.comparison import publish
@@ -77,7 +76,7 @@ class Throughput:
         timings, errors = interleave(
             {name: entrant.system(workload) for name, entrant in entrants.items()},
             workload,
-            rounds=Rounds(options.rounds, options.warmup),
+            rounds=options.timing,
             device=self._device,
             count_memory=True,
             progress=Screen(self._console).counting("rounds"),

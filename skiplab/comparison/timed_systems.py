@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from skiplab.benchmarking.rounds import Rounds
 from skiplab.benchmarking.timing import System, Workload, interleave
 from skiplab.comparison.config import Benchmark
 from skiplab.data.module import Item
@@ -38,7 +37,7 @@ def time_systems(
     for workload in workloads:
         ready = {name: system for name, make in systems.items() if (system := make(workload)) is not None}
         timings, errors = interleave(
-            ready, workload, rounds=Rounds(options.rounds, options.warmup, options.narrow), device=device,
+            ready, workload, rounds=options.timing, device=device,
             before=before, progress=progress,
         )  # fmt: skip
         for name, timed in timings.items():

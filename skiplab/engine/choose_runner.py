@@ -3,7 +3,7 @@
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.deferred_kv import Deferred
 from skiplab.engine.kv_cache import KVCache
-from skiplab.engine.policy import AdaptivePolicy, ExitPolicy, HindsightPolicy
+from skiplab.engine.policy import AdaptivePolicy, ExitPolicy, HindsightPolicy, RowwisePolicy
 from skiplab.engine.recorded_exits import RecordedExits
 from skiplab.engine.recorded_layers import RecordedLayers
 from skiplab.engine.recording import Recorder
@@ -28,13 +28,14 @@ def step_runner(
     if recorder is not None and (recorded := _recorded(backbone, policy, cache, rows, recorder)):
         recorded.grow(columns)
         return recorded
+    if not isinstance(policy, RowwisePolicy):
+        return PlannedSteps(backbone, cache)
     deferred = Deferred(backbone, cache, rows=rows, columns=columns)
     if isinstance(policy, AdaptivePolicy):
         runner = CompactSteps if policy.batch_policy == "compact" else FreezingSteps
         return runner(backbone, policy, cache, deferred)
-    if isinstance(policy, HindsightPolicy):
-        return HindsightSteps(backbone, policy, cache, deferred)
-    return PlannedSteps(backbone, cache)
+    assert isinstance(policy, HindsightPolicy)
+    return HindsightSteps(backbone, policy, cache, deferred)
 
 
 def _recorded(
@@ -42,6 +43,6 @@ def _recorded(
 ) -> RecordedLayers | RecordedExits | None:
     if policy.follows_plan:
         return RecordedLayers(backbone, cache, rows=rows, recorder=recorder)
-    if isinstance(policy, AdaptivePolicy) and policy.on_device and policy.batch_policy != "compact":
+    if isinstance(policy, AdaptivePolicy) and policy.recordable:
         return RecordedExits(backbone, policy, cache, rows=rows, recorder=recorder)
     return None

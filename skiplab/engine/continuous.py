@@ -48,7 +48,7 @@ class Engine:
         chunk: prompt tokens that are read per step.
         max_waiting: requests that may wait for a slot; None is any number.
         record: whether steps run as recorded layers (`RecordedRows`), where the policy allows it; None does so on a
-            GPU.
+            GPU. The backbone's weights must then stay where they are in memory.
 
     Raises:
         ValueError: an argument is out of its range, or the policy's plans are not nested.

@@ -16,15 +16,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from skiplab.engine.backbone import Backbone, Context
+from skiplab.engine.backbone import Context
 from skiplab.engine.batch_run import BatchRun, DecodeResult, Prefilled
 from skiplab.engine.fused_layers import with_kernels
 from skiplab.engine.kv_cache import StaticKVCache
 from skiplab.engine.parallel_forward import prefix_columns
-from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.recorded_batches import RecordedBatches
 from skiplab.engine.recorded_choice import Choose, RecordedChoice, not_recordable
-from skiplab.engine.recording import Recorder
 from skiplab.engine.request import Request
 from skiplab.engine.token_choice import Choosing
 from skiplab.schedules.exit_schedule import LayerPlan, layer_steps
@@ -73,22 +71,11 @@ class StepGraphs(RecordedBatches):
     """The recorded steps of a policy that gives all rows the same plan.
 
     Arguments and errors as for `RecordedBatches`.
-
-    Args:
-        record: whether a GPU records the steps; otherwise they run as they are, so that a profiler sees them.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        policy: ExitPolicy,
-        *,
-        rows: int,
-        prompt_columns: int,
-        new_tokens: int,
-        record: bool = True,
-    ) -> None:
-        super().__init__(backbone, policy, rows=rows, prompt_columns=prompt_columns, new_tokens=new_tokens)
+    def _allocate(self) -> None:
+        backbone, policy, rows = self.backbone, self.policy, self.rows
+        prompt_columns, new_tokens = self.prompt_columns, self.new_tokens
         if not policy.follows_plan:
             raise ValueError("recorded whole steps need a policy that gives all rows the same plan")
         self._stepping = with_kernels(backbone)
@@ -115,8 +102,6 @@ class StepGraphs(RecordedBatches):
             ids_BC=self._choice.ids_BC,
         )  # fmt: skip
         self._recorded: dict[_Key, Callable[[], None]] = {}
-        self._weights = self._addresses()
-        self._recorder = Recorder(device, record=record)
 
     @staticmethod
     def lacks(choosing: Choosing | None) -> str | None:
@@ -132,10 +117,9 @@ class StepGraphs(RecordedBatches):
 
     def _fill(self, prefilled: Prefilled, choosing: Choosing | None, prompt_BP: Tensor) -> None:
         """Fill the tensors for a batch."""
-        if self._weights != (addresses := self._addresses()):
+        if self._moved():
             self._recorded.clear()
             self._stepping = with_kernels(self.backbone)
-            self._weights = addresses
         state, columns = self._state, prefilled.mask_BP.shape[1]
         token_B = prefilled.choice.choose(prefilled.logits_BV, torch.arange(self.rows, device=prompt_BP.device), 0)
         self._choice.begin(choosing, prompt_BP, prefilled.mask_BP, prefilled.eos_ids, token_B)
@@ -195,9 +179,6 @@ class StepGraphs(RecordedBatches):
     def _record(self, plan: LayerPlan, bucket: int, choose: Choose) -> Callable[[], None]:
         state = [getattr(self._state, field.name) for field in fields(self._state)]
         return self._recorder.record(partial(self._step, plan, bucket, choose), state)
-
-    def _addresses(self) -> list[int]:
-        return [weight.data_ptr() for weight in self.backbone.parameters()]
 
 
 @final

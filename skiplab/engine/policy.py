@@ -75,6 +75,12 @@ class AdaptivePolicy(RowwisePolicy, ABC):
         self.batch_policy: BatchPolicy = batch_policy
         self.propagation: Propagation = propagation
 
+    @final
+    @property
+    def recordable(self) -> bool:
+        """Whether its steps can be recorded: exits are decided on the device, and rows stay in the batch."""
+        return self.on_device and self.batch_policy != "compact"
+
     @abstractmethod
     def exits(self, h_BD: Tensor, below_BD: Tensor, *, layer: int, step_B: Tensor, head: Head) -> Tensor:
         """Rows that need no further layer, as a boolean tensor of shape (B,).

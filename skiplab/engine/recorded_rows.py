@@ -53,11 +53,6 @@ class RowTensors:
         self._mask_RTS = torch.zeros(rows, width, 0, dtype=dtype, device=device)
         self._rotary: Rotary | None = None
 
-    @property
-    def recorded(self) -> list[Hashable]:
-        """The keys of the recordings."""
-        return list(self._recorded)
-
     def grow(self, columns: int) -> None:
         """Take the cache's new width. Recordings are dropped, because the cache has moved."""
         self._mask_RTS = self._mask_RTS.new_zeros(self._rows, self._width, columns)

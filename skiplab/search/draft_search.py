@@ -8,7 +8,6 @@ import torch
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from skiplab.benchmarking.rounds import Rounds
 from skiplab.benchmarking.timing import Timing, Workload, engine_system, interleave
 from skiplab.comparison.config_drafts import Drafts
 from skiplab.comparison.model_store import ModelStore
@@ -71,7 +70,7 @@ class DraftSearch:
         timings, errors = interleave(
             {name: engine_system(self._packed, one, self._workload) for name, one in systems.items()},
             self._workload,
-            rounds=Rounds(options.rounds, options.warmup),
+            rounds=options.timing,
             device=self._prepared.device,
         )
         for error in errors.values():

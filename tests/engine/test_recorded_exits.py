@@ -12,13 +12,15 @@ from baselines.confidence import state_saturation
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.continuous import Engine
 from skiplab.engine.decode import decode, decode_request
+from skiplab.engine.draft_length import Drafting
 from skiplab.engine.fast_path import FastPath
 from skiplab.engine.generation import GenerationOptions
-from skiplab.engine.kept_batches import ExitBatches
+from skiplab.engine.kept_batches import DraftBatches, ExitBatches
 from skiplab.engine.number_format import FORMATS
-from skiplab.engine.policy import AdaptivePolicy, Scheduled
+from skiplab.engine.policy import AdaptivePolicy, Planned, Scheduled
 from skiplab.engine.recorded_exits import RecordedExits
 from skiplab.engine.request import Decoding, RowRequest
+from skiplab.engine.speculative import Speculative
 from skiplab.schedules.exit_schedule import ExitSchedule
 from tests.tiny import EOS, LAYOUTS, PAD, CoordinateExit, prompts, tiny_backbone
 
@@ -40,7 +42,9 @@ def recorded(backbone: Backbone, policy: AdaptivePolicy, rows: int) -> ExitBatch
     return ExitBatches(backbone, policy, rows=rows, prompt_columns=12, new_tokens=18)
 
 
-def check(batches: ExitBatches, batch: list[list[int]], limits: list[int], eos_id: int | None) -> set[int]:
+def check(
+    batches: ExitBatches | DraftBatches, batch: list[list[int]], limits: list[int], eos_id: int | None
+) -> set[int]:
     """Compare tokens and depths with those of the loop without recordings; returns the depths."""
     options = {"max_new_tokens": limits, "eos_id": eos_id, "pad_id": PAD}
     expected = decode(batches.backbone, batches.policy, batch, **options)
@@ -99,6 +103,24 @@ def test_the_fast_path_records_and_chooses_tokens_as_without(backbone: Backbone)
     request = decoding.request(prompts(3))
     assert fast.decode(request).sequences() == decode_request(backbone, policy, request).sequences()
     assert isinstance(fast._graphs[3], ExitBatches)
+
+
+def test_layers_are_recorded_again_if_weights_have_moved(backbone: Backbone) -> None:
+    drafting = Speculative(Planned([(0, 2, 4)]), 6, Drafting(length=2))
+    exits = recorded(backbone, CoordinateExit(1.5), 3)
+    drafts = DraftBatches(backbone, drafting, rows=3, prompt_columns=12, new_tokens=18)
+    check(exits, prompts(3), [9] * 3, None)
+    check(drafts, prompts(3), [9] * 3, None)
+    before = exits._runner, drafts._passes
+    check(exits, prompts(3), [9] * 3, None)
+    check(drafts, prompts(3), [9] * 3, None)
+    assert (exits._runner, drafts._passes) == before
+    others = {name: weight + 0.01 for name, weight in backbone.state_dict().items()}
+    backbone.load_state_dict(others, assign=True)
+    check(exits, prompts(3), [9] * 3, None)
+    check(drafts, prompts(3), [9] * 3, None)
+    assert exits._runner is not before[0]
+    assert drafts._passes is not before[1]
 
 
 def test_other_policies_are_refused() -> None:
