@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from skiplab.benchmarking.timing import Workload
 from skiplab.engine.backbone import Backbone, Context, Rotary
@@ -49,6 +49,10 @@ class TimedBackbone(Backbone):
         """Forget what was measured."""
         self.times = [LayerTime() for _ in range(self.num_layers)]
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self._inner.layers
+
     def embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
         return self._inner.embed(ids_BT, position_BT)
 
@@ -80,9 +84,6 @@ class TimedBackbone(Backbone):
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
         return self._inner.reduced_head(ids_K)
-
-    def layer_weights(self, index: int) -> Iterable[Tensor]:
-        return self._inner.layer_weights(index)
 
     def head_weights(self) -> Iterable[Tensor]:
         return self._inner.head_weights()

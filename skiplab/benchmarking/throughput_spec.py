@@ -13,7 +13,7 @@ from skiplab.engine.number_format import FORMATS
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.utils.suggestions import suggestion
 
-PEERS = ("hf_generate", "hf_generate_static", "ctranslate2")
+PEERS = ("hf_generate", "hf_generate_static", "ctranslate2", "llama_cpp")
 
 
 @final
@@ -49,9 +49,9 @@ class ThroughputSpec:
             for value in values:
                 if value not in known:
                     raise ValueError(f"unknown throughput {name} {value!r}{suggestion(value, known)}")
-
-        if "ctranslate2" in self.peers and find_spec("ctranslate2") is None:
-            raise ValueError("throughput's peer ctranslate2 is not installed: pip install 'skiplab[bench]'")
+        for peer in ("ctranslate2", "llama_cpp"):
+            if peer in self.peers and find_spec(peer) is None:
+                raise ValueError(f"throughput's peer {peer} is not installed: pip install 'skiplab[bench]'")
 
     def check_positions(self, most: int) -> None:
         """Refuse more tokens than a backbone has positions.
