@@ -176,7 +176,7 @@ def _size(given: Sequence[str]) -> list[str]:
         size += [f"search.study=study_{abs(hash(tuple(given)))}"]
     if experiment.startswith("paper_"):
         size += ["data.dir=csvs", "data.vocab_size=300"]
-    elif "data" not in values and experiment != "prompt_decay":
+    elif "data" not in values:
         size += _SMALL_DATA
     if experiment == "streams":
         return [*size, "benchmark.rounds=2"]

@@ -1,6 +1,7 @@
 """The command line: `skiplab` or `python -m skiplab.run`, with `experiment=NAME [key=value ...]`, or `list`."""
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -119,7 +120,10 @@ def _run_job(cfg: DictConfig, job: str, threads: int, ranks: "Ranks") -> int | s
     quiet(threads=threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        code = 0 if _job(job)(cfg, folder, ranks) else 1
+        function = _job(job)
+        # Collections after each model then do not search all modules again.
+        gc.freeze()
+        code = 0 if function(cfg, folder, ranks) else 1
     except (ConfigurationError, CheckpointError, NonFiniteLossError, DiskFullError, DamagedFileError) as error:
         code = f"error: {error}"
     except OSError as error:

@@ -1,5 +1,6 @@
 """A model family outside the repository, as docs/own_model_family.md shows it."""
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ from skiplab.comparison.prepare import prepare
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.decode import decode
 from skiplab.engine.policy import FullDepth, Scheduled
+from skiplab.jobs.compare import compare
 from skiplab.schedules.exit_schedule import ExitSchedule
-from tests.comparison.small import SMALL_TASK
+from tests.comparison.small import SIZE, SMALL_TASK
 from tests.pages import write_files
 from tests.test_conformance import check_parallel_forward, check_rows_alone
 from tests.tiny import BOS, EOS, PAD, VOCABULARY, CoordinateExit, prompts
@@ -62,12 +64,24 @@ def test_steps_equal_the_parallel_forward_and_rows_alone(backbone: Backbone) -> 
         check_rows_alone(backbone, policy, prompts(6, seed=5))
 
 
-def test_an_experiment_takes_it(home: Path) -> None:
+def test_an_experiment_trains_and_decodes_it(home: Path, tmp_path: Path) -> None:
     (command,) = re.findall(r"```sh\nskiplab (.*?)\n```", PAGE)
     _, folder, *given = command.split()
+    quick = [
+        *SIZE,
+        *SMALL_TASK,
+        "method=skipdecode",
+        "benchmark.batch_sizes=[]",
+        "tracking=none",
+        "tracking.experiment=own",
+    ]
     with initialize_config_module("experiments", version_base="1.3"):
-        overrides = [f"hydra.searchpath=[file://{home / folder}]", *given, *SMALL_TASK, "tracking.experiment=own"]
-        parts = prepare(compose("config", overrides=overrides))
-    # What the experiment sets wins over the backbone's file.
-    assert parts.probe().backbone.num_layers == 8
-    assert type(parts.probe().backbone).__name__ == "GPT2Backbone"
+        own = [f"hydra.searchpath=[file://{home / folder}]", f"cache_dir={tmp_path}/cache"]
+        config = compose("config", overrides=[*own, *given, *quick])
+    # What is given wins over the backbone's file.
+    backbone = prepare(config).probe().backbone
+    assert (type(backbone).__name__, backbone.num_layers) == ("GPT2Backbone", 4)
+    assert compare(config, tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    cost = {row["setting"]: row["train_layer_tokens"] / row["train_tokens"] for row in rows if "train_tokens" in row}
+    assert cost["2x"] < cost["1.5x"]

@@ -33,9 +33,10 @@ def call(home: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=home, env=environment(home), capture_output=True, text=True, check=False)
 
 
-def wait_for(folder: Path, pattern: str, process: Child) -> None:
+def wait_for(folder: Path, pattern: str, process: Child, *, count: int = 1) -> None:
+    """Wait until so many folders have files of a pattern."""
     deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)):
+    while len({path.parent for path in folder.glob(pattern)}) < count:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -138,6 +139,17 @@ def test_an_interrupted_run_is_marked_in_its_store(tmp_path: Path) -> None:
     assert statuses["full 1x"] == "FINISHED"
     assert statuses["full 1x fine-tuned"] == statuses["compare_calm"] == "KILLED"
     assert json.loads((folder / "results.json").read_text())["rows"][0]["method"] == "full"
+
+
+def test_an_interrupted_run_ends_its_workers(tmp_path: Path) -> None:
+    ready_store(tmp_path)
+    process = start(tmp_path, *COMPARE, "workers=2", "trainer.max_epochs=200", "checkpoint_every=0")
+    wait_for(tmp_path, "cache/method-*.training/step-*.ckpt", process, count=2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130, output(tmp_path)
+    assert "Traceback" not in output(tmp_path)
+    statuses = sorted((run.info.status, run.info.run_name) for run in stored_runs(tmp_path))
+    assert [status for status, _ in statuses] == ["FINISHED"] * 2 + ["KILLED"] * 3, statuses
 
 
 def stored_runs(home: Path) -> list:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from skiplab.engine.backbone import Backbone, Context, Rotary, cache_keyword
@@ -38,6 +38,10 @@ class LlamaBackbone(Backbone):
         self._decoder: Any = model.model
         self._cache_keyword = cache_keyword(self._decoder.layers[0])
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self._decoder.layers
+
     def embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
         return self._decoder.embed_tokens(ids_BT)
 
@@ -45,7 +49,7 @@ class LlamaBackbone(Backbone):
         return Rotary(*self._decoder.rotary_emb(self._decoder.embed_tokens.weight, position_ids=position_BT))
 
     def layer(self, index: int, h_BTD: Tensor, context: Context) -> Tensor:
-        return self._decoder.layers[index](
+        return self.layers[index](
             h_BTD,
             attention_mask=context.mask_B1QS,
             position_embeddings=context.rotary,
@@ -54,7 +58,7 @@ class LlamaBackbone(Backbone):
 
     def project_kv(self, index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
         assert rotary is not None
-        layer = self._decoder.layers[index]
+        layer: Any = self.layers[index]
         h_BTD, attention = layer.input_layernorm(h_BTD), layer.self_attn
         shape = (*h_BTD.shape[:2], self.kv_heads, self.head_size)
         key_BTHK, value_BTHK = attention.k_proj(h_BTD).view(shape), attention.v_proj(h_BTD).view(shape)
@@ -76,9 +80,6 @@ class LlamaBackbone(Backbone):
         # Local names: the closure must not keep the whole model alive.
         norm = self._decoder.norm
         return lambda h_BTD: F.linear(norm(h_BTD), weight_KD)
-
-    def layer_weights(self, index: int) -> Iterable[Tensor]:
-        return self._decoder.layers[index].parameters()
 
     def head_weights(self) -> Iterable[Tensor]:
         return [*self._decoder.norm.parameters(), *self.model.lm_head.parameters()]

@@ -30,6 +30,10 @@ class OPTBackbone(Backbone):
         self._decoder = model.model.decoder
         self._cache_keyword = cache_keyword(self._decoder.layers[0])
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self._decoder.layers
+
     def embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
         decoder = self._decoder
         h_BTD = decoder.embed_tokens(ids_BT)
@@ -42,10 +46,10 @@ class OPTBackbone(Backbone):
 
     def layer(self, index: int, h_BTD: Tensor, context: Context) -> Tensor:
         cache = {self._cache_keyword: context.cache}
-        return self._decoder.layers[index](h_BTD, attention_mask=context.mask_B1QS, **cache)
+        return self.layers[index](h_BTD, attention_mask=context.mask_B1QS, **cache)
 
     def project_kv(self, index: int, h_BTD: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
-        layer: Any = self._decoder.layers[index]
+        layer: Any = self.layers[index]
         if layer.do_layer_norm_before:
             h_BTD = layer.self_attn_layer_norm(h_BTD)
         shape = (*h_BTD.shape[:2], self.kv_heads, self.head_size)
@@ -63,9 +67,6 @@ class OPTBackbone(Backbone):
         # Local names: the closure must not keep the whole model alive.
         norm, project_out = self._decoder.final_layer_norm, self._decoder.project_out
         return lambda h_BTD: F.linear(_output(h_BTD, norm, project_out), weight_KD)
-
-    def layer_weights(self, index: int) -> Iterable[Tensor]:
-        return self._decoder.layers[index].parameters()
 
     def head_weights(self) -> Iterable[Tensor]:
         decoder = self._decoder

@@ -9,6 +9,9 @@ from filelock import FileLock, Timeout
 
 from skiplab.utils.files import load_json, save_json
 
+# Names the run that other processes can join.
+_OPEN = "open.json"
+
 
 @final
 class Claims:
@@ -23,6 +26,21 @@ class Claims:
         self._folder = folder
         self._run = run
         folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def under_way(cls, folder: Path) -> "Claims | None":
+        """The claims of the run that is open to others in a folder; None if there is none."""
+        known = load_json(folder / _OPEN)
+        return None if known is None else cls(folder, known["run"])
+
+    @contextmanager
+    def open_to_others(self) -> Iterator[None]:
+        """A block within which processes that start in the folder can join the run."""
+        save_json(self._folder / _OPEN, {"run": self._run})
+        try:
+            yield
+        finally:
+            (self._folder / _OPEN).unlink(missing_ok=True)
 
     @contextmanager
     def attempt(self, names: Sequence[str]) -> Iterator[bool]:

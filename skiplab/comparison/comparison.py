@@ -19,17 +19,18 @@ from skiplab.comparison.pace import Pace
 from skiplab.comparison.records import Records
 from skiplab.comparison.session import Session
 from skiplab.comparison.settings import Settings
+from skiplab.comparison.shared_work import longest_training_first, shared_parts
 from skiplab.comparison.supplement import Supplement
 from skiplab.comparison.timekeeper import Timekeeper
+from skiplab.comparison.worker_count import worker_count
 from skiplab.evaluation.generate import Generation
 from skiplab.reporting.record import Entry, Record
 from skiplab.reporting.tables import one_line
-from skiplab.training.weights import saved
 from skiplab.utils.environment import environment
 from skiplab.utils.files import DiskFullError, writing
 from skiplab.utils.run_log import FILE, logged_to
 
-Helpers = Callable[[Session, str], AbstractContextManager[Claims | None]]
+Helpers = Callable[[Session, str, int], AbstractContextManager[Claims]]
 # Between two checks of the claims of other processes.
 _POLL_SECONDS = 0.2
 
@@ -39,8 +40,8 @@ class Comparison:
     """Runs one comparison. Finished work is kept in the run folder, and not repeated.
 
     Args:
-        helpers: given the session and the tracker's run, starts worker processes for the length of the context;
-            yields the claims through which they share settings.
+        helpers: given the session, the tracker's run and a number of processes, shares the settings among them for the
+            length of the context; yields the claims by which they do.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Comparison:
     ) -> None:
         self._session = session
         self._helpers = helpers
+        self._workers = worker_count(session.prepared) if helpers else 1
         self._claims: Claims | None = None
         self._prepared = session.prepared
         self._config = session.prepared.config
@@ -73,25 +75,36 @@ class Comparison:
             if others := not_asked_for(self._session.folder, list(self._cases)):
                 self._print(f"kept in the folder, but not part of this configuration: {', '.join(others)}")
             self._session.screen.phase("base")
-            # On all ranks now, because making them later on one rank would deadlock.
-            _ = self._models.base, self._models.lengths
-            self._ranks.on_first(self._track_base_again)
-            with self._helpers(self._session, run_id) if self._helpers else nullcontext() as self._claims:
+            with self._shared(run_id) as self._claims:
+                # On all ranks now, because making them later on one rank would deadlock.
+                _ = self._models.base, self._models.lengths
+                self._ranks.on_first(self._track_base_again)
                 self._make_settings()
             return self._ranks.on_first(self._finish)
 
     def work(self, claims: Claims, go_on: Callable[[], bool]) -> None:
-        """Make settings alongside other processes, until none are left or `go_on` returns False."""
+        """Make settings alongside other processes, until none are left or `go_on` returns False.
+
+        Those with the longest trainings come first, so that no process ends with one alone; the comparison's own
+        process follows the order of the rows.
+        """
         self._claims = claims
         self._note_environment()
-        self._make_settings(go_on)
+        self._make_settings(go_on, lambda entries: longest_training_first(entries, self._cases, self._models))
 
-    def _make_settings(self, go_on: Callable[[], bool] = lambda: True) -> None:
+    def _shared(self, run_id: str) -> AbstractContextManager[Claims | None]:
+        if self._helpers is None or self._ranks.processes > 1:
+            return nullcontext()
+        return self._helpers(self._session, run_id, self._workers_needed)
+
+    def _make_settings(
+        self, go_on: Callable[[], bool] = lambda: True, order: Callable[[list[Entry]], list[Entry]] = list
+    ) -> None:
         """Make all settings in order; those that other processes have claimed are tried again later."""
         waiting = {entry: f"[{number}/{len(self._cases)}]" for number, entry in enumerate(self._cases, start=1)}
         while waiting and go_on():
             # The full model comes first: all others are compared with its outputs.
-            turn = [self._full_entry] if self._full_entry in waiting else list(waiting)
+            turn = [self._full_entry] if self._full_entry in waiting else order(list(waiting))
             made = [entry for entry in turn if go_on() and self._claim_and_attempt(entry, waiting[entry])]
             for entry in made:
                 del waiting[entry]
@@ -103,20 +116,14 @@ class Comparison:
         if self._claims is None:
             self._attempt(entry, counter)
         else:
-            with self._claims.attempt([entry.key, *self._untrained(entry)]) as mine:
+            finished = self._records.get(entry) is not None
+            parts = [] if finished else shared_parts(entry, self._cases[entry], self._models)
+            with self._claims.attempt([entry.key, *parts]) as mine:
                 if not mine:
                     return False
                 self._attempt(entry, counter)
         self._ranks.on_first(self._outcome.write)
         return True
-
-    def _untrained(self, entry: Entry) -> list[str]:
-        """The name of a setting's training, if its weights are not trained yet."""
-        case = self._cases[entry]
-        if case is None or self._records.get(entry) is not None:
-            return []
-        folder = self._models.folder(case.candidates[0], entry.seed)
-        return [] if saved(folder) else [f"training-{folder.name}"]
 
     def report(self) -> None:
         """Write results and report of the finished settings, and make no others."""
@@ -133,9 +140,17 @@ class Comparison:
         publish.describe(self._session.tracker, self._config.plain, self._prepared.data, self._outcome.environment)
 
     def _print_header(self) -> None:
-        finished = len([entry for entry in self._cases if self._records.get(entry) is not None])
-        for line in header(self._prepared, self._outcome.environment, self._session.folder.path, self._cases, finished):
+        known = self._prepared, self._outcome.environment, self._session.folder.path, self._cases
+        for line in header(*known, len(self._cases) - self._unfinished, workers=self._workers_needed):
             self._print(line)
+
+    @property
+    def _unfinished(self) -> int:
+        return sum(self._records.get(entry) is None for entry in self._cases)
+
+    @property
+    def _workers_needed(self) -> int:
+        return max(1, min(self._workers, self._unfinished))
 
     def _attempt(self, entry: Entry, counter: str) -> None:
         finished = self._records.get(entry)
@@ -175,7 +190,7 @@ class Comparison:
         left = [entry for entry in self._cases if not self._is_done(entry)]
         cases = [(case, entry.seed) for entry in left if (case := self._cases[entry]) is not None]
         passes = self._models.passes_left((spec, seed) for case, seed in cases for spec in case.candidates)
-        return self._pace.left(len(left), passes, workers=self._config.workers)
+        return self._pace.left(len(left), passes, workers=self._workers)
 
     def _is_done(self, entry: Entry) -> bool:
         return entry in self._errors or self._records.get(entry) is not None

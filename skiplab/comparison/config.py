@@ -136,7 +136,8 @@ class RunConfig(Launch):
         method: a single node that replaces `methods`, compared with the full model.
         passes: a list that methods' sweeps refer to, as they do to `speedups`.
         metrics: dotted paths of further metrics.
-        workers: processes that share the settings of a comparison, or the trials of a search.
+        workers: processes that share the settings of a comparison, or the trials of a search; None is as many as the
+            machine has room for, and one for a search, whose trials depend on it.
         search: the section of `experiment=search_schedule`.
         throughput: the section of jobs that time a model shape.
         streams: the section of `experiment=streams`.
@@ -154,7 +155,7 @@ class RunConfig(Launch):
     method: Plain | None = None
     metrics: list[Name] = Field(default_factory=list)
     limit: PositiveInt | None
-    workers: PositiveInt = 1
+    workers: PositiveInt | None = None
     cache_dir: Name
     checkpoint_every: Annotated[Number, Field(ge=0)]
     trainer: Annotated[InstanceOf[TrainerSpec], BeforeValidator(_trainer)]  # type: ignore[assignment]
@@ -230,7 +231,7 @@ class RunConfig(Launch):
                 f"benchmark.layers_at is for a CPU, got {benchmark.layers_at} with trainer.accelerator="
                 f"{self.trainer.accelerator}; take null"
             )
-        if self.workers > 1 and self.trainer.processes > 1:
+        if (self.workers or 1) > 1 and self.trainer.processes > 1:
             raise ConfigurationError(
                 f"workers={self.workers} makes several settings at once, and trainer.devices times trainer.num_nodes="
                 f"{self.trainer.processes} distributes each training; a job can do only one of the two, set the other "

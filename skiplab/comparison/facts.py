@@ -34,7 +34,7 @@ def command() -> str | None:
 def backbone_name(node: Mapping[str, Any]) -> str:
     """Family, shape and checkpoint of a configured backbone."""
     family = str(node["_target_"]).rpartition(".")[2].removesuffix("Spec")
-    checkpoint = (node.get("checkpoint") or {}).get("name") if node.get("pretrained") else "random weights"
+    checkpoint = (node.get("checkpoint") or {}).get("name") if node.get("pretrained") else "trained from scratch"
     shape = ""
     if "num_layers" in node and "hidden_size" in node:
         shape = f"{node['num_layers']} layers of width {node['hidden_size']}"
@@ -75,13 +75,13 @@ def commands(known: str | None, folder: Path) -> list[tuple[str, str]]:
 def facts(prepared: Prepared, environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values for the report, in their order."""
     data = prepared.data
-    seeds = ", ".join(map(str, prepared.config.seeds))
+    seeds = prepared.config.seeds
     found = [
         ("task", data.source.name),
         ("backbone", backbone_name(prepared.config.plain["backbone"])),
         ("parameters", millions(parameters(prepared))),
         ("items per split", splits(data)),
-        ("seeds", seeds),
+        ("training seed" if len(seeds) == 1 else "training seeds", ", ".join(map(str, seeds))),
         ("machine", machine(environment)),
     ]
     if revision := environment.get("git_revision"):
@@ -90,13 +90,20 @@ def facts(prepared: Prepared, environment: Mapping[str, Any]) -> list[tuple[str,
 
 
 def header(
-    prepared: Prepared, environment: Mapping[str, Any], folder: Path, entries: Iterable[Entry], finished: int
+    prepared: Prepared,
+    environment: Mapping[str, Any],
+    folder: Path,
+    entries: Iterable[Entry],
+    finished: int,
+    *,
+    workers: int = 1,
 ) -> list[str]:
     """What a comparison is, for the console.
 
     Args:
         entries: all settings.
         finished: how many of them an earlier run finished.
+        workers: processes that make the others.
     """
     methods = Counter(entry.method for entry in entries)
     counts = ", ".join(f"{method} {count}" for method, count in methods.items())
@@ -106,6 +113,7 @@ def header(
         "backbone": f"{backbone_name(prepared.config.plain['backbone'])}, {millions(parameters(prepared))} parameters",
         "settings": f"{methods.total()} ({counts}){before}",
         "device": machine(environment),
+        **({"workers": f"{workers} processes make the settings"} if workers > 1 else {}),
         "folder": str(folder),
         **({"time": "estimated once the base and a first setting are made"} if finished < methods.total() else {}),
     }

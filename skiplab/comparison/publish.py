@@ -27,6 +27,7 @@ from skiplab.reporting.standings import quality_of
 from skiplab.reporting.tables import Table, markdown, notes
 from skiplab.reporting.tables import tables as comparison_tables
 from skiplab.reporting.tracker import Tracker
+from skiplab.reporting.training_cost import training_cost
 from skiplab.reporting.twins import twins_note, twins_of
 from skiplab.reporting.vocabulary import FIGURES
 from skiplab.utils.files import write_text
@@ -86,15 +87,16 @@ def page(
     series = series_styles(drawn)
     styles = {curve.setting: series[curve.series] for curve in drawn}
     twins = twins_of(summary)
+    cost = training_cost(summary)
     judged = quality_of(summary) or next((figure.name for figure in FIGURES.shown("plot", _keys(summary))), None)
     return html.Page(
         title=config.tracking.experiment,
         description=config.description or "",
-        facts=facts(prepared, environment),
+        facts=[*facts(prepared, environment), *([("training", cost)] if cost else [])],
         commands=commands(folder.load("command"), folder.path),
         warnings=prepared.notes,
         sentences=headline(rows, summary).sentences,
-        limits=limits(rows, environment, parameters(prepared)),
+        limits=limits(rows, summary, environment, parameters(prepared)),
         picture=headline_plot([one for one in drawn if one.setting not in twins], judged, series) if judged else None,
         results=main_table(rows, summary, styles),
         rows=rows,

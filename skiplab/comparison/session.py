@@ -1,7 +1,7 @@
 """State shared by the parts of a job."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +84,7 @@ def open_session(
     free: Sequence[str] = (),
     shared: bool = False,
     grows: bool = False,
+    meanwhile: Callable[[Session], object] = lambda session: None,
 ) -> Session:
     """Bind the run folder to the configuration, and connect to the tracking store.
 
@@ -93,21 +94,13 @@ def open_session(
         free: further parts of the configuration that may change, nested keys with dots.
         shared: whether several processes may work in the folder at once; otherwise the second waits for the first.
         grows: whether the configuration may add or omit rows, as long as no finished row changes.
+        meanwhile: given the session, called once if this process has to wait for another one.
 
     Raises:
         ConfigurationError: the folder holds results of another configuration, or the store cannot be used.
     """
-    comparable = json.loads(json.dumps(prepared.config.plain))
     may_change = (*MAY_CHANGE, *free)
-    for key in may_change:
-        *path, last = key.split(".")
-        node = comparable
-        for name in path:
-            node = node[name]
-        node.pop(last, None)
-    if prepared.config.generation.is_default:
-        # So that folders from before this section existed can be resumed.
-        comparable.pop("generation", None)
+    comparable = _comparable(prepared.config, may_change)
     folder = RunFolder(run_dir, ranks)
 
     def check() -> None:
@@ -118,11 +111,36 @@ def open_session(
         check()
         ranks.on_first(lambda: make_writable(Path(prepared.config.cache_dir).expanduser()))
         tracker = open_tracker(prepared.config, ranks)
-        folder.bind(comparable, shared=shared, check=check)
+        screen = Screen(Console(), run_dir / FILE) if ranks.is_first else Screen()
+        session = Session(prepared, folder, tracker, ranks, screen)
+        folder.bind(comparable, shared=shared, check=check, meanwhile=lambda: meanwhile(session))
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    screen = Screen(Console(), run_dir / FILE) if ranks.is_first else Screen()
-    return Session(prepared, folder, tracker, ranks, screen)
+    return session
+
+
+def same_configuration(folder: RunFolder, prepared: Prepared) -> bool:
+    """Whether a folder is bound to a configuration, apart from parts that may change."""
+    try:
+        folder.check(_comparable(prepared.config, MAY_CHANGE), free=MAY_CHANGE)
+    except ValueError:
+        return False
+    return True
+
+
+def _comparable(config: RunConfig, may_change: Sequence[str]) -> dict[str, Any]:
+    """The parts of a configuration that must stay the same when a run is resumed."""
+    comparable = json.loads(json.dumps(config.plain))
+    for key in may_change:
+        *path, last = key.split(".")
+        node = comparable
+        for name in path:
+            node = node[name]
+        node.pop(last, None)
+    if config.generation.is_default:
+        # So that folders from before this section existed can be resumed.
+        comparable.pop("generation", None)
+    return comparable
 
 
 def _check_folder(folder: RunFolder, config: Mapping[str, Any], prepared: Prepared, free: Sequence[str]) -> None:

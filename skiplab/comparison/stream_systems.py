@@ -30,7 +30,7 @@ class StreamEntrant:
 
 @final
 class StreamBackbone:
-    """The backbone that all systems of a run share: random weights, packed where that is faster."""
+    """The backbone that all systems of a run share, untrained, packed where that is faster."""
 
     def __init__(self, prepared: Prepared, options: Streams) -> None:
         data, number_format = prepared.data, FORMATS[options.dtype]

@@ -10,6 +10,7 @@ import torch
 
 from skiplab.backbones.spec import BackboneSpec
 from skiplab.benchmarking.hf_systems import hf_generate_system
+from skiplab.benchmarking.llama_cpp import KINDS, LlamaCpp, check_shape, write_gguf
 from skiplab.benchmarking.peers import ctranslate2_system
 from skiplab.benchmarking.random_backbone import EOS, PAD, build, seeded, vocabulary
 from skiplab.benchmarking.roofline import Footprint
@@ -82,7 +83,7 @@ class Entrants:
     """Makes the systems.
 
     Args:
-        folder: where CTranslate2 keeps its copy of the weights.
+        folder: where other engines keep their copies of the weights.
     """
 
     def __init__(self, config: RunConfig, subject: Subject, folder: Path) -> None:
@@ -91,13 +92,18 @@ class Entrants:
         self._spec = subject.spec
         self._folder = folder
         with torch.device("meta"):
-            self._cases = expand(config.method_nodes, [0], self._setup(build(subject.shape)))
+            backbone = build(subject.shape)
+        if "llama_cpp" in self._spec.peers:
+            check_shape(backbone)
+        self._cases = expand(config.method_nodes, [0], self._setup(backbone))
 
     def make(self) -> dict[str, Entrant]:
         """All systems by name."""
         found: dict[str, Entrant] = {}
         if "ctranslate2" in self._spec.peers:
             found |= self._ctranslate2()
+        if "llama_cpp" in self._spec.peers:
+            found |= self._llama_cpp()
         for dtype in self._spec.dtypes:
             found |= self._in_format(dtype)
         return found
@@ -107,10 +113,28 @@ class Entrants:
         found: dict[str, Entrant] = {}
         for kind in ("float32", "int8"):
             row = {"method": "ctranslate2", "setting": "full depth", "seed": 0, "dtype": kind}
-            system = ctranslate2_system(backbone, self._folder / "ctranslate2", kind, threads=self._config.threads)
-            baseline = kind if kind in self._spec.dtypes else "float32"
-            found[f"ctranslate2 {kind}"] = Entrant(row, lambda _, system=system: system, None, None, baseline)
+            engine = ctranslate2_system(backbone, self._folder / "ctranslate2", kind, threads=self._config.threads)
+            found[f"ctranslate2 {kind}"] = Entrant(row, lambda _, own=engine: own, None, None, self._baseline(kind))
         return found
+
+    def _llama_cpp(self) -> dict[str, Entrant]:
+        backbone = seeded(self._subject.shape, torch.device("cpu"))
+        found: dict[str, Entrant] = {}
+        for kind in KINDS:
+            file = self._folder / f"{kind}.gguf"
+            write_gguf(backbone, file, kind)
+
+            def system(workload: Workload, file: Path = file) -> System:
+                positions = self._spec.prompt_tokens + self._spec.new_tokens
+                return LlamaCpp(file, rows=workload.batch_size, positions=positions, threads=self._config.threads)
+
+            row = {"method": "llama_cpp", "setting": "full depth", "seed": 0, "dtype": kind}
+            found[f"llama_cpp {kind}"] = Entrant(row, system, None, None, self._baseline(kind))
+        return found
+
+    def _baseline(self, kind: str) -> str:
+        """The number format in which the full model is compared with another engine's."""
+        return kind if kind in self._spec.dtypes else self._spec.dtypes[0]
 
     def _in_format(self, dtype: str) -> dict[str, Entrant]:
         number_format, device = FORMATS[dtype], self._subject.device

@@ -65,6 +65,11 @@ class Backbone(nn.Module, ABC):
     kv_heads: int
     head_size: int
 
+    @property
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """The library's decoder layers, first layer first."""
+
     @abstractmethod
     def embed(self, ids_BT: Tensor, position_BT: Tensor) -> Tensor:
         """Token ids and positions (from 0) to the state (B, T, D) that the first layer takes."""
@@ -98,12 +103,12 @@ class Backbone(nn.Module, ABC):
         """A head for only these tokens, with logits (..., K); it copies the current weights."""
 
     @abstractmethod
-    def layer_weights(self, index: int) -> Iterable[Tensor]:
-        """All weights of a layer."""
-
-    @abstractmethod
     def head_weights(self) -> Iterable[Tensor]:
         """All weights of final norm and language-model head."""
+
+    def layer_weights(self, index: int) -> Iterable[Tensor]:
+        """All weights of a layer."""
+        return self.layers[index].parameters()
 
     @property
     def head_weight(self) -> Tensor:

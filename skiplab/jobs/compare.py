@@ -1,6 +1,5 @@
 """Compare methods on one shared base: train, decode and score each, then time all of them interleaved."""
 
-from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -8,7 +7,7 @@ from omegaconf import DictConfig
 from skiplab.comparison.comparison import Comparison
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.comparison.session import open_session
-from skiplab.comparison.workers import helped_by
+from skiplab.comparison.workers import helped_by, join
 from skiplab.utils.distributed import ALONE, Ranks
 
 
@@ -24,5 +23,5 @@ def compare(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
             f"trainer.devices and trainer.num_nodes ask for {prepared.trainer.processes} processes, and "
             f"{ranks.processes} run; start it with python -m skiplab.run"
         )
-    session = open_session(prepared, run_dir, ranks=ranks, grows=True)
-    return Comparison(session, helpers=partial(helped_by, workers=prepared.config.workers)).run()
+    session = open_session(prepared, run_dir, ranks=ranks, grows=True, meanwhile=join)
+    return Comparison(session, helpers=helped_by).run()

@@ -1,6 +1,5 @@
 """Compare methods at several training budgets."""
 
-from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,7 +9,7 @@ from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.comparison.session import open_session
 from skiplab.comparison.supplement import Supplement
 from skiplab.comparison.training_budgets import budget_supplement
-from skiplab.comparison.workers import helped_by
+from skiplab.comparison.workers import helped_by, join
 from skiplab.utils.distributed import ALONE, Ranks
 
 
@@ -27,5 +26,5 @@ def training_budget(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> boo
             "methods.skipdecode.sweep.passes=[1,2,4]"
         )
     supplement = Supplement("training_budget", budget_supplement(prepared))
-    session = open_session(prepared, run_dir, ranks=ranks, grows=True)
-    return Comparison(session, supplement, helpers=partial(helped_by, workers=prepared.config.workers)).run()
+    session = open_session(prepared, run_dir, ranks=ranks, grows=True, meanwhile=join)
+    return Comparison(session, supplement, helpers=helped_by).run()

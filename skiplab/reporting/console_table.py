@@ -38,7 +38,10 @@ def console_table(rows: Sequence[Row], summary: Sequence[Row], width: int) -> "T
         shown.add_column("\n".join(header), justify="right", no_wrap=True)
     further = _further(summary) if width >= WIDE else {}
     for name in further:
-        shown.add_column(name, overflow="fold", justify="right" if name != "rival" else "left")
+        if name == "rival":
+            shown.add_column(name, overflow="fold", min_width=_HEADER_WIDTH)
+        else:
+            shown.add_column(name, no_wrap=True, justify="right")
     for line in table.lines:
         cells = ["failed"] if line.error else [_text(line.cells[place], width) for place in places]
         more = [] if line.error else [of_setting.get(line.setting, "") for of_setting in further.values()]
@@ -47,12 +50,13 @@ def console_table(rows: Sequence[Row], summary: Sequence[Row], width: int) -> "T
 
 
 def _text(cell: Shown, width: int) -> str:
-    small = cell.small.partition("\n")[0]
+    # Without the unit of speeds, which the value has.
+    small = cell.small.partition("\n")[0].replace("x,", ",").replace("x]", "]")
     return f"{cell.text} {small}".rstrip() if width >= WIDEST else cell.text
 
 
 def _is_of_rival(header: str) -> bool:
-    return header.endswith("less rival's")
+    return header.endswith("minus rival's")
 
 
 def _further(summary: Sequence[Row]) -> dict[str, dict[Setting, str]]:

@@ -82,7 +82,8 @@ def by_series(drawn: Sequence[Curve]) -> dict[str, list[Curve]]:
 def series_styles(drawn: Sequence[Curve]) -> dict[str, Style]:
     """The style of each series, the same in every plot and table of a comparison."""
     reference = next((curve.series for curve in drawn if curve.row["method"] == "full"), None)
-    return styles((curve.series for curve in drawn), reference)
+    # Calibrated settings last: there are fewer colours than series.
+    return styles((curve.series for curve in sorted(drawn, key=lambda one: "calibrated" in one.row)), reference)
 
 
 def front(points: Sequence[tuple[float, float]], *, minimize: bool = False) -> Iterator[int]:

@@ -21,6 +21,7 @@ from skiplab.reporting.vocabulary import FIGURES
 
 Verb = Literal["faster", "slower", "as fast", "unclear speed", "layers", "loses", "gains", "no loss"]
 _MOST_METHODS = 3
+_SIGNIFICANT = 0.05
 
 
 @final
@@ -127,9 +128,9 @@ def _about(
         yield Sentence((f"{none} setting is shown to lose at most {_number(margin)} of {label_of(quality)}",
                         *_least(judged, quality), "."))  # fmt: skip
     elif repeats:
-        yield Sentence((where, "it is again ", pick.setting, ", which ", speed_clause(pick), "."))
+        yield Sentence((where, "the fastest of these is again ", pick.setting, ", which ", speed_clause(pick), "."))
     else:
-        why = f"; of the settings whose whole interval of loss is at most {_number(margin)}, it has the highest speed"
+        why = f"; of the settings shown to lose at most {_number(margin)}, it is the fastest"
         near = _near(pick, [one for one in candidates if one.loses_little(margin)])
         yield Sentence(
             (where, pick.setting, " ", speed_clause(pick), " and ", loss_clause(pick, quality), f"{why}{near}.")
@@ -155,7 +156,7 @@ def _least(judged: Sequence[Standing], quality: str) -> tuple[Part, ...]:
 def _others(
     candidates: Sequence[Standing], pick: Standing | None, quality: str | None, margin: float
 ) -> Iterator[Sentence]:
-    """For each further method, its fastest setting that loses little."""
+    """For each further method, its fastest setting that is shown to lose little."""
     if pick is None or quality is None:
         return
     methods = [one for one in dict.fromkeys(one.setting.method for one in candidates) if one != pick.setting.method]
@@ -166,16 +167,15 @@ def _others(
         if own is None:
             without.append(method)
         else:
-            named.append(("the best ", method, " setting that loses as little, ", own.setting, ", ", speed_clause(own)))
-    parts = [part for one in named[:_MOST_METHODS] for part in ("; ", *one)]
+            named.append((f"the fastest of {method} is ", own.setting, ", which ", speed_clause(own)))
+    said = named[:_MOST_METHODS]
     if len(named) > _MOST_METHODS:
-        parts += [f"; {len(named) - _MOST_METHODS} further methods have one too"]
+        said.append((f"{len(named) - _MOST_METHODS} further methods have one too",))
     if without:
-        parts += [f"; no setting of {_listed(without)} is shown to lose so little"]
-    if parts:
-        first = str(parts[1]) if named else str(parts[0]).removeprefix("; ")
-        rest = parts[2:] if named else parts[1:]
-        yield Sentence((first[0].upper() + first[1:], *rest, "."))
+        said.append((f"no setting of {_listed(without)} loses so little",))
+    if said:
+        parts = [part for one in said for part in ("; ", *one)][1:]
+        yield Sentence((f"Of the other settings shown to lose at most {_number(margin)}, ", *parts, "."))
 
 
 def _fastest(candidates: Sequence[Standing], pick: Standing | None, quality: str | None) -> Iterator[Sentence]:
@@ -192,26 +192,33 @@ def _fastest(candidates: Sequence[Standing], pick: Standing | None, quality: str
 
 
 def _against_rivals(summary: Sequence[Row], quality: str | None) -> Iterator[Sentence]:
-    """How many settings are better or worse than their rival of an equal budget."""
+    """How many settings are better or worse than their rival of the same depth or speed."""
     if quality is None:
         return
     compared = [row for row in summary if f"{quality}_difference_ci95" in row and row["method"] not in REFERENCES]
     if not compared:
         return
-    worse, better = (len([row for row in compared if _beyond(row, quality, sign)]) for sign in (1, -1))
+    different = [row for row in compared if _is_different(row, quality)]
+    better = len([row for row in different if _is_better(row, quality)])
     method = compared[0]["against"].partition(" ")[0]
     yield Sentence(
-        (f"Against the {method} setting of an equal budget, {label_of(quality)} is measurably worse in {worse} of "
-         f"{len(compared)} settings, measurably better in {better}, and not measurably different in "
-         f"{len(compared) - worse - better}.",)
+        (f"Compared with {method} at the same speedup in layers, {label_of(quality)} is worse in "
+         f"{len(different) - better} of {len(compared)} settings, better in {better}, and not measurably different in "
+         f"{len(compared) - len(different)} (by the interval, and p < {_SIGNIFICANT} adjusted for {len(compared)} "
+         "tests).",)
     )  # fmt: skip
 
 
-def _beyond(row: Row, quality: str, sign: int) -> bool:
-    """Whether the interval of the difference from the rival lies on one side of 0; sign 1 is worse."""
+def _is_different(row: Row, quality: str) -> bool:
+    """Whether both carry a difference: the interval, which covers items and seeds, and the p-value, which is adjusted
+    for the number of settings."""
     low, high = row[f"{quality}_difference_ci95"]
-    worse_is_low = FIGURES[quality].sense != "minimize"
-    return high < 0 if worse_is_low == (sign == 1) else low > 0
+    return (low > 0 or high < 0) and row[f"{quality}_p_value"] < _SIGNIFICANT
+
+
+def _is_better(row: Row, quality: str) -> bool:
+    """Whether the mean difference from the rival is in the setting's favour."""
+    return (row[f"{quality}_difference"] > 0) == (FIGURES[quality].sense != "minimize")
 
 
 def speed_clause(one: Standing) -> Clause:

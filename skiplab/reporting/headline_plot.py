@@ -21,13 +21,14 @@ def headline_plot(drawn: Sequence[Curve], quality: str, styles: Mapping[str, Sty
     """Quality by measured decode speedup at the smallest and largest batch size, or by layer speedup if none was timed.
 
     Args:
-        drawn: each decoder once.
+        drawn: each decoder once. Calibrated ones are left out: they are settings between the others of their method.
         quality: the figure shown.
         styles: by series.
 
     Returns:
         The plot; None if fewer than two settings can be shown.
     """
+    drawn = [curve for curve in drawn if "calibrated" not in curve.row]
     batches = batches_of(drawn)
     ends: list[int | None] = list(dict.fromkeys([batches[0], batches[-1]])) if batches else [None]
     if not any(len(_points(drawn, quality, batch)) > 1 for batch in ends):
@@ -38,7 +39,7 @@ def headline_plot(drawn: Sequence[Curve], quality: str, styles: Mapping[str, Sty
     return Plot(
         f"{label[0].upper()}{label[1:]} by {speed}",
         "Right and up is better. The grey band is the full model's 95% interval; the line joins the settings that no "
-        "other beats in both; bars are intervals. Rest the pointer on a point for its figures.",
+        "other beats in both; bars are intervals. Rest the pointer on a point for its name and figures.",
         _figure(drawn, quality, styles, ends, axes_of(len(ends), height=5.0, width=width, share=True)),
         _figure(drawn, quality, styles, ends, axes_of(len(ends), height=4.2, width=_NARROW, share=True, in_line=1)),
     )
@@ -117,10 +118,7 @@ def _path(drawn: Sequence[Curve], quality: str, batch: int | None) -> list[tuple
 
 
 def _to_label(drawn: Sequence[Curve], quality: str, batch: int | None) -> list[Labelled]:
-    """Points with labels, the most important first: the full model, the front, then the others by quality.
-
-    Those of the front have their whole name; the marker tells the method of the others.
-    """
+    """Points with labels, the most important first: the full model, the front, then the others by quality."""
     best = [curve.label for curve, *_ in _front(drawn, quality, batch)]
 
     def order(point: tuple[Curve, float, float]) -> tuple[bool, bool, float]:
@@ -131,5 +129,5 @@ def _to_label(drawn: Sequence[Curve], quality: str, batch: int | None) -> list[L
     for curve, speed, value in sorted(_points(drawn, quality, batch), key=order):
         whole = curve.label in best or curve.row["method"] in REFERENCES
         _, low, high = curve.quality(quality) or (value, value, value)
-        found.append(Labelled(curve.label if whole else str(curve.row["setting"]), speed, value, low, high, whole))
+        found.append(Labelled(curve.label, speed, value, low, high, whole))
     return found

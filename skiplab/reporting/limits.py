@@ -3,23 +3,29 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from skiplab.reporting.headline import loss_clause
+from skiplab.reporting.record import Setting
 from skiplab.reporting.results import Row
+from skiplab.reporting.standings import Standing, loss_of, quality_of
 from skiplab.reporting.tables import FEW_ITEMS, few_items
 
 _LARGE = 1_000_000_000
 
 
-def limits(rows: Sequence[Row], environment: Mapping[str, Any], parameters: int | None = None) -> list[str]:
+def limits(
+    rows: Sequence[Row], summary: Sequence[Row], environment: Mapping[str, Any], parameters: int | None = None
+) -> list[str]:
     """Sentences on what does not follow from a comparison's rows.
 
     Args:
+        summary: rows of `summary.summarise`.
         environment: of the run.
         parameters: weights of the backbone; None if unknown.
     """
-    found = [*_items_and_seeds(rows), *_size(parameters), *_speed(rows, environment)]
+    found = [*_items_and_seeds(rows), *_size(parameters), *_further_training(summary), *_speed(rows, environment)]
     found.append(
-        "The settings named above were chosen on the items and rounds that their intervals are of, which flatters "
-        "them a little; the intervals are not adjusted for the choice."
+        "The settings in these sentences were chosen by the same items and rounds from which their intervals come. "
+        "This flatters them a little; the intervals are not adjusted for it."
     )
     return found
 
@@ -56,6 +62,27 @@ def _size(parameters: int | None) -> list[str]:
     ]
 
 
+def _further_training(summary: Sequence[Row]) -> list[str]:
+    """What the full model's own further training changes, since losses are against the full model before it."""
+    quality = quality_of(summary)
+    trained = next((row for row in summary if row["method"] == "full" and "train_passes" in row), None)
+    loss = loss_of(trained, quality) if trained else None
+    if trained is None or quality is None or loss is None:
+        return []
+    setting = Setting.of(trained)
+    clause = loss_clause(Standing(setting, None, 1.0, None, loss), quality)
+    return [f"Losses are against the full model before further training; {setting}, trained further at full depth, "
+            f"{clause.text}."]  # fmt: skip
+
+
+def _noise(rows: Sequence[Row]) -> str:
+    """How fast the full model was measured to be with other weights, which take the same time."""
+    again = [row["decode_speedup"] for row in rows
+             if row["method"] == "full" and row["setting"] != "1x" and "decode_speedup" in row]  # fmt: skip
+    return f" The full model with other weights was timed at {' and '.join(f'{one:.2f}' for one in again)} times its " \
+           "own speed, which shows the noise." if again else ""  # fmt: skip
+
+
 def _speed(rows: Sequence[Row], environment: Mapping[str, Any]) -> list[str]:
     batches = sorted({row["batch_size"] for row in rows if "batch_size" in row})
     if not batches:
@@ -63,4 +90,4 @@ def _speed(rows: Sequence[Row], environment: Mapping[str, Any]) -> list[str]:
     machine = environment.get("gpu") or environment.get("cpu") or "one machine"
     sizes = " and ".join(map(str, batches)) if len(batches) < 3 else f"{batches[0]} to {batches[-1]}"
     return [f"Speeds are of {machine}, batch size{'s' if len(batches) > 1 else ''} {sizes}, the first seed and "
-            "prompts of this task; prefill is not counted."]  # fmt: skip
+            f"prompts of this task; prefill is not counted.{_noise(rows)}"]  # fmt: skip

@@ -100,7 +100,7 @@ def _columns(rows: Sequence[Row], summary: Sequence[Row]) -> list[tuple[str, "Ma
     if judged is not None:
         column = FIGURES[judged].at("difference")
         found.append((column.label, Own(judged, column)))
-        found.append((f"{column.label} less full model's", FromFull(judged)))
+        found.append((f"{column.label} minus full model's", FromFull(judged)))
     if other is not None:
         found.append((other.at("console").label, Own(other.name, other.at("console"))))
     if "layer_speedup" in present:
@@ -109,7 +109,7 @@ def _columns(rows: Sequence[Row], summary: Sequence[Row]) -> list[tuple[str, "Ma
     for batch in dict.fromkeys([timed[0], timed[-1]] if timed else []):
         found.append((f"decode speedup, batch {batch}", Timed(rows, batch)))
     if judged is not None and f"{judged}_difference" in present:
-        found.append((f"{FIGURES[judged].at('difference').label} less rival's", FromRival(judged)))
+        found.append((f"{FIGURES[judged].at('difference').label} minus rival's", FromRival(judged)))
     return found
 
 

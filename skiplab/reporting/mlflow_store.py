@@ -18,6 +18,8 @@ from skiplab.utils.locks import exclusive
 _PATIENCE = MappingProxyType({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"})
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _DATABASES = ("postgresql", "mysql", "mssql")
+# Without it the UI guesses which of its two layouts to show.
+_LAYOUT = MappingProxyType({"mlflow.experimentKind": "custom_model_development"})
 # By missing module, the command that installs it.
 _DRIVERS = MappingProxyType(
     {
@@ -60,8 +62,6 @@ def connect(uri: str, experiment: str) -> None:
             # WAL allows writers in several processes, and waits less for the disk.
             with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=60)) as store:
                 store.execute("PRAGMA journal_mode=WAL")
-        # Otherwise the UI guesses which of its two layouts to show.
-        mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
         _check_run_of_environment()
     except ModuleNotFoundError as error:
         driver = error.name or str(error)
@@ -102,7 +102,7 @@ def _make_experiment(name: str, location: str | None) -> None:
     if mlflow.get_experiment_by_name(name) is not None:
         return
     try:
-        mlflow.create_experiment(name, artifact_location=location)
+        mlflow.create_experiment(name, artifact_location=location, tags=dict(_LAYOUT))
     except MlflowException as error:
         # Another process created it first.
         if error.error_code != "RESOURCE_ALREADY_EXISTS":

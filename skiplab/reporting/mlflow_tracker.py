@@ -186,7 +186,13 @@ class MLflowTracker(Tracker):
     @_unless_lost(None)
     def log_dataset(self, split: "Dataset", name: str, context: str) -> None:
         dataset = mlflow.data.from_huggingface(split, name=name)  # type: ignore[attr-defined]
-        mlflow.log_input(dataset, context=context)
+        try:
+            mlflow.log_input(dataset, context=context)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            # Another process stored the same data after MLflow had looked for it. MLflow finds it now.
+            mlflow.log_input(dataset, context=context)
 
     @_unless_lost(None)
     def log_table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:

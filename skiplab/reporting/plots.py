@@ -151,7 +151,7 @@ def _difference_plot(drawn: Sequence[Curve], styles: Mapping[str, Style]) -> Plo
     labels = [f"{curve.label}  vs  {curve.row['against']}" for curve in reversed(compared)]
     axes[0].set_yticks(range(len(labels)), labels, fontsize=7.5)
     return Plot(
-        "Difference from the rival of an equal budget",
+        "Difference from the rival at the same speedup in layers",
         "Paired by seed and item; an interval that does not touch the line at 0 is a measurable difference.",
         figure,
     )

@@ -80,7 +80,7 @@ class Search:
             for name in self._studies:
                 self._session.screen.print(f"study {name}: {self._spec.trials} trials by {self._spec.samplers[name]}")
                 with self._session.run(f"study {name}", f"study {name}") as run_id:
-                    self._runner.run(name, run_id, self._config.workers)
+                    self._runner.run(name, run_id, self._config.workers or 1)
             # One of several searching processes continues at a time.
             with exclusive(self._folder.path / "comparison.lock", "the comparison of finalists"):
                 findings = self._findings(self._profile())

@@ -209,7 +209,7 @@ def layers_for_training(module: TrainedModule, spec: TrainerSpec) -> Iterator[No
     if not isinstance(module, ExitModule):
         yield
         return
-    layers: Any = module.backbone.model.get_decoder().layers
+    layers: Any = module.backbone.layers
     for layer in layers:
         # What transformers' own switch does; the switch's name differs between versions.
         layer.gradient_checkpointing = spec.gradient_checkpointing

@@ -78,8 +78,7 @@ class CostMeter(Callback):
     def __init__(self, folder: Path, backbones: Iterable[Backbone], best: BestPass | None = None) -> None:
         self._folder = folder
         self._best = best
-        models: list[Any] = [one.model for one in backbones]
-        self._layers: list[nn.Module] = [layer for model in models for layer in model.get_decoder().layers]
+        self._layers: list[nn.Module] = [layer for backbone in backbones for layer in backbone.layers]
         self._hooks: list[RemovableHandle] = []
         self._on_gpu = False
         self._since: float | None = None

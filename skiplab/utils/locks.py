@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import final
@@ -31,17 +31,32 @@ class Hold:
         self._holder = path.with_name(f"{path.name}.holder")
         self._what = what
 
-    def acquire(self) -> None:
-        """Wait until no other process has it, and say so where there is something to wait for."""
+    def acquire(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Wait until no other process has it, and say so where there is something to wait for.
+
+        Args:
+            meanwhile: called once if another process has it.
+        """
         Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             sys.stderr.write(f"waiting for {self._what}: {self._named()} is at work on it\n")
+            meanwhile()
             self._lock.acquire(poll_interval=_POLL_SECONDS)
         # Read by people alone, so that it need not be whole.
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
         self._holder.write_text(json.dumps(holder))
+
+    def is_taken(self) -> bool:
+        """Whether another process has it."""
+        if not Path(self._lock.lock_file).exists():
+            return False
+        try:
+            with self._lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def release(self) -> None:
         """Let the next one have it."""

@@ -24,7 +24,12 @@ class RunFolder:
         self._hold: Hold | None = None
 
     def bind(
-        self, config: Mapping[str, Any], *, shared: bool = False, check: Callable[[], object] | None = None
+        self,
+        config: Mapping[str, Any],
+        *,
+        shared: bool = False,
+        check: Callable[[], object] | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Bind the folder to a configuration of plain values, once no other process has it.
 
@@ -33,6 +38,7 @@ class RunFolder:
         Args:
             shared: with others of the same configuration, which work on it together.
             check: raises a ValueError for a folder that must not be bound to it; by default `self.check` does.
+            meanwhile: called once if another process has it.
 
         Raises:
             ValueError: it holds results of another one; nothing was written.
@@ -40,15 +46,28 @@ class RunFolder:
         check = check or (lambda: self.check(config))
         check()
         if not shared:
-            self._ranks.on_first(self._take)
+            self._ranks.on_first(lambda: self._take(meanwhile))
             # Whoever had it may have bound it meanwhile.
             check()
         self.save("config", config)
 
-    def _take(self) -> None:
-        hold = Hold(self.path / ".lock", f"the run folder {self.path}")
-        hold.acquire()
+    def is_taken(self) -> bool:
+        """Whether another process has the folder."""
+        return self._lock().is_taken()
+
+    def _take(self, meanwhile: Callable[[], object]) -> None:
+        hold = self._lock()
+        hold.acquire(meanwhile)
         self._hold = hold
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
+
+    def _lock(self) -> Hold:
+        return Hold(self.path / ".lock", f"the run folder {self.path}")
 
     def check(self, config: Mapping[str, Any], *, free: Sequence[str] = ()) -> None:
         """Refuse a folder that holds results of another configuration.

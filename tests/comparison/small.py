@@ -13,6 +13,7 @@ SIZE = (
     "backbone.hidden_size=16",
     "backbone.num_heads=2",
     "limit=16",
+    "workers=1",
     "speedups=[1.5,2]",
     "base.max_epochs=1",
     "benchmark.rounds=2",

@@ -19,7 +19,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 def test_a_backbone_is_named_by_its_shape_or_checkpoint() -> None:
     shape = {"_target_": "skiplab.backbones.shapes.OPTSpec", "num_layers": 12, "hidden_size": 64}
-    assert backbone_name(shape) == "OPT, 12 layers of width 64, random weights"
+    assert backbone_name(shape) == "OPT, 12 layers of width 64, trained from scratch"
     assert backbone_slug(shape) == "opt-12x64"
     loaded = {**shape, "pretrained": True, "checkpoint": {"name": "facebook/opt-1.3b"}}
     assert backbone_name(loaded) == "OPT, 12 layers of width 64, facebook/opt-1.3b"
@@ -44,9 +44,10 @@ def test_commands_make_run_and_page_again() -> None:
 
 def test_the_consoles_header_counts_settings_by_method(prepared: Prepared, tmp_path: Path) -> None:
     entries = [Entry("full", "1x", 0), Entry("skipdecode", "2x", 0), Entry("skipdecode", "3x", 0)]
-    lines = header(prepared, MACHINE, tmp_path, entries, finished=1)
+    lines = header(prepared, MACHINE, tmp_path, entries, finished=1, workers=2)
     assert "  settings  3 (full 1, skipdecode 2); 1 already finished" in lines
     assert f"  folder    {tmp_path}" in lines
+    assert "  workers   2 processes make the settings" in lines
     assert any(line.startswith("  time      estimated") for line in lines)
     assert not any(
         line.startswith("  time") for line in header(prepared, MACHINE, tmp_path, entries, finished=len(entries))

@@ -1,22 +1,27 @@
 """One comparison by several processes: the same figures, no work done twice, none lost with a killed process."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from skiplab.comparison.claims import Claims
 from skiplab.comparison.comparison import Comparison
 from skiplab.comparison.prepare import ConfigurationError, prepare
-from skiplab.comparison.session import Session, open_tracker
-from skiplab.comparison.workers import helped_by
+from skiplab.comparison.session import Session, open_session, open_tracker
+from skiplab.comparison.worker_count import worker_count
+from skiplab.comparison.workers import helped_by, join, start
 from skiplab.jobs.compare import compare
 from skiplab.utils.run_folder import RunFolder
 from tests.comparison.small import small_config
+from tests.faults.processes import Child, in_child
 
 SETTINGS = (
     "~methods.calm_calibrated",
@@ -45,6 +50,13 @@ def alone(no_plots_in_module: None, tmp_path_factory: pytest.TempPathFactory) ->
     return home
 
 
+def wait_for(condition: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
 def test_two_workers_in_turns_make_what_one_process_makes(alone: Path, tmp_path: Path) -> None:
     config = small_config(tmp_path, *SETTINGS, "tracking.uri=null")
     workers = [
@@ -68,29 +80,74 @@ def test_two_workers_in_turns_make_what_one_process_makes(alone: Path, tmp_path:
     assert compared(tmp_path) == compared(alone)
 
 
-def test_a_worker_process_makes_the_settings(alone: Path, tmp_path: Path) -> None:
-    config = small_config(tmp_path, *SETTINGS)
-    prepared = prepare(config)
-    tracker = open_tracker(prepared.config)
-    session = Session(prepared, RunFolder(tmp_path / "run"), tracker)
-    with (
-        session.run("parent", "compare", nested=False) as parent,
-        helped_by(session, parent, workers=2) as claims,
-    ):
-        assert claims is not None
-        expected = {f"{entry}.json" for entry in (path.stem for path in (alone / "run" / "settings").iterdir())}
-        deadline = time.monotonic() + 120
-        while {path.name for path in (tmp_path / "run").glob("settings/*.json")} != expected:
-            assert time.monotonic() < deadline, (tmp_path / "run" / "worker-1.log").read_text()
-            time.sleep(0.1)
-    assert claims.failed("faulty-always-seed-0") == "RuntimeError: no loss today"
-    assert compare(config, tmp_path / "run") is False
+def test_a_process_that_starts_in_the_folder_joins_the_run(alone: Path, tmp_path: Path) -> None:
+    config, log = small_config(tmp_path, *SETTINGS), tmp_path / "output.txt"
+    session = open_session(prepare(config), tmp_path / "run", grows=True)
+    with session.run("parent", "compare", nested=False) as parent, helped_by(session, parent, workers=1) as claims:
+        other = Child(lambda: compare(config, tmp_path / "run"), log)
+        expected = {path.name for path in (alone / "run" / "settings").glob("*.json")}
+        wait_for(lambda: {path.name for path in (tmp_path / "run" / "settings").glob("*.json")} == expected, log)
+        wait_for(lambda: claims.failed("faulty-always-seed-0") == "RuntimeError: no loss today", log)
+        assert f"waiting for the run folder {tmp_path / 'run'}: process {os.getpid()} on " in log.read_text()
+        assert "joining it: this process makes settings of the same run" in log.read_text()
+        assert other.poll() is None
+    # The other process then becomes the one that has the folder, and completes the run.
+    session.folder.release()
+    assert other.wait() == 0, log.read_text()
     assert compared(tmp_path) == compared(alone)
-    import mlflow
-
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent]
     assert {run.info.run_name for run in children} >= {"base", "full 1x", "skipdecode 2x", "faulty always"}
+
+
+def test_a_process_with_another_configuration_does_not_join(tmp_path: Path) -> None:
+    session = open_session(prepare(small_config(tmp_path, "tracking.uri=null")), tmp_path / "run")
+    with helped_by(session, "", workers=1):
+        other = prepare(small_config(tmp_path, "tracking.uri=null", "speedups=[1.5]"))
+        assert in_child(lambda: join(Session(other, RunFolder(tmp_path / "run")))) == 0
+    assert not list((tmp_path / "run").glob("settings/*"))
+
+
+@pytest.mark.parametrize(("seen", "expected"), [(None, "1"), ("5,7", "7")])
+def test_each_worker_sees_one_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str | None, expected: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    told = tmp_path / "seen.txt"
+    command = f"echo $CUDA_VISIBLE_DEVICES > {told}"
+    process = multiprocessing.get_context("spawn").Process(target=os.system, args=(command,))
+    start(process, 1)
+    process.join()
+    assert told.read_text().strip() == expected
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cores", "gibibytes", "expected"),
+    [
+        ([], 4, 64, 4),
+        ([], 4, 5, 2),
+        ([], 4, 1, 1),
+        (["threads=2"], 4, 64, 2),
+        (["workers=3"], 1, 1, 3),
+        (["trainer.devices=2"], 4, 64, 1),
+    ],
+)
+def test_the_number_of_workers_is_the_configured_one_or_fits_the_machine(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str],
+    cores: int,
+    gibibytes: int,
+    expected: int,
+) -> None:
+    monkeypatch.setattr("skiplab.comparison.worker_count.physical_cores", lambda: cores)
+    monkeypatch.setattr("skiplab.comparison.worker_count.available_memory", lambda: gibibytes * 2**30)
+    config = small_config(tmp_path, "workers=null", *overrides)
+    assert worker_count(prepare(config, allow_distributed=True)) == expected
 
 
 def test_a_claim_belongs_to_one_process_and_ends_with_it(tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ def test_keys_and_values_are_those_of_full_depth(layout: str) -> None:
         for speculative, full in zip(stored(caches[0], layer), stored(caches[1], layer), strict=True):
             for row, text in enumerate(texts):
                 real = slice(columns - last - len(text), columns)
-                torch.testing.assert_close(speculative[row, :, real], full[row, :, real])
+                # The values reach 5, and products of other shapes round otherwise: by 1e-5 on some processors.
+                torch.testing.assert_close(speculative[row, :, real], full[row, :, real], rtol=0, atol=1e-4)
 
 
 def stored(cache: KVCache, layer: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,6 +29,7 @@ SMALL = (
     "base.learning_rate=1e-5",
     "trainer.learning_rate=1e-4",
     "checkpoint_every=0",
+    "workers=1",
     "speedups=[2]",
     "methods.full.sweep.fine_tune=[false]",
     "~methods.multi_layer",

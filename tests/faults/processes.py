@@ -100,3 +100,25 @@ def kills_at(count: int, function: Callable, *, after: bool = False) -> Callable
         return result
 
     return counted
+
+
+def at_file(pattern: str, *, after: bool = False) -> Callable[[], None]:
+    """A fault that kills the process before, or after, a new file or folder is renamed to its final name."""
+
+    def fault() -> None:
+        for name in ("replace", "rename"):
+            setattr(Path, name, dying(getattr(Path, name)))
+
+    def dying(function: Callable) -> Callable:
+        def moved(self: Path, target: Path) -> Path:
+            meant = Path(target).match(pattern)
+            if meant and not after:
+                kill_self()
+            found = function(self, target)
+            if meant:
+                kill_self()
+            return found
+
+        return moved
+
+    return fault

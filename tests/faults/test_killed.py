@@ -18,35 +18,13 @@ from skiplab.benchmarking import timing
 from skiplab.engine import batch_run
 from skiplab.methods.base import TrainedModule
 from tests.faults.comparisons import check_whole, command, results, statuses
-from tests.faults.processes import KILLED, kill_self, kills_at
+from tests.faults.processes import KILLED, at_file, kills_at
 from tests.forked_run import output
 
 
 def at_call(owner: Any, name: str, count: int, *, after: bool = False) -> Callable[[], None]:
     """A fault that kills the process at call number `count` of a function."""
     return lambda: setattr(owner, name, kills_at(count, getattr(owner, name), after=after))
-
-
-def at_file(pattern: str, *, after: bool = False) -> Callable[[], None]:
-    """A fault that kills the process before, or after, a new file or folder is renamed to its final name."""
-
-    def fault() -> None:
-        for name in ("replace", "rename"):
-            setattr(Path, name, dying(getattr(Path, name)))
-
-    def dying(function: Callable) -> Callable:
-        def moved(self: Path, target: Path) -> Path:
-            meant = Path(target).match(pattern)
-            if meant and not after:
-                kill_self()
-            found = function(self, target)
-            if meant:
-                kill_self()
-            return found
-
-        return moved
-
-    return fault
 
 
 # In the order of a run: each run resumes from the work that was finished before, and reaches the next moment.

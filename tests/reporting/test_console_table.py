@@ -52,5 +52,6 @@ def test_every_setting_and_figure_is_whole(width: int) -> None:
         assert figure in text
     assert ("-0.021 skipdecode 2x" in text) == (width == 120)
     assert ("-0.021 [-0.030, -0.010] p=<0.001 skipdecode 2x" in text) == (width == 200)
-    assert ("[2.80x, 3.00x]" in text) == (width == 200)
+    assert ("2.90x [2.80, 3.00]" in text) == (width == 200)
     assert ("passes" in text) == (width > 80)
+    assert sum(line.endswith(" 4") for line in lines) == (len(LABELS) if width > 80 else 0)

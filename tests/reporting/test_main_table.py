@@ -11,8 +11,8 @@ from tests.reporting.test_tables import ROWS
 def test_eight_columns_hold_what_settings_are_judged_by() -> None:
     table = main_table(ROWS, SUMMARY, {Setting("skipdecode", "3x"): Style(1)})
     assert table.header == [
-        "slot acc.", "slot acc. less full model's", "BLEU", "layer speedup", "decode speedup, batch 1",
-        "decode speedup, batch 8", "slot acc. less rival's",
+        "slot acc.", "slot acc. minus full model's", "BLEU", "layer speedup", "decode speedup, batch 1",
+        "decode speedup, batch 8", "slot acc. minus rival's",
     ]  # fmt: skip
     line = table.lines[1]
     assert line.style == Style(1)

@@ -1,9 +1,14 @@
 """MLflow runs and what is logged to them."""
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
+from datasets import Dataset
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from skiplab.reporting.mlflow_tracker import MLflowTracker
 from skiplab.reporting.tracker import NoTracker, Tracker
@@ -67,3 +72,29 @@ def test_without_a_tracker_the_same_work_leaves_no_run(tmp_path: Path) -> None:
     assert run_id == ""
     assert tracker.complete(run_id)
     assert mlflow.active_run() is None
+
+
+def test_data_that_another_process_stores_at_the_same_time_are_logged(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = SqlAlchemyStore.log_inputs, 0
+
+    def beaten(self: SqlAlchemyStore, *args: Any, **kwargs: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed", error_code=BAD_REQUEST)
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(SqlAlchemyStore, "log_inputs", beaten)
+    with tracker.run("work") as run_id:
+        tracker.log_dataset(Dataset.from_dict({"prompt": ["a"]}), "task train", "training")
+    inputs = mlflow.get_run(run_id).inputs
+    assert inputs is not None
+    assert [one.dataset.name for one in inputs.dataset_inputs] == ["task train"]
+
+
+def test_a_new_experiment_says_which_layout_the_ui_shows(tracker: Tracker) -> None:
+    experiment = mlflow.get_experiment_by_name("test")
+    assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"

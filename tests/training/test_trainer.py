@@ -98,7 +98,7 @@ def one_epoch(folder: Path, spec: TrainerSpec, kind, **options: Any) -> tuple[fl
     """Train for one epoch; the validation loss, and how often the first layer ran with gradients."""
     data, runs = new_data(), []
     module = new_module(data, kind, **options)
-    layers: Any = module.backbone.model.get_decoder().layers
+    layers: Any = module.backbone.layers
     layers[0].fc1.register_forward_hook(lambda *call: runs.append(torch.is_grad_enabled()))
     metrics = train(module, data, replace(spec, max_epochs=1), seed=1, folder=folder, logger=None)
     assert not any(layer._compiled_call_impl or layer.gradient_checkpointing for layer in layers)
