@@ -24,6 +24,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_
 from skiplab.export import mlflow_model
 from skiplab.reporting import mlflow_store
 from skiplab.reporting.tracker import Point, Tracker
+from skiplab.utils.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,7 +38,7 @@ _OF_THE_CALL = (
 
 
 def _unless_lost(otherwise: Any) -> Callable[[F], F]:
-    """Decorator: once the store is lost, the method does nothing and returns `otherwise`."""
+    """Decorator: the method is uninterrupted; once the store is lost, it does nothing and returns `otherwise`."""
 
     def decorate(method: F) -> F:
         @wraps(method)
@@ -45,7 +46,8 @@ def _unless_lost(otherwise: Any) -> Callable[[F], F]:
             if self.lost:
                 return otherwise
             try:
-                return method(self, *args, **kwargs)
+                with uninterrupted():
+                    return method(self, *args, **kwargs)
             except (MlflowException, OSError) as error:
                 if not _is_of_the_store(error):
                     raise

@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from skiplab.utils.interrupts import uninterrupted
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, whose name holds the old content or the new, never a part.
+    """A file to write to, whose name holds the old content or the new, never a part; see also `uninterrupted`.
 
     Raises:
         DiskFullError: there is no room for it; the old content stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with writing(path):
+        with uninterrupted(), writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 yield file
