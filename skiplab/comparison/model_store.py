@@ -202,8 +202,8 @@ class ModelStore:
             return [self._base_dir]
         return [folder for folder in self._trained_folders(spec, seed) if not saved(folder, self._ranks)]
 
-    def passes_left(self, specs: Iterable[tuple[MethodSpec, int]]) -> int:
-        """Passes of the trainings that specs with their seeds still need, each training once; of those it can tell."""
+    def trainings_left(self, specs: Iterable[tuple[MethodSpec, int]]) -> dict[Path, int]:
+        """Folders of the trainings that specs with their seeds still need, with their passes; of those it can tell."""
         passes: dict[Path, int] = {}
         for spec, seed in specs:
             try:
@@ -212,7 +212,11 @@ class ModelStore:
                 # The setting's own attempt reports it.
                 continue
             passes |= dict.fromkeys(folders, self._trainer(spec).max_epochs)
-        return sum(passes.values())
+        return passes
+
+    def passes_left(self, specs: Iterable[tuple[MethodSpec, int]]) -> int:
+        """Passes of the trainings that specs with their seeds still need, each training once."""
+        return sum(self.trainings_left(specs).values())
 
     def batch_part(self, spec: MethodSpec, seed: int) -> float | None:
         """The fraction of a batch that was processed at a time in a spec's training; None is the whole batch."""

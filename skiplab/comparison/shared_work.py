@@ -6,15 +6,14 @@ from skiplab.comparison.cases import Case
 from skiplab.comparison.model_store import ModelStore
 from skiplab.reporting.record import Entry
 from skiplab.reporting.tables import slug
-from skiplab.training.weights import saved
 
 
 def shared_parts(entry: Entry, case: Case | None, models: ModelStore) -> list[str]:
-    """Names of the parts of a setting that serve other settings too: its training, if not done, and its calibration."""
+    """Names of what a setting shares with others: trainings that are not done, and its calibration."""
     if case is None:
         return []
-    folder = models.folder(case.candidates[0], entry.seed)
-    training = [] if saved(folder) else [f"training-{folder.name}"]
+    left = models.trainings_left((spec, entry.seed) for spec in case.candidates)
+    training = [f"training-{folder.name}" for folder in left]
     # The hypotheses that one delta needs are also another's.
     calibration = [] if case.delta is None else [f"calibration-{slug(case.series)}-seed-{entry.seed}"]
     return [*training, *calibration]
