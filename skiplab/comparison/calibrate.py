@@ -1,11 +1,14 @@
 """Calibrate a case: decode the calibration prompts under one hypothesis after another until one fails."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from time import sleep
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
 from skiplab.comparison.cases import Case
+from skiplab.comparison.claims import FOLDER, claimed
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.session import Session
 from skiplab.data.module import Item
@@ -18,6 +21,10 @@ from skiplab.methods.base import ExitModule
 from skiplab.reporting.record import Entry
 from skiplab.reporting.tracker import Tracker
 from skiplab.utils.files import fingerprint
+
+# Hypotheses, from the one that is needed, among which a process chooses while another measures that one.
+_AHEAD = 3
+_POLL_SECONDS = 0.1
 
 
 @final
@@ -82,22 +89,44 @@ class Calibrator:
         return known["reason"]
 
     def _measure(self, case: Case, place: int, run_id: str | None) -> tuple[list[float], float]:
-        """Item losses and layer speedup of a hypothesis on the calibration items."""
+        """Item losses and layer speedup of a hypothesis on the calibration items.
+
+        While another process measures it, this one measures the next that is free: it is probably needed too.
+        """
+        while (known := self._folder.load(self._name(case, place))) is None:
+            ahead = range(place, min(place + _AHEAD, len(case.candidates)))
+            if not any(self._measured_here(case, one, run_id) for one in ahead):
+                sleep(_POLL_SECONDS)
+        return known["losses"], known["layer_speedup"]
+
+    def _name(self, case: Case, place: int) -> str:
+        """The file of a hypothesis in the run folder."""
         candidate, seed = case.candidates[place], case.entry.seed
         label = Entry(case.entry.method, candidate.setting, seed).key
         weights = self._models.folder(candidate, seed).name
-        name = f"calibration/{label}-{fingerprint(params=candidate.params, weights=weights)}"
-        if (known := self._folder.load(name)) is None:
-            module = self._models.module(candidate, seed, run_id)
+        return f"calibration/{label}-{fingerprint(params=candidate.params, weights=weights)}"
+
+    def _measured_here(self, case: Case, place: int, run_id: str | None) -> bool:
+        """Measure a hypothesis, unless it is known or another process is at it; returns whether it was measured."""
+        name = self._name(case, place)
+        with self._claimed(name) as mine:
+            if not mine or self._folder.load(name) is not None:
+                return False
+            module = self._models.module(case.candidates[place], case.entry.seed, run_id)
             policy = module.exit_policy(self._models.selection_batches)
             if isinstance(policy, AdaptivePolicy):
-                own = self._moved_outputs(module, policy, (case.series, seed))
+                own = self._moved_outputs(module, policy, (case.series, case.entry.seed))
             else:
                 own = self._generate(module.backbone, policy, self._items)
             speedup = module.backbone.num_layers / own.mean_depth
-            known = {"losses": self.losses(module, own, self._items), "layer_speedup": speedup}
-            self._folder.save(name, known)
-        return known["losses"], known["layer_speedup"]
+            self._folder.save(name, {"losses": self.losses(module, own, self._items), "layer_speedup": speedup})
+            return True
+
+    def _claimed(self, name: str) -> AbstractContextManager[bool]:
+        # Ranks work on a hypothesis together.
+        if self._session.ranks.processes > 1:
+            return nullcontext(True)
+        return claimed(self._folder.path / FOLDER, [name.replace("/", "-")])
 
     def _moved_outputs(self, module: ExitModule, policy: AdaptivePolicy, ladder: tuple[str, int]) -> Generation:
         """A policy's outputs. Those known to equal full depth's are copied, and only the others are decoded.

@@ -1,7 +1,7 @@
-"""Claims of settings by the processes that share a comparison's run folder."""
+"""Claims of work by the processes that share a comparison's run folder."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import final
 
@@ -9,8 +9,24 @@ from filelock import FileLock, Timeout
 
 from skiplab.utils.files import load_json, save_json
 
+# Of a run folder.
+FOLDER = "claims"
 # Names the run that other processes can join.
 _OPEN = "open.json"
+
+
+@contextmanager
+def claimed(folder: Path, names: Sequence[str]) -> Iterator[bool]:
+    """Claim all pieces of work for the block; yields False if another process holds any of them."""
+    with ExitStack() as held:
+        try:
+            for name in names:
+                held.enter_context(FileLock(folder / f"{name}.lock", timeout=0))
+        except Timeout:
+            held.close()
+            yield False
+        else:
+            yield True
 
 
 @final
@@ -42,18 +58,9 @@ class Claims:
         finally:
             (self._folder / _OPEN).unlink(missing_ok=True)
 
-    @contextmanager
-    def attempt(self, names: Sequence[str]) -> Iterator[bool]:
-        """Claim all pieces of work for the block; yields False if another process holds any of them."""
-        with ExitStack() as held:
-            try:
-                for name in names:
-                    held.enter_context(FileLock(self._folder / f"{name}.lock", timeout=0))
-            except Timeout:
-                held.close()
-                yield False
-            else:
-                yield True
+    def attempt(self, names: Sequence[str]) -> AbstractContextManager[bool]:
+        """As `claimed`, in the run's folder."""
+        return claimed(self._folder, names)
 
     def fail(self, name: str, why: str) -> None:
         """Record that a setting failed."""

@@ -19,7 +19,7 @@ from skiplab.comparison.pace import Pace
 from skiplab.comparison.records import Records
 from skiplab.comparison.session import Session
 from skiplab.comparison.settings import Settings
-from skiplab.comparison.shared_work import longest_training_first, shared_parts
+from skiplab.comparison.shared_work import longest_training_first, trainings
 from skiplab.comparison.supplement import Supplement
 from skiplab.comparison.timekeeper import Timekeeper
 from skiplab.comparison.worker_count import worker_count
@@ -117,7 +117,7 @@ class Comparison:
             self._attempt(entry, counter)
         else:
             finished = self._records.get(entry) is not None
-            parts = [] if finished else shared_parts(entry, self._cases[entry], self._models)
+            parts = [] if finished else trainings(entry, self._cases[entry], self._models)
             with self._claims.attempt([entry.key, *parts]) as mine:
                 if not mine:
                     return False

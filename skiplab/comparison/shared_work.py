@@ -5,18 +5,12 @@ from collections.abc import Iterable, Mapping
 from skiplab.comparison.cases import Case
 from skiplab.comparison.model_store import ModelStore
 from skiplab.reporting.record import Entry
-from skiplab.reporting.tables import slug
 
 
-def shared_parts(entry: Entry, case: Case | None, models: ModelStore) -> list[str]:
-    """Names of what a setting shares with others: trainings that are not done, and its calibration."""
-    if case is None:
-        return []
-    left = models.trainings_left((spec, entry.seed) for spec in case.candidates)
-    training = [f"training-{folder.name}" for folder in left]
-    # The hypotheses that one delta needs are also another's.
-    calibration = [] if case.delta is None else [f"calibration-{slug(case.series)}-seed-{entry.seed}"]
-    return [*training, *calibration]
+def trainings(entry: Entry, case: Case | None, models: ModelStore) -> list[str]:
+    """Names of the trainings that a setting still needs; they can serve other settings too."""
+    left = {} if case is None else models.trainings_left((spec, entry.seed) for spec in case.candidates)
+    return [f"training-{folder.name}" for folder in left]
 
 
 def longest_training_first(

@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from skiplab.comparison.claims import Claims
+from skiplab.comparison.claims import FOLDER, Claims
 from skiplab.comparison.comparison import Comparison
 from skiplab.comparison.prepare import prepare
 from skiplab.comparison.session import Session, open_tracker, same_configuration
@@ -25,7 +25,6 @@ from skiplab.reporting.screen import Screen
 from skiplab.utils.quiet import quiet
 from skiplab.utils.run_folder import RunFolder
 
-_CLAIMS = "claims"
 _SECONDS_TO_END = 30
 _POLL_SECONDS = 0.2
 # The GPUs that a process sees.
@@ -46,7 +45,7 @@ def helped_by(session: Session, parent: str, workers: int) -> Iterator[Claims]:
     """
     config, folder = session.prepared.config.plain, session.folder.path
     run = uuid.uuid4().hex
-    claims = Claims(folder / _CLAIMS, run)
+    claims = Claims(folder / FOLDER, run)
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(target=_work, args=(config, os.fspath(folder), run, parent, os.getpid(), number), daemon=True)
@@ -91,7 +90,7 @@ def _work(config: dict[str, Any], folder: str, run: str, parent: str, owner: int
     prepared = prepare(OmegaConf.create(config))
     tracker = open_tracker(prepared.config)
     session = Session(prepared, RunFolder(Path(folder)), tracker, screen=Screen(Console(width=120)), parent=parent)
-    Comparison(session).work(Claims(Path(folder) / _CLAIMS, run), go_on=lambda: os.getppid() == owner)
+    Comparison(session).work(Claims(Path(folder) / FOLDER, run), go_on=lambda: os.getppid() == owner)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -106,7 +105,7 @@ def join(session: Session) -> None:
     folder = session.folder
     if session.ranks.processes > 1:
         return
-    while (claims := Claims.under_way(folder.path / _CLAIMS)) is None:
+    while (claims := Claims.under_way(folder.path / FOLDER)) is None:
         if not folder.is_taken():
             return
         sleep(_POLL_SECONDS)

@@ -1,10 +1,13 @@
 """Calibration inside a comparison."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from skiplab.comparison.claims import FOLDER, claimed
 from skiplab.evaluation.metric import TextMetric, quality_figure
 from skiplab.jobs.compare import compare
 from tests.comparison.small import small_config
@@ -78,3 +81,30 @@ def test_a_metric_that_is_the_same_for_all_outputs_certifies_nothing(
     report = (tmp_path / "run/report.html").read_text()
     assert reason in report
     assert "The test split has 16 items, fewer than 100" in report
+
+
+def test_hypotheses_ahead_are_measured_while_another_process_measures_the_next(tmp_path: Path, cache: str) -> None:
+    ladder = ("method.calibrate.quantile=[1.0,0.98,0.96,0.94]", "calibration.delta=[0.6]")
+    config = small_config(tmp_path, cache, *NONE_PASSES, *ladder, "calibration.epsilon=0.9")
+    run, folder = tmp_path / "run", tmp_path / "run/calibration"
+    assert compare(config, run)
+    before = json.loads((run / "results.json").read_text())["rows"]
+    first, second, third, fourth = sorted(folder.glob("calm-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    found = first.read_text()
+    for path in (first, second, third, *folder.glob("calibration-*"), *run.glob("settings/calm-*")):
+        path.unlink()
+    fourth_before = fourth.stat().st_mtime_ns
+
+    def measure_first() -> None:
+        """The other process."""
+        while not third.exists():
+            time.sleep(0.02)
+        first.write_text(found)
+
+    with claimed(run / FOLDER, [f"calibration-{first.stem}"]), ThreadPoolExecutor() as other:
+        done = other.submit(measure_first)
+        assert compare(config, run)
+        done.result()
+    assert json.loads((run / "results.json").read_text())["rows"] == before
+    assert first.stat().st_mtime_ns > third.stat().st_mtime_ns > second.stat().st_mtime_ns
+    assert fourth.stat().st_mtime_ns == fourth_before

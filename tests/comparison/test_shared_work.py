@@ -5,7 +5,7 @@ from pathlib import Path
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.prepare import prepare
 from skiplab.comparison.session import Session
-from skiplab.comparison.shared_work import shared_parts
+from skiplab.comparison.shared_work import trainings
 from skiplab.utils.run_folder import RunFolder
 from tests.comparison.small import small_config
 
@@ -23,14 +23,14 @@ def test_what_serves_several_settings_is_claimed_with_each(tmp_path: Path) -> No
     )
     models = ModelStore(Session(prepared, RunFolder(tmp_path / "run")))
     vars(models)["lengths"] = [9, 12, 20]
-    parts = {case.entry.key: set(shared_parts(case.entry, case, models)) for case in prepared.cases}
-    assert parts["full-1x-seed-0"] == set()
-    exits = parts["multi_layer-2x-seed-0"]
-    assert parts["calm-softmax-2x-seed-0"] == exits
-    classifier = parts["calm-classifier-2x-seed-0"]
+    needed = {case.entry.key: set(trainings(case.entry, case, models)) for case in prepared.cases}
+    assert needed["full-1x-seed-0"] == set()
+    exits = needed["multi_layer-2x-seed-0"]
+    assert needed["calm-softmax-2x-seed-0"] == exits
+    classifier = needed["calm-classifier-2x-seed-0"]
     assert len(exits) == 1
     assert len(classifier) == 2
     assert exits < classifier
-    calibrated = next(parts[key] for key in parts if key.startswith("skipdecode-calibrated"))
-    assert parts["skipdecode-2x-seed-0"] | parts["skipdecode-1.5x-seed-0"] < calibrated
-    assert len(calibrated) == 3
+    calibrated = next(needed[key] for key in needed if key.startswith("skipdecode-calibrated"))
+    assert needed["skipdecode-2x-seed-0"] | needed["skipdecode-1.5x-seed-0"] == calibrated
+    assert len(calibrated) == 2
