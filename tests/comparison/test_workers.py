@@ -29,7 +29,8 @@ SETTINGS = (
     "+methods.faulty={name:faulty,_target_:tests.comparison.faulty.FailsInTraining,sweep:{}}",
     "benchmark.batch_sizes=[]",
 )
-
+# Activations take more memory than the weights.
+DEEP = ("backbone.num_layers=64", "backbone.hidden_size=256")
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 
@@ -131,6 +132,8 @@ def test_each_worker_sees_one_gpu(
         ([], 4, 64, 4),
         ([], 4, 5, 2),
         ([], 4, 1, 1),
+        ([*DEEP, "trainer.batch_size=16"], 4, 8, 1),
+        ([*DEEP, "trainer.batch_size=16", "trainer.accumulate=16"], 4, 8, 2),
         (["threads=2"], 4, 64, 2),
         (["workers=3"], 1, 1, 3),
         (["trainer.devices=2"], 4, 64, 1),
