@@ -38,6 +38,9 @@ def test_experiments(tmp_path: Path, name: str) -> None:
         # These need tasks and weights from the hub or a package. A limit is set, because without it calibrations refuse
         # so few items.
         task = (*papers.local_copy(name, tmp_path), "backbone.pretrained=false", "limit=100")
+    elif name == "untrained":
+        # Random weights must be trained.
+        task = ("data=restaurants", *SMALL_TASK, "backbone.pretrained=false", "base.max_epochs=1", "limit=100")
     parts = prepared(f"experiment={name}", *task, allow_distributed=name == "scaling")
     assert parts.cases[0].entry.label == "full 1x"
     assert len(experiments()[name]) > 20

@@ -100,7 +100,7 @@ def _cases(
     deltas: Sequence[float],
     passes: int | None,
 ) -> Iterator[Case]:
-    words = [] if passes is None else [f"{passes} pass{'es' if passes > 1 else ''}"]
+    words = [] if passes is None else [f"{passes} pass{'' if passes == 1 else 'es'}"]
     if not node.get("calibrate"):
         entry = Entry(node["name"], " ".join([candidates[0].setting, *words]), seed)
         yield Case(entry, " ".join(family), candidates, passes=passes)

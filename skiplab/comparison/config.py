@@ -20,6 +20,7 @@ from skiplab.comparison.config_base import (
     ConfigurationError,
     Launch,
     Name,
+    NonNegativeInt,
     Number,
     PositiveInt,
     Section,
@@ -43,7 +44,7 @@ from skiplab.training.trainer import PARALLELISM_KEYS, TrainerSpec
 Plain = dict[str, Any]
 # Keys of a method node that are not hyperparameters.
 _NODE_KEYS = ("name", "_target_", "sweep", "calibrate", "passes")
-Passes = PositiveInt | Literal["per_speedup"] | None
+Passes = NonNegativeInt | Literal["per_speedup"] | None
 
 
 class Base(Section):
@@ -96,7 +97,7 @@ class _Method(Section):
 
 
 class _SweptPasses(Section):
-    passes: PositiveInt
+    passes: NonNegativeInt
 
 
 def _data(node: Any) -> Source:
@@ -148,7 +149,7 @@ class RunConfig(Launch):
     model_config = ConfigDict(extra="forbid")
 
     description: str | None = None
-    passes: list[PositiveInt] | None = None
+    passes: list[NonNegativeInt] | None = None
     speedups: Annotated[list[Annotated[Number, Field(ge=1)]], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     methods: dict[str, Plain]
@@ -197,9 +198,9 @@ class RunConfig(Launch):
         return {name: self._with_passes(node) for name, node in methods.items()}
 
     def _with_passes(self, node: Plain) -> Plain:
-        if node.get("passes") != "per_speedup":
-            return node
-        return {**node, "passes": self.trainer.max_epochs * len(self.speedups)}
+        if node.get("passes") == "per_speedup":
+            return {**node, "passes": self.trainer.max_epochs * len(self.speedups)}
+        return {"passes": 0, **node} if self.trainer.max_epochs == 0 else node
 
     @property
     def base_trainer(self) -> TrainerSpec:

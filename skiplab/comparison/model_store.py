@@ -69,7 +69,8 @@ class ModelStore:
         def train_base(checkpoints: Path) -> None:
             with self._session.run("base", "base") as run_id:
                 module = Full(Setup(backbone, [], prepared.base_trainer.optimization))
-                self._train(module, prepared.base_trainer, seed, checkpoints, run_id)
+                if prepared.base_trainer.max_epochs:
+                    self._train(module, prepared.base_trainer, seed, checkpoints, run_id)
 
         complete = prepared.data.tokenizer.save_pretrained
         load_or_train(backbone.model, self._base_dir, train_base, complete, self._ranks)

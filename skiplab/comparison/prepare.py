@@ -110,6 +110,8 @@ def _prepare(cfg: DictConfig) -> Prepared:
         template=config.template,
     )
     data.check(spec.positions)
+    if base_trainer.max_epochs == 0 and not spec.identity:
+        raise ValueError("base.max_epochs=0 keeps the base as it is, and its weights are random; choose a checkpoint")
     calibration = config.calibration
     metrics = metrics_of(config.metrics, config.bertscore, data)
     calibration.check_metric(calibratable(metrics))

@@ -269,6 +269,15 @@ class ExitModule(TrainedModule, ABC):
     def target_speedup(self) -> float | None:
         """The target layer speedup of the setting; None if it has none."""
 
+    def check_untrained(self) -> None:
+        """Refuse to decode with the weights of the base where only trained ones make sense.
+
+        Raises:
+            ValueError: the module is such a one.
+        """
+        if self.probes:
+            raise ValueError(f"{self.setting} has a part of its own that must be trained; passes=0 trains nothing")
+
     @abstractmethod
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
         """The policy to decode with, after training.

@@ -26,6 +26,12 @@ class Full(PlannedModule):
         self.trains = fine_tune
         self.policy = FullDepth(setup.backbone.num_layers)
 
+    def check_untrained(self) -> None:
+        if self.trains:
+            raise ValueError(
+                "fine_tune=true trains, and passes=0 trains nothing; set methods.full.sweep.fine_tune=[false]"
+            )
+
     @property
     def setting(self) -> str:
         return "1x fine-tuned" if self.trains else "1x"

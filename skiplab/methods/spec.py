@@ -23,7 +23,7 @@ class MethodSpec:
         training: key of its training, from everything that the weights depend on besides base, data, trainer and seed.
             Settings with equal keys share one training; None is no training.
         probes: such keys for the small modules that are trained on its frozen weights.
-        passes: over the training split; None is the trainer's number.
+        passes: over the training split; None is the trainer's number, and 0 is no training.
     """
 
     method: type[ExitModule]
@@ -48,6 +48,8 @@ class MethodSpec:
             TypeError, ValueError: the module refuses its hyperparameters.
         """
         module = method(setup, **params)
+        if passes == 0:
+            module.check_untrained()
         steps = range(max(setup.lengths, default=1))
         plan = tuple(module.policy.plan(step) for step in steps) if isinstance(module, PlannedModule) else None
         return cls(
@@ -56,7 +58,9 @@ class MethodSpec:
             setting=module.setting,
             target_speedup=module.target_speedup,
             plan=plan,
-            training=None if module.recipe is None else fingerprint(recipe=module.recipe, code=module.code),
+            training=None
+            if module.recipe is None or passes == 0
+            else fingerprint(recipe=module.recipe, code=module.code),
             probes=tuple(
                 fingerprint(of=[module.recipe, module.code], probe=[probe.recipe, probe.code])
                 for probe in module.probes

@@ -43,7 +43,7 @@ class TrainerSpec:
     """One training's length, optimizer and devices.
 
     Args:
-        max_epochs: passes over the training split.
+        max_epochs: passes over the training split; 0 trains nothing.
         batch_size: examples per optimizer step, over all devices.
         accumulate: number of parts in which a device processes its share of a batch.
         gradient_clip: largest gradient norm.
@@ -75,9 +75,10 @@ class TrainerSpec:
     compile: str | None = None
 
     def __post_init__(self) -> None:
-        if self.max_epochs < 1 or self.batch_size < 1:
+        if self.max_epochs < 0 or self.batch_size < 1:
             raise ValueError(
-                f"trainer max_epochs and batch_size must be at least 1, got {self.max_epochs} and {self.batch_size}"
+                "trainer max_epochs must be at least 0 (which trains nothing) and batch_size at least 1, got "
+                f"{self.max_epochs} and {self.batch_size}"
             )
         if min(self.devices, self.num_nodes, self.accumulate) < 1:
             raise ValueError(

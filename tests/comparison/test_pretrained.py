@@ -90,3 +90,33 @@ def test_missing_columns_are_named_before_training(tmp_path: Path) -> None:
         prepare(small_config(tmp_path, *options, task=()))
     with pytest.raises(ConfigurationError, match=r"data.target has no value yet; give it as data.target=VALUE"):
         prepare(small_config(tmp_path, *options[:-1], task=()))
+
+
+UNTRAINED = ("base.max_epochs=0", "trainer.max_epochs=0", "method=calm")
+
+
+def test_a_checkpoint_is_compared_untrained(tmp_path: Path, checkpoint: Path) -> None:
+    config = small_config(tmp_path, *overrides(checkpoint), *UNTRAINED, "method.confidence=state")
+    assert compare(config, tmp_path / "run")
+    full, calm = json.loads((tmp_path / "run/results.json").read_text())["rows"]
+    assert (full["setting"], calm["setting"]) == ("1x", "state ~1.5x")
+    assert not any(key.startswith("train_") for key in calm)
+    (weights,) = (tmp_path / "cache").glob("*/model.safetensors")
+    kept = AutoModelForCausalLM.from_pretrained(weights.parent).state_dict()
+    given = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
+    assert all(torch.equal(kept[name], given[name]) for name in given)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("backbone.pretrained=false", "base.max_epochs=0 keeps the base as it is, and its weights are random"),
+        ("methods.full.sweep.fine_tune=[true]", "fine_tune=true trains, and passes=0 trains nothing"),
+        ("method.confidence=classifier", "classifier ~1.5x has a part of its own that must be trained"),
+    ],
+)
+def test_what_must_be_trained_is_refused_untrained(
+    tmp_path: Path, checkpoint: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        prepare(small_config(tmp_path, *overrides(checkpoint), *UNTRAINED, override))
