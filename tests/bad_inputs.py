@@ -135,8 +135,10 @@ VALUES = [
             ("methods.skipdecode.warmup", "1.5", "an integer"), ("benchmark", "null", "a section"),
         )
     ),
-    bad("error: trainer.max_epochs and batch_size must be at least 1", "trainer.batch_size=-4"),
-    bad("error: trainer.max_epochs and batch_size must be at least 1", "trainer.max_epochs=0"),
+    bad("error: trainer.max_epochs must be at least 0", "trainer.batch_size=-4"),
+    bad("error: trainer.max_epochs must be at least 0", "trainer.max_epochs=-1"),
+    bad("error: method full: fine_tune=true trains, and passes=0 trains nothing", "trainer.max_epochs=0"),
+    bad("error: base.max_epochs=0 keeps the base as it is, and its weights are random", "base.max_epochs=0"),
     bad("error: trainer.devices, num_nodes and accumulate must be at least 1", "trainer.accumulate=0"),
     bad("error: seeds[1] must be at least 0", "seeds=[0,-1]"),
     bad("error: speedups[0] must be a finite number", "speedups=[nan]"),

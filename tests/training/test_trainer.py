@@ -175,7 +175,7 @@ def test_learning_rate_rises_and_falls() -> None:
 def test_bad_options_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="learning_rate must be above 0, got 0"):
         TrainerSpec(max_epochs=1, batch_size=1, learning_rate=0)
-    with pytest.raises(ValueError, match="max_epochs and batch_size must be at least 1, got 0 and 4"):
-        TrainerSpec(max_epochs=0, batch_size=4, learning_rate=1)
+    with pytest.raises(ValueError, match="batch_size at least 1, got -1 and 4"):
+        TrainerSpec(max_epochs=-1, batch_size=4, learning_rate=1)
     with pytest.raises(ValueError, match="warmup_fraction must lie in"):
         TrainerSpec(max_epochs=1, batch_size=4, learning_rate=1, warmup_fraction=1)
