@@ -9,7 +9,7 @@ from skiplab.comparison.model_store import ModelStore
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.policy import ExitPolicy, FullDepth
 from skiplab.methods.base import ExitModule
-from skiplab.reporting.record import Entry
+from skiplab.reporting.record import Entry, Record
 
 
 @final
@@ -44,13 +44,16 @@ class Decoders:
         self._own = own
         self._known: dict[Entry, WeightsAndPolicy] = {}
 
-    def make(self, case: Case, place: int | None, run_id: str | None = None) -> Decoder:
+    def make(
+        self, case: Case, place: int | None, run_id: str | None = None, *, threshold: float | None = None
+    ) -> Decoder:
         """The decoder of candidate number `place` of a case, trained if necessary; None is full depth.
 
         Args:
             run_id: MLflow run for the training curves; None keeps none.
+            threshold: the one that was found for it; None finds it, if there is one to find.
         """
-        spec, seed = case.candidates[place or 0], case.entry.seed
+        spec, seed = case.candidates[place or 0].settled(threshold), case.entry.seed
         if place is None and not self._own:
             decoder = Decoder(self._models.base, FullDepth(self._models.base.num_layers), None)
             weights = self._models.base_folder
@@ -64,8 +67,8 @@ class Decoders:
         self._known[case.entry] = WeightsAndPolicy(weights, decoder.policy)
         return decoder
 
-    def weights_and_policy(self, case: Case, place: int | None) -> WeightsAndPolicy:
-        """The weights folder and policy of `make`'s decoder."""
+    def weights_and_policy(self, case: Case, record: Record) -> WeightsAndPolicy:
+        """The weights folder and policy of a finished case's decoder."""
         if case.entry not in self._known:
-            self.make(case, place)
+            self.make(case, record.chosen, threshold=record.figures.get("threshold"))
         return self._known[case.entry]

@@ -84,7 +84,7 @@ class Timekeeper:
                     full = FullDepth(self._models.base.num_layers)
                     made[entry] = WeightsAndPolicy(self._models.base_folder, full)
                 else:
-                    made[entry] = self._decoders.weights_and_policy(case, record.chosen)
+                    made[entry] = self._decoders.weights_and_policy(case, record)
             except Exception as error:  # noqa: BLE001 - one setting's failure must spare the others
                 # Frames of the traceback would keep a model alive.
                 errors[entry] = error.with_traceback(None)

@@ -36,6 +36,7 @@ from skiplab.export.drafts import with_drafts
 from skiplab.export.method import SavedMethod as SavedMethod
 from skiplab.export.model_card import model_card
 from skiplab.methods.base import ExitModule, Setup
+from skiplab.methods.spec import settled
 from skiplab.training.weights import load_backbone
 from skiplab.utils.files import write_text
 
@@ -76,9 +77,8 @@ def save_method(
     Raises:
         SavedMethodError: its policy needs validation data.
     """
-    params = dict(params)
-    if (threshold := getattr(policy, "threshold", None)) is not None:
-        params |= {"threshold": threshold, "speedup": None}
+    threshold = getattr(policy, "threshold", None)
+    params = dict(params) if threshold is None else settled(params, threshold)
     description = {
         "format": FORMAT,
         "class": f"{type(module).__module__}.{type(module).__qualname__}",

@@ -1,12 +1,17 @@
 """Specification of a method's setting, which needs no weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, final
 
 from skiplab.methods.base import ExitModule, PlannedModule, Setup
 from skiplab.schedules.exit_schedule import LayerPlan
 from skiplab.utils.files import fingerprint
+
+
+def settled(params: Mapping[str, Any], threshold: float) -> dict[str, Any]:
+    """Hyperparameters with a threshold in place of the speedup or quantile for which it was found."""
+    return {**params, **{name: None for name in ("speedup", "quantile") if name in params}, "threshold": threshold}
 
 
 @final
@@ -71,6 +76,10 @@ class MethodSpec:
     def resolved(self, setup: Setup) -> Self:
         """The same class and hyperparameters for other output lengths or another backbone."""
         return type(self).of(self.method, self.params, setup, passes=self.passes)
+
+    def settled(self, threshold: float | None) -> Self:
+        """A copy that takes a threshold instead of finding it on validation data; the same without one."""
+        return self if threshold is None else replace(self, params=settled(self.params, threshold))
 
     def build(self, setup: Setup) -> ExitModule:
         """The module on a backbone."""

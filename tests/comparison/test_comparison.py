@@ -10,6 +10,7 @@ import torch
 from mlflow.entities import Run
 from transformers import OPTForCausalLM
 
+from baselines.calm_threshold import ThresholdMatch
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.export.saved_method import load_method
 from skiplab.jobs.compare import compare
@@ -205,7 +206,8 @@ def test_a_new_store_gets_the_finished_settings_again(home: Path) -> None:
 def test_the_next_run_repeats_only_the_timing_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(
         tmp_path,
-        "method=skipdecode",
+        "method=calm",
+        "method.confidence=state",
         "method.sweep.speedup=[2]",
         "methods.full.sweep.fine_tune=[false]",
         "benchmark.batch_sizes=[4]",
@@ -226,12 +228,14 @@ def test_the_next_run_repeats_only_the_timing_that_failed(tmp_path: Path, monkey
             ("hf_generate", "timing: RuntimeError: no time today")
         ]
         assert "bleu" in failed[0]
+        # A threshold that was found is not searched for again.
+        monkeypatch.setattr(ThresholdMatch, "value_for", None)
         assert compare(config, tmp_path / "run") is False
     assert compare(config, tmp_path / "run") is True
     assert not [row for row in rows(tmp_path) if "error" in row]
     timing, layers = tmp_path / "run/timing.json", tmp_path / "run/layers.json"
     timed, before = timing.stat().st_mtime_ns, json.loads(layers.read_text())
-    assert set(before) == {"full 1x", "skipdecode 2x"}
+    assert set(before) == {"full 1x", "calm state ~2x"}
     layers.unlink()
     assert compare(config, tmp_path / "run") is True
     assert timing.stat().st_mtime_ns == timed, "finished timings are kept; only the missing pass runs"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baselines.calm import CALM
+from baselines.calm_policy import ConfidenceExit
 from baselines.multi_layer import MultiLayerExit
 from skiplab.engine.batch import Batch
 from skiplab.methods.base import ExitModule, Optimization, Setup
@@ -136,3 +137,14 @@ def test_bad_hyperparameters_are_refused() -> None:
         spec(SkipDecode, speedup=40.0)
     with pytest.raises(TypeError, match="decai"):
         spec(SkipDecode, speedup=2.0, decai="linear")
+
+
+@pytest.mark.parametrize("sought", [{"speedup": 2.0}, {"quantile": 0.9}])
+def test_a_threshold_takes_the_place_of_what_it_was_found_for(sought: dict[str, float]) -> None:
+    found = spec(CALM, confidence="state", **sought)
+    settled = found.settled(0.75).resolved(setup())
+    assert settled.training == found.training
+    policy = settled.build(setup()).exit_policy([])
+    assert isinstance(policy, ConfidenceExit)
+    assert policy.threshold == 0.75
+    assert found.settled(None) is found
