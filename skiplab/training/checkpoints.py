@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from skiplab.utils.files import whole_file
 
+# Of a checkpoint: the number of parts in which each process handles its share of a batch.
+_PARTS = "accumulate"
 # Largest share of the training time spent writing checkpoints.
 _SHARE = 0.05
 
@@ -46,6 +48,20 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._generators = state_dict
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_PARTS] = trainer.accumulate_grad_batches
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        before, now = checkpoint.get(_PARTS, trainer.accumulate_grad_batches), trainer.accumulate_grad_batches
+        if before == now:
+            return
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            # Lightning counts parts of batches. The last one is completed only after the checkpoint.
+            open_parts = counts["ready"] - counts["completed"]
+            done = counts["ready"] // before * now
+            counts |= dict.fromkeys(("ready", "started", "processed"), done) | {"completed": done - open_parts}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning does this itself, unless something asked for the number of steps before, as learning rates do.

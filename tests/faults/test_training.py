@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def training(
         return found
 
     module.loss = loss
-    train(module, DATA, SPEC, seed=1, folder=home / "checkpoints", logger=None, upkeep=Upkeep(checkpoint_every=every))
+    train(module, DATA, spec, seed=1, folder=home / "checkpoints", logger=None, upkeep=Upkeep(checkpoint_every=every))
     torch.save(module.state_dict(), home / "weights.pt")
 
 
@@ -133,6 +134,19 @@ def test_a_training_killed_repeatedly_ends_with_the_same_weights(tmp_path: Path,
     assert codes[-1] == 0
     assert len(codes) > 3
     assert same_weights(whole, tmp_path)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 2)])
+def test_a_training_resumes_in_another_number_of_parts(tmp_path: Path, before: int, after: int) -> None:
+    """In the second of its three epochs."""
+    steps = STEPS + 3
+    moment = killed_at("train", before * steps + 1)
+    killed = in_child(lambda: training(tmp_path, spec=replace(SPEC, accumulate=before), on_loss=moment))
+    assert killed == KILLED
+    training(tmp_path, spec=replace(SPEC, accumulate=after))
+    taken = [step for part, step, _ in losses(tmp_path) if part == "train"]
+    expected = [(range(steps), before), (range(steps, 3 * STEPS), after)]
+    assert taken == [step for few, parts in expected for step in few for _ in range(parts)]
 
 
 def test_a_training_resumes_after_an_error_in_a_step(tmp_path: Path, whole: Path) -> None:
