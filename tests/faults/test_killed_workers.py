@@ -36,6 +36,9 @@ def once_made(count: int, then: Callable[[], object]) -> Callable[[], None]:
 def kill_workers() -> None:
     for process in psutil.Process().children():
         process.send_signal(signal.SIGKILL)
+        # Its locks are free only then.
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
 
 
 def made(home: Path) -> dict[str, int]:

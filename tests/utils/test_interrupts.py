@@ -8,15 +8,17 @@ from skiplab.utils.interrupts import uninterrupted
 
 
 @pytest.fixture(autouse=True)
-def terminations() -> Iterator[None]:
-    """SIGTERM raises SystemExit, as in a worker."""
+def handlers() -> Iterator[None]:
+    """SIGTERM raises SystemExit, as in a worker, and SIGINT KeyboardInterrupt, which a background job would ignore."""
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    own = {signal.SIGTERM: end, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
