@@ -57,8 +57,9 @@ def saved(folder: Path, module: ExitModule, **params: Any) -> SavedMethod:
         (SkipDecode, {"speedup": 2.0, "decay": "cosine"}),
         (CALM, {"threshold": 0.6, "confidence": "state"}),
         (CALM, {"speedup": 1.7}),
+        (CALM, {"quantile": 0.6, "confidence": "state"}),
     ],
-    ids=["skipdecode", "calm at a threshold", "calm at a speedup"],
+    ids=["skipdecode", "calm at a threshold", "calm at a speedup", "calm at a quantile"],
 )
 def test_a_loaded_method_decodes_the_same_tokens(
     tmp_path: Path, method: Any, options: dict[str, Any], family: str
