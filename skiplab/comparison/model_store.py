@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from skiplab.backbones.whole_weights import copy_whole
+from skiplab.comparison.base_outputs import BaseOutputs
 from skiplab.comparison.session import Session
+from skiplab.data.module import TextData
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch
-from skiplab.engine.policy import FullDepth
-from skiplab.evaluation.generate import generate
 from skiplab.methods.base import ExitModule, Setup, TrainedModule
 from skiplab.methods.full import Full
 from skiplab.methods.spec import MethodSpec
@@ -75,23 +75,18 @@ class ModelStore:
         complete = prepared.data.tokenizer.save_pretrained
         load_or_train(backbone.model, self._base_dir, train_base, complete, self._ranks)
 
-    @cached_property
+    @property
     def lengths(self) -> list[int]:
         """Lengths of the base's outputs on the selection prompts, for which schedules are solved."""
-        decoded_in, options = self._prepared.config.decode_dtype, self._prepared.config.generation
-        chosen_by = None if options.is_default else fingerprint(generation=vars(options))
-        stored = self._base_dir / ("-".join(filter(None, ("selection-lengths", decoded_in, chosen_by))) + ".json")
-        if (lengths := self._ranks.on_first(lambda: load_json(stored))) is None:
-            data, policy = self._prepared.data, FullDepth(self.base.num_layers)
-            batch_size = self._prepared.config.decode_batch_size
-            items = data.items("selection")
-            outputs = generate(
-                self.base, policy, data, items, batch_size=batch_size, ranks=self._ranks, options=options,
-                progress=self._session.screen.counting("batches of the selection items"),
-            )  # fmt: skip
-            lengths = [len(tokens) for draw in outputs.draws for tokens in draw.tokens]
-            self._ranks.on_first(lambda: save_json(stored, lengths))
-        return lengths
+        return self._base_outputs.lengths
+
+    def training_data(self, trainer: TrainerSpec) -> TextData:
+        """The task, with the training targets that a method's training takes."""
+        return self._base_outputs.training_data(trainer.base_outputs)
+
+    @cached_property
+    def _base_outputs(self) -> BaseOutputs:
+        return BaseOutputs(self._session, self._base_dir, lambda: self.base)
 
     @cached_property
     def selection_batches(self) -> list[Batch]:
@@ -140,8 +135,13 @@ class ModelStore:
         return self._base_dir if training is None else self._folder(training, spec, seed)
 
     def _folder(self, training: str, spec: MethodSpec, seed: int) -> Path:
-        trainer = self._trainer(spec).recipe
-        key = fingerprint(base=self._prepared.base_key, trainer=trainer, seed=seed, training=training)
+        trainer = self._trainer(spec)
+        known = (
+            {**trainer.recipe, "outputs_dtype": self._prepared.config.decode_dtype}
+            if trainer.base_outputs
+            else trainer.recipe
+        )
+        key = fingerprint(base=self._prepared.base_key, trainer=known, seed=seed, training=training)
         return self._cache / f"method-{key}"
 
     def _trainer(self, spec: MethodSpec) -> TrainerSpec:
@@ -280,7 +280,7 @@ class ModelStore:
         start = monotonic()
         train(
             module,
-            self._prepared.data,
+            self.training_data(spec),
             spec,
             seed=seed,
             folder=checkpoints,

@@ -112,6 +112,10 @@ def _prepare(cfg: DictConfig) -> Prepared:
     data.check(spec.positions)
     if base_trainer.max_epochs == 0 and not spec.identity:
         raise ValueError("base.max_epochs=0 keeps the base as it is, and its weights are random; choose a checkpoint")
+    if base_trainer.base_outputs:
+        raise ValueError(
+            f"the base is trained on the references, got base.base_outputs={base_trainer.base_outputs}; remove it"
+        )
     calibration = config.calibration
     metrics = metrics_of(config.metrics, config.bertscore, data)
     calibration.check_metric(calibratable(metrics))

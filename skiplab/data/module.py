@@ -1,5 +1,7 @@
 """The LightningDataModule: from a task's examples to batches."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, final
@@ -9,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from skiplab.data.encoding import Encoding, Template
-from skiplab.data.pairs import Pairs, digest, encode
+from skiplab.data.pairs import Pairs, digest, encode, pairs_of
 from skiplab.data.parts import BatchParts, LengthGrouped, PartOf, Parts, StepParts, TrainingLoader, collate_pairs
 from skiplab.data.source import Source
 from skiplab.engine.batch import Batch, Part
@@ -176,10 +178,29 @@ class TextData(L.LightningDataModule):
         return self._loader(pairs, BatchParts(len(pairs), self.batch_size, ranks, rank))
 
     def batches(self, split: str) -> list[Batch]:
-        """All batches of a split, or of a part of `valid` as in `rows`, in order, the same on every rank."""
+        """All pairs of a split, or of a part of `valid` as in `rows`, in batches of similar target length.
+
+        They are the same on every rank.
+        """
         pairs = self._pairs(split)
+        order = sorted(range(len(pairs)), key=lambda index: pairs.lengths[index][::-1])
         starts = range(0, len(pairs), self.batch_size)
-        return [collate_pairs(pairs[start : start + self.batch_size], self.pad_id) for start in starts]
+        return [
+            collate_pairs(pairs.__getitems__(order[start : start + self.batch_size]), self.pad_id) for start in starts
+        ]
+
+    def with_targets(self, targets: Sequence[Sequence[list[int]]]) -> "TextData":
+        """A copy that trains on these token ids in place of the references; validation and test stay.
+
+        Args:
+            targets: one or more per training item, in the order of the items.
+        """
+        copied = copy.copy(self)
+        prompts = [item.prompt_ids for item in self.items("train")]
+        copied.train_pairs = pairs_of(
+            (prompt, target) for prompt, own in zip(prompts, targets, strict=True) for target in own
+        )
+        return copied
 
     @property
     def _place(self) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
@@ -42,6 +42,15 @@ class Pairs(Sequence[Pair]):
         """The pairs of a batch, in one read; torch's data loader calls this method."""
         rows = self._rows[list(indices)]
         return list(zip(rows["prompt"], rows["target"], strict=True))
+
+
+def pairs_of(pairs: Iterable[Pair]) -> Pairs:
+    """Pairs that are token ids already."""
+    from datasets import Dataset
+
+    prompts, targets = zip(*pairs, strict=True)
+    lengths = {"prompt_tokens": [len(ids) for ids in prompts], "target_tokens": [len(ids) for ids in targets]}
+    return Pairs(Dataset.from_dict({"prompt": prompts, "target": targets, **lengths}))
 
 
 def digest(rows: "Dataset") -> str:

@@ -53,12 +53,13 @@ def tune(
     backbone.model.load_state_dict(models.base.model.state_dict())
     setup = Setup(backbone, models.lengths, prepared.trainer.optimization, teacher=models.base)
     module = SkipDecode(setup, schedule=NamedPlan(name="trial", plan=plan).plain(), **training)
-    steps = max(1, -(-len(prepared.data.train_pairs) // prepared.data.batch_size))
+    data = models.training_data(prepared.trainer)
+    steps = max(1, -(-len(data.train_pairs) // data.batch_size))
     trainer = replace(prepared.trainer, max_epochs=-(-spec.tune_steps // steps)).trainer(
         max_steps=spec.tune_steps, val_check_interval=max(1, min(spec.tune_steps, steps) // spec.tune_reports),
         logger=False, enable_checkpointing=False, enable_progress_bar=False, num_sanity_val_steps=0,
         callbacks=[StopOnNonFiniteLoss(), _Watched(report)],
     )  # fmt: skip
-    trainer.fit(module, datamodule=prepared.data)
+    trainer.fit(module, datamodule=data)
     module.eval()
     return backbone.to(prepared.device)

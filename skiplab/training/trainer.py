@@ -55,6 +55,9 @@ class TrainerSpec:
         keep: which weights a training keeps: those of the last pass, or those of the best pass, which has the lowest
             validation loss.
         compile: backend of `torch.compile`, such as inductor, applied to each decoder layer; None compiles nothing.
+        base_outputs: number of the base's outputs per prompt that take the place of the references, in trainings of
+            methods (sequence-level distillation, arXiv 1606.07947; of drafters, arXiv 2310.08461); 0 takes the
+            references.
     """
 
     max_epochs: int
@@ -73,6 +76,7 @@ class TrainerSpec:
     gradient_checkpointing: bool = False
     keep: Literal["last", "best"] = "last"
     compile: str | None = None
+    base_outputs: int = 0
 
     def __post_init__(self) -> None:
         if self.max_epochs < 0 or self.batch_size < 1:
@@ -89,6 +93,10 @@ class TrainerSpec:
             raise ValueError(
                 f"trainer batch_size={self.batch_size} examples cannot be divided among {self.processes} processes in "
                 f"{self.accumulate} parts each; batch_size counts the examples of an optimizer step over all of them"
+            )
+        if self.base_outputs < 0:
+            raise ValueError(
+                f"trainer base_outputs must be at least 0 (which trains on the references), got {self.base_outputs}"
             )
         if not self.gradient_clip >= 0:
             raise ValueError(f"trainer gradient_clip must be at least 0 (0 disables it), got {self.gradient_clip}")
@@ -115,8 +123,9 @@ class TrainerSpec:
     def recipe(self) -> dict[str, Any]:
         """The settings that the trained weights depend on, as plain values."""
         recipe = {name: value for name, value in vars(self).items() if name not in PARALLELISM_KEYS}
-        # So that weights of versions without `keep` are found.
-        return recipe if self.keep == "best" else {name: value for name, value in recipe.items() if name != "keep"}
+        # So that weights of versions without these keys are found.
+        later = {"keep": "last", "base_outputs": 0}
+        return {name: value for name, value in recipe.items() if name not in later or value != later[name]}
 
     @property
     def optimization(self) -> Optimization:
