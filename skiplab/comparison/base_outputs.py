@@ -3,6 +3,7 @@ be trained on them."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -16,8 +17,8 @@ from skiplab.evaluation.generate import Generation, generate
 from skiplab.utils.files import fingerprint, load_json, save_json
 from skiplab.utils.locks import exclusive
 
-# Of the training targets that are sampled.
-_SEED = 0
+# Of training targets; temperature and top-p are those with which the SkipDecode paper decodes.
+_SAMPLED = GenerationOptions(do_sample=True, temperature=0.3, top_p=0.7, top_k=0, seed=0)
 
 
 @final
@@ -48,7 +49,9 @@ class BaseOutputs:
         return self._kept("-".join(filter(None, ("selection-lengths", self._config.decode_dtype, chosen_by))), decoded)
 
     def training_data(self, count: int) -> TextData:
-        """The task with these outputs per training prompt as targets: the greedy one, and samples at temperature 1.
+        """The task with these outputs per training prompt as targets: the greedy one, and samples close to it.
+
+        At temperature 1 a small base's samples are often wrong.
 
         Args:
             count: 0 keeps the references.
@@ -60,7 +63,7 @@ class BaseOutputs:
         def decoded() -> list[list[list[int]]]:
             draws = [*self._decoded("train", GREEDY).draws]
             if count > 1:
-                sampled = GenerationOptions(do_sample=True, top_k=0, seed=_SEED, num_return_sequences=count - 1)
+                sampled = replace(_SAMPLED, num_return_sequences=count - 1)
                 draws += self._decoded("train", sampled).draws
             return [list(outputs) for outputs in zip(*(draw.tokens for draw in draws), strict=True)]
 
