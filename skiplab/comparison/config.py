@@ -32,7 +32,7 @@ from skiplab.comparison.config_base import (
 from skiplab.comparison.config_capacity import Capacity
 from skiplab.comparison.config_drafts import Drafts
 from skiplab.comparison.config_generation import options_of
-from skiplab.comparison.config_nodes import build, check_value, make, target
+from skiplab.comparison.config_nodes import build, check_value, make, target, with_floats
 from skiplab.comparison.config_streams import Streams
 from skiplab.data.encoding import Template, typed_newlines
 from skiplab.data.source import Source
@@ -263,7 +263,7 @@ def load(cfg: DictConfig) -> RunConfig:
         for key, value in _floats(plain):
             if not math.isfinite(value):
                 raise ConfigurationError(f"{key} must be a finite number, got {value}")
-        config = validate(RunConfig, plain)
+        config = validate(RunConfig, plain := with_floats(plain, sections={"base": TrainerSpec}))
         config._plain = plain
         return config
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol, TypeVar, get_origin, get_type_hints
+from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, InstanceOf, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
@@ -122,6 +122,34 @@ def check_value(cls: type, name: str, value: Any, key: str) -> None:
         check.validate_python(value)
     except ValidationError as error:
         raise ConfigurationError(explain(error, value, key=key)) from error
+
+
+def with_floats(node: Any, cls: type | None = None, *, sections: Mapping[str, type] | None = None) -> Any:
+    """Plain values with whole numbers as floats where a class takes floats, because 0 and 0.0 must have one hash.
+
+    Args:
+        cls: the class that takes the values; None is the one that the node names, if it does.
+        sections: such classes of nodes within the node, by key.
+    """
+    if not isinstance(node, Mapping):
+        return node
+    try:
+        named = cls or (target(node["_target_"], "") if "_target_" in node else None)
+    except ConfigurationError:
+        # Whoever builds the node reports it.
+        named = None
+    hints = _hints(named) if named else {}
+    return {
+        name: float(value)
+        if type(value) is int and _is_float(hints.get(name))
+        else with_floats(value, (sections or {}).get(name))
+        for name, value in node.items()
+    }
+
+
+def _is_float(hint: Any) -> bool:
+    """Whether a parameter is a float, or a float or None."""
+    return float in (hint, *get_args(hint)) and int not in get_args(hint)
 
 
 def required(cls: type) -> list[str]:

@@ -48,6 +48,16 @@ def test_the_base_depends_on_backbone_data_and_training_only(tmp_path: Path) -> 
     assert len({key(), *(key(change) for change in changes)}) == 1 + len(changes)
 
 
+def test_a_whole_number_is_the_same_as_a_float(tmp_path: Path) -> None:
+    """Otherwise everything would be trained twice."""
+    whole = prepare(small_config(tmp_path, "backbone.dropout=0", "trainer.learning_rate=1", "base.learning_rate=2"))
+    other = prepare(
+        small_config(tmp_path, "backbone.dropout=0.0", "trainer.learning_rate=1.0", "base.learning_rate=2.0")
+    )
+    assert whole.base_key == other.base_key
+    assert repr(whole.trainer) == repr(other.trainer)
+
+
 def test_calibrated_settings_are_left_out_under_a_limit_that_is_too_small_for_them(tmp_path: Path) -> None:
     prepared = prepare(small_config(tmp_path))
     assert all(case.delta is None for case in prepared.cases)
