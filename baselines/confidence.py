@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.batch import IGNORE, Batch
+from skiplab.engine.batch import IGNORE, Batch, frequent_targets
 from skiplab.engine.parallel_forward import layer_states, start
 from skiplab.engine.policy import Head
 from skiplab.methods.base import Setup, TrainedModule
@@ -83,10 +83,7 @@ def reduced_softmax_confidence(backbone: Backbone, batches: Sequence[Batch], voc
     probability, so the response approximates the one over the whole vocabulary. Deviation from dynamic pruning (arXiv
     2410.18952), which takes the top tokens of each row at its first exit: here one set serves all rows.
     """
-    tokens_N = torch.cat([batch.target_BG[batch.target_BG != IGNORE] for batch in batches])
-    count_V = tokens_N.bincount(minlength=backbone.model.config.vocab_size)
-    ids_K = count_V.argsort(descending=True, stable=True)[:vocabulary]
-    reduced = backbone.reduced_head(ids_K)
+    reduced = backbone.reduced_head(frequent_targets(batches, vocabulary))
     return lambda h_ND, below_ND, head: softmax_response(reduced(h_ND))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from skiplab.engine.backbone import Backbone, Context, Rotary, cache_keyword
+from skiplab.engine.packed_linear import weight_rows
 
 # RoPE types whose angles depend only on the position, not on the sequence length.
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -76,7 +77,7 @@ class LlamaBackbone(Backbone):
         return self.model.lm_head(self.head_input(h_BTD))
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
-        weight_KD = self.model.lm_head.weight[ids_K].detach()
+        weight_KD = weight_rows(self.model.lm_head, ids_K)
         # Local names: the closure must not keep the whole model alive.
         norm = self._decoder.norm
         return lambda h_BTD: F.linear(norm(h_BTD), weight_KD)

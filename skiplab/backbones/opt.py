@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import OPTForCausalLM
 
 from skiplab.engine.backbone import Backbone, Context, Rotary, cache_keyword
+from skiplab.engine.packed_linear import weight_rows
 
 
 @final
@@ -63,7 +64,7 @@ class OPTBackbone(Backbone):
         return self.model.lm_head(self.head_input(h_BTD))
 
     def reduced_head(self, ids_K: Tensor) -> Callable[[Tensor], Tensor]:
-        weight_KD = self.model.lm_head.weight[ids_K].detach()
+        weight_KD = weight_rows(self.model.lm_head, ids_K)
         # Local names: the closure must not keep the whole model alive.
         norm, project_out = self._decoder.final_layer_norm, self._decoder.project_out
         return lambda h_BTD: F.linear(_output(h_BTD, norm, project_out), weight_KD)

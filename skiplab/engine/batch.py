@@ -52,6 +52,13 @@ class Part(NamedTuple):
     weight: float
 
 
+def frequent_targets(batches: Sequence[Batch], count: int) -> Tensor:
+    """The `count` most frequent generated tokens of some batches, or all that there are; the most frequent first."""
+    tokens_N = torch.cat([batch.target_BG[batch.target_BG != IGNORE] for batch in batches])
+    ids_U, count_U = tokens_N.unique(return_counts=True)
+    return ids_U[count_U.argsort(descending=True, stable=True)[:count]]
+
+
 def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token lists to ids (B, P) and a mask (B, P) that is True at real tokens."""
     width = max(map(len, prompts))

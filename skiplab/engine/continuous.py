@@ -206,6 +206,8 @@ class Engine:
             self._waiting.popleft()
             self._running[handle.row.index] = handle
             self._live.begin(handle.row)
+            if self._rounds is not None:
+                self._rounds.admit(handle.request.prompt)
 
     def _grow(self, columns: int) -> None:
         drafts = self._policy.drafting.length if isinstance(self._policy, Speculative) else 0

@@ -76,6 +76,8 @@ class Drafting:
         adaptive: choose the number by what was accepted and by measured times; 0 if drafting does not pay.
         threshold: a round drafts no further once the product of a row's draft probabilities, averaged over rows, is
             below this; None never stops for this reason.
+        vocabulary: the tokens that may be drafted beside those of the prompt: so many of the task's most frequent
+            ones, or these ids; None is all.
 
     Raises:
         ValueError: a value is out of its range.
@@ -84,12 +86,21 @@ class Drafting:
     length: int = 4
     adaptive: bool = False
     threshold: float | None = None
+    vocabulary: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        if self.vocabulary is not None and self.candidates < 1:
+            raise ValueError("draft vocabulary must have at least 1 token; null drafts from all")
         if self.length < 1:
             raise ValueError(f"draft length must be at least 1, got {self.length}; for no drafts use full depth")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ValueError(f"draft threshold must lie between 0 and 1, got {self.threshold}; null turns it off")
+
+    @property
+    def candidates(self) -> int:
+        """Number of tokens of `vocabulary`, 0 without one."""
+        given = self.vocabulary or 0
+        return given if isinstance(given, int) else len(given)
 
     def check_fits(self, max_positions: int) -> None:
         """Refuse a length that can never be verified.
@@ -107,9 +118,10 @@ class Drafting:
         return AdaptiveLength(self.length) if self.adaptive else FixedLength(self.length)
 
     def __str__(self) -> str:
-        """Such as `drafts 4`, `drafts up to 4 above 0.5`."""
+        """Such as `drafts 4`, `drafts up to 4 above 0.5 of 1000 tokens`."""
         bound = "" if self.threshold is None else f" above {self.threshold:g}"
-        return f"drafts {'up to ' if self.adaptive else ''}{self.length}{bound}"
+        tokens = f" of {self.candidates} tokens" if self.candidates else ""
+        return f"drafts {'up to ' if self.adaptive else ''}{self.length}{bound}{tokens}"
 
 
 class DraftLength(ABC):

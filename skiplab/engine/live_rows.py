@@ -13,7 +13,7 @@ from torch import Tensor
 from skiplab.engine.backbone import Backbone, Context, Rotary
 from skiplab.engine.depth_order import LayerRun, exchanges, layer_runs
 from skiplab.engine.kv_cache import KVCache, Place
-from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.policy import ExitPolicy, Head
 from skiplab.engine.recorded_layers import RecordedPasses
 from skiplab.engine.row_layout import Layout, RowPrompt, layouts
 from skiplab.engine.step_runners import Span, StepRows, StepRunner
@@ -153,13 +153,14 @@ class LiveRows:
             row.column += 1
         return self._backbone.head(h_B1D[:, -1]), depths
 
-    def look_ahead(self, token_BT: Tensor, plan: LayerPlan, *, offset: int = 0) -> Tensor:
+    def look_ahead(self, token_BT: Tensor, plan: LayerPlan, *, offset: int = 0, head: Head | None = None) -> Tensor:
         """Run the layers of one plan on tokens that follow the decoding rows' positions: their logits (B, T, V).
 
         Their keys and values are stored, but the rows' columns stay; the next pass may write there again.
 
         Args:
             offset: columns between a row's own and that of its first token.
+            head: in place of the backbone's.
         """
         self._arrange()
         rows, device = self.decoding, self._backbone.device
@@ -174,7 +175,7 @@ class LiveRows:
         else:
             reading = [row.column for row in self.rows[len(rows) :]]
             h_BTD = self._passes.run(h_BTD, rotary, plan, columns=columns, pads=pads, reading=reading)
-        return self._backbone.head(h_BTD)
+        return (head or self._backbone.head)(h_BTD)
 
     def _pass(
         self,

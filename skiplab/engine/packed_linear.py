@@ -98,9 +98,13 @@ class StoredLinear(nn.Module, ABC):
 
     def store(self) -> None:
         """Pack the original's current weight."""
-        (linear,) = self._original
         with torch.no_grad():
-            self._store(linear.weight)
+            self._store(self.original.weight)
+
+    @property
+    def original(self) -> nn.Linear:
+        """The layer that it was made from."""
+        return self._original[0]
 
     @abstractmethod
     def _store(self, weight_OI: Tensor) -> None:
@@ -119,6 +123,12 @@ class StoredLinear(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """States (..., I) to (..., O)."""
         return self.product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+
+
+def weight_rows(linear: nn.Module, ids_K: Tensor) -> Tensor:
+    """A copy of some rows (K, I) of a linear layer's weight; of a stored one, of its original's."""
+    original = linear.original if isinstance(linear, StoredLinear) else linear
+    return original.weight[ids_K].detach()  # type: ignore[index, no-any-return, union-attr]
 
 
 @final

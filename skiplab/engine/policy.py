@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
+from skiplab.engine.batch import Batch
 from skiplab.schedules.exit_schedule import ExitSchedule, LayerPlan, PlanKind, terminate_plan
 from skiplab.schedules.prompt_plan import PromptPlan, check_prompt
 
@@ -30,6 +31,14 @@ class ExitPolicy(ABC):
     @abstractmethod
     def plan(self, step: int) -> LayerPlan:
         """Ascending indices of the layers that may run at a generation step; step 0 is the prompt's last position."""
+
+    def fitted(self, valid: Sequence[Batch]) -> "ExitPolicy":
+        """The policy with what it takes from validation batches; most take nothing.
+
+        Raises:
+            ValueError: it needs some, and there are none.
+        """
+        return self
 
     @final
     @property

@@ -15,13 +15,15 @@ Shapes: B rows, T drafted positions and one more, V vocabulary.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import Batch, frequent_targets
+from skiplab.engine.candidates import Candidates
 from skiplab.engine.draft_length import DraftCounts, Drafting, Outcome
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy, PromptPlanned
@@ -58,7 +60,21 @@ class Speculative(ExitPolicy):
             )
         self.drafter = drafter
         self.drafting = drafting
+        self._num_layers = num_layers
         self._plan = terminate_plan(num_layers)
+
+    def fitted(self, valid: Sequence[Batch]) -> ExitPolicy:
+        """With the ids of the tokens that may be drafted, if their number is given."""
+        count = self.drafting.vocabulary
+        if not isinstance(count, int):
+            return self
+        if not valid:
+            raise ValueError(
+                f"draft vocabulary={count} takes the most frequent tokens of validation data, and there is none here; "
+                "give their ids, or null"
+            )
+        ids = tuple(frequent_targets(valid, count).tolist())
+        return Speculative(self.drafter, self._num_layers, replace(self.drafting, vocabulary=ids))
 
     def plan(self, step: int) -> LayerPlan:
         return self._plan
@@ -92,7 +108,13 @@ class Rounds:
         self._policy = policy
         self._live = live
         self._length = policy.drafting.chooser()
+        self._candidates = _candidates(backbone, policy.drafting)
         self.counts = DraftCounts()
+
+    def admit(self, prompt: Sequence[int]) -> None:
+        """Tell the prompt of a row that will be decoded."""
+        if self._candidates is not None:
+            self._candidates.admit(prompt)
 
     def run(self, choosers: Sequence[Chooser], room: Sequence[int]) -> list[Verified]:
         """One round; the rows' columns move on by the number of tokens that each gained.
@@ -133,7 +155,7 @@ class Rounds:
         for offset in range(length):
             newest = [[draft[-1] if draft else row.tokens[-1]] for row, draft in zip(rows, drafts, strict=True)]
             plan = self._deepest(rows, offset)
-            logits_BV = self._live.look_ahead(self._tensor(newest), plan, offset=offset)[:, -1]
+            logits_BV = self._live.look_ahead(self._tensor(newest), plan, offset=offset, head=self._candidates)[:, -1]
             layers += len(plan)
             ahead = [chooser.after(draft) for chooser, draft in zip(choosers, drafts, strict=True)]
             for draft, token in zip(drafts, choose(logits_BV, ahead), strict=True):
@@ -151,6 +173,15 @@ class Rounds:
 
     def _tensor(self, values: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, device=self._device)
+
+
+def _candidates(backbone: Backbone, drafting: Drafting) -> Candidates | None:
+    """The head for drafts; None is the full model's."""
+    if isinstance(drafting.vocabulary, int):
+        raise ValueError(
+            f"draft vocabulary={drafting.vocabulary} is a number of tokens; `fitted` finds them on validation batches"
+        )
+    return None if drafting.vocabulary is None else Candidates(backbone, drafting.vocabulary)
 
 
 def verify(logits_BTV: Tensor, drafts: Sequence[Sequence[int]], choosers: Sequence[Chooser]) -> list[list[int]]:

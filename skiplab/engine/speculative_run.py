@@ -50,6 +50,8 @@ class SpeculativeRun(BatchRun):
         self._prefilled = prefilled
         self._choices = [request.row_choice(row, prompt_BP.device) for row in range(rows)]
         self._prompts: list[list[int]] = prompt_BP.tolist()
+        for prompt in self._prompts:
+            self._rounds.admit(prompt)
         self._limits = prefilled.limit_B.tolist()
         padding = (~prefilled.mask_BP).sum(1).tolist()
         self._all = [LiveRow(index, policy, pad, prompt_columns) for index, pad in enumerate(padding)]

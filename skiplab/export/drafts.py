@@ -6,6 +6,7 @@ from typing import Any
 
 from skiplab.engine.policy import FullDepth
 from skiplab.engine.speculative import Speculative
+from skiplab.export.description import NO_DATA
 from skiplab.export.method import SavedMethod
 from skiplab.methods.base import Optimization, Setup
 from skiplab.methods.speculative import SelfSpeculative
@@ -30,4 +31,5 @@ def with_drafts(method: SavedMethod, options: Mapping[str, Any]) -> SavedMethod:
         drafting = SelfSpeculative(setup, **options)
     except TypeError as error:
         raise ValueError(f"draft: {error}; its keys are those of method/speculative.yaml") from error
-    return replace(method, policy=drafting.policy, description={**method.description, "setting": drafting.setting})
+    policy = drafting.exit_policy(NO_DATA)
+    return replace(method, policy=policy, description={**method.description, "setting": drafting.setting})

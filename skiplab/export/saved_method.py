@@ -22,6 +22,7 @@ from skiplab.engine.generation import GREEDY, GenerationOptions
 from skiplab.engine.number_format import FORMATS, NumberFormat
 from skiplab.engine.packed_linear import check_integers
 from skiplab.engine.policy import ExitPolicy
+from skiplab.engine.speculative import Speculative
 from skiplab.export.description import (
     FILE,
     FORMAT,
@@ -79,6 +80,8 @@ def save_method(
     """
     threshold = getattr(policy, "threshold", None)
     params = dict(params) if threshold is None else settled(params, threshold)
+    if isinstance(policy, Speculative) and policy.drafting.vocabulary is not None:
+        params["draft"] = {**params["draft"], "vocabulary": policy.drafting.vocabulary}
     description = {
         "format": FORMAT,
         "class": f"{type(module).__module__}.{type(module).__qualname__}",

@@ -294,4 +294,4 @@ class PlannedModule(ExitModule, ABC):
 
     @final
     def exit_policy(self, valid: Sequence[Batch]) -> ExitPolicy:
-        return self.policy
+        return self.policy.fitted(valid)

@@ -12,6 +12,7 @@ from scipy.stats import chi2_contingency
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import collate
 from skiplab.engine.continuous import Engine
 from skiplab.engine.decode import decode, decode_request, decode_steps
 from skiplab.engine.draft_length import DraftCounts, Drafting
@@ -102,6 +103,7 @@ def test_any_plan_length_and_limits(data: st.DataObject) -> None:
         length=data.draw(st.integers(1, 7)),
         adaptive=data.draw(st.booleans()),
         threshold=data.draw(st.sampled_from([None, 0.05, 0.5])),
+        vocabulary=data.draw(st.none() | st.lists(st.integers(0, VOCABULARY - 1), min_size=1)),
     )
     policy = Speculative(Planned(plans), 6, drafting)
     texts = prompts(rows, seed=data.draw(st.integers(0, 9)))
@@ -197,6 +199,20 @@ def test_a_draft_length_beyond_the_positions_is_refused() -> None:
         decode(BACKBONES["llama"], policy, prompts(1), max_new_tokens=3, eos_id=None, pad_id=PAD)
 
 
+def test_a_vocabulary_is_found_on_validation_batches() -> None:
+    counted = Speculative(DRAFTERS["exit"], 6, Drafting(vocabulary=2))
+    with pytest.raises(ValueError, match="draft vocabulary=2 is a number of tokens"):
+        decode(BACKBONES["llama"], counted, prompts(1), max_new_tokens=3, eos_id=None, pad_id=PAD)
+    with pytest.raises(ValueError, match="draft vocabulary=2 takes the most frequent tokens of validation data"):
+        counted.fitted([])
+    batch = collate([[3, 4]] * 3, [[7, 8, EOS], [9, 8, 8, EOS], [8, EOS]], PAD)
+    found = counted.fitted([batch])
+    assert isinstance(found, Speculative)
+    assert found.drafting.vocabulary == (8, EOS)
+    assert found.fitted([]) is found
+    assert FULL.fitted([batch]) is FULL
+
+
 def test_a_row_may_fill_all_positions() -> None:
     backbone, text = BACKBONES["pre_norm"], prompts(1, seed=4)
     options = {"max_new_tokens": 64 - len(text[0]) + 1, "eos_id": None, "pad_id": PAD}
@@ -208,7 +224,7 @@ def test_a_row_may_fill_all_positions() -> None:
 @given(st.data())
 def test_any_arrivals_decode_as_at_full_depth_alone(data: st.DataObject) -> None:
     backbone = BACKBONES[data.draw(st.sampled_from(sorted(BACKBONES)))]
-    drafting = Drafting(adaptive=data.draw(st.booleans()))
+    drafting = Drafting(adaptive=data.draw(st.booleans()), vocabulary=data.draw(st.sampled_from([None, (EOS, 7, 9)])))
     policy = Speculative(data.draw(st.sampled_from(list(DRAFTERS.values()))), 6, drafting)
     slots, chunk = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
     engine = Engine(backbone, policy, slots=slots, chunk=chunk, record=data.draw(st.booleans()))

@@ -17,7 +17,12 @@ from tests.serve.serving import NAME, serving
 
 
 @pytest.mark.parametrize(
-    "draft", [{"speedup": 3}, {"layers": [0, 5], "draft": {"length": 2}}, {"speedup": 2, "kind": "terminate"}]
+    "draft",
+    [
+        {"speedup": 3},
+        {"layers": [0, 5], "draft": {"length": 2}},
+        {"speedup": 2, "kind": "terminate", "draft": {"vocabulary": [3, 7]}},
+    ],
 )
 def test_a_full_model_with_drafts_gives_its_own_tokens(tmp_path: Path, draft: dict[str, Any]) -> None:
     expected = saved(tmp_path, Full(setup("llama")))
@@ -38,6 +43,19 @@ def test_a_saved_drafter_is_loaded_and_served(tmp_path: Path) -> None:
         body = {"model": NAME, "prompt": PROMPTS[:3], "max_tokens": 20}
         answer = httpx.post(f"{address}/v1/completions", json=body, timeout=60).json()
     assert [choice["text"] for choice in answer["choices"]] == method.generate(PROMPTS[:3], max_new_tokens=20)
+
+
+def test_a_vocabulary_is_saved_as_it_was_found(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"speedup": 3, "draft": {"vocabulary": 5}}
+    found, loaded = saved(tmp_path, SelfSpeculative(setup(), **options), **options).policy, load_method(tmp_path).policy
+    assert isinstance(found, Speculative)
+    assert isinstance(loaded, Speculative)
+    assert isinstance(found.drafting.vocabulary, tuple)
+    assert len(found.drafting.vocabulary) == 5
+    assert loaded.drafting.vocabulary == list(found.drafting.vocabulary)
+    saved(tmp_path / "full", Full(setup()))
+    with pytest.raises(ValueError, match="draft vocabulary=5 takes the most frequent tokens of validation data"):
+        load_method(tmp_path / "full", draft=options)
 
 
 def test_what_cannot_draft_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
