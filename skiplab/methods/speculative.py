@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, final
 
+import torch
 from torch import Tensor
 
 from skiplab.engine.batch import Batch
+from skiplab.engine.draft_forward import full_and_drafted_states
 from skiplab.engine.draft_length import Drafting
-from skiplab.engine.parallel_forward import planned_states
-from skiplab.engine.policy import ExitPolicy, FullDepth, Planned
+from skiplab.engine.policy import ExitPolicy, Planned
 from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import PlannedModule, Setup
 from skiplab.methods.given_plan import GivenPlan, budget_of
@@ -27,6 +28,8 @@ from skiplab.schedules.schedule_solver import ScheduleSpec
 Training = Literal["none", "drafter", "any_plan"]
 # Minimum depth of random plans.
 _LOWEST = 2
+# Drafts per round in training, whatever their number in decoding, so that settings share a training.
+_ROUND = 4
 
 
 @final
@@ -39,9 +42,9 @@ class SelfSpeculative(PlannedModule):
         schedule: a schedule file, or what one holds, in place of these. With it or `layers`, keywords of `ScheduleSpec`
             must be at their defaults; `speedup` is ignored.
         draft: keywords of `Drafting`.
-        training: `none` takes the base unchanged. The others add up the loss at full depth and the drafter's, whose
-            targets are the references and the distributions at full depth: `drafter` trains the plan that drafts,
-            `any_plan` a new random plan for each batch, so that one model serves all drafters.
+        training: `none` takes the base unchanged. The others add up the loss at full depth and that of drafts in
+            rounds, whose targets are the references and the distributions at full depth: `drafter` trains the plan that
+            drafts, `any_plan` a new random plan for each batch, so that one model serves all drafters.
 
     Attributes:
         keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
@@ -79,16 +82,26 @@ class SelfSpeculative(PlannedModule):
 
     def shared_recipe(self) -> Mapping[str, Any]:
         """Draft lengths share a training; so do drafters, if any plan is trained."""
+        rounds = {"round": _ROUND}
         if self._training == "any_plan":
-            return {"loss": "full_and_any_plan"}
-        return {"loss": "full_and_drafter", **self._drafter.plain}
+            return {"loss": "full_and_any_plan", **rounds}
+        return {"loss": "full_and_drafter", **rounds, **self._drafter.plain}
 
     def loss(self, batch: Batch) -> Tensor:
         backbone, targets = self.backbone, batch.target_BG
-        full_BGD = planned_states(backbone, FullDepth(backbone.num_layers), batch)
-        drafted_BGD = planned_states(backbone, self._trained_plan(batch), batch)
-        taught = Taught(backbone, full_BGD.detach(), weight=1.0)
-        return lm_loss(backbone, full_BGD, targets) + lm_loss(backbone, drafted_BGD, targets, taught)
+        full_BGD, drafted_BND = full_and_drafted_states(
+            backbone, self._trained_plan(batch), batch, length=_ROUND, first=self._first()
+        )
+        loss = lm_loss(backbone, full_BGD, targets)
+        if not batch.decode_steps:
+            # The prompt's pass gives the only tokens.
+            return loss
+        taught = Taught(backbone, full_BGD[:, 1:].detach(), weight=1.0)
+        return loss + lm_loss(backbone, drafted_BND, targets[:, 1:], taught)
+
+    def _first(self) -> int:
+        """Where the first round begins: at random in training."""
+        return int(torch.randint(_ROUND, ())) if self.training else 0
 
     def _trained_plan(self, batch: Batch) -> ExitPolicy:
         if self._training == "drafter":

@@ -15,8 +15,8 @@ from skiplab.comparison.session import Session
 from skiplab.comparison.timed_systems import spread_workload
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import IGNORE
+from skiplab.engine.draft_forward import full_and_drafted_states
 from skiplab.engine.packed_linear import prepack
-from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import ExitPolicy, FullDepth, Planned
 from skiplab.methods.base import Optimization, Setup
 from skiplab.methods.speculative import SelfSpeculative
@@ -62,7 +62,7 @@ class DraftSearch:
 
     def _figures(self, params: dict[str, Any]) -> Row:
         drafted, full = self._timed(self._drafting(params).policy)
-        return {**drafted.row(full), "draft_agreement": self._agreement(self._layers(params))}
+        return {**drafted.row(full), "draft_agreement": self._agreement(self._layers(params), params["length"])}
 
     def _timed(self, policy: ExitPolicy) -> tuple[Timing, Timing]:
         systems: Mapping[str, ExitPolicy] = {"full": FullDepth(self._backbone.num_layers), "drafts": policy}
@@ -78,25 +78,24 @@ class DraftSearch:
         return timings["drafts"], timings["full"]
 
     @torch.inference_mode()
-    def _agreement(self, layers: LayerPlan) -> float:
-        """Share of target tokens at which a drafter's likeliest token is the full model's, in one parallel pass."""
+    def _agreement(self, layers: LayerPlan, length: int) -> float:
+        """Share of target tokens at which a drafter's likeliest token is the full model's, in one parallel pass.
+
+        Args:
+            length: drafts per round.
+        """
         drafter = Planned([terminate_plan(self._backbone.num_layers), layers])
         same, count = 0, 0
-        for batch, full_BG in zip(self._models.selection_batches, self._chosen, strict=True):
-            scored_BG = batch.target_BG != IGNORE
+        for batch in self._models.selection_batches:
+            if not batch.decode_steps:
+                continue
+            full_BGD, drafted_BND = full_and_drafted_states(self._backbone, drafter, batch, length=length)
             # The first token comes from the prompt, which runs at full depth.
-            scored_BG[:, 0] = False
-            drafted_BG = planned_logits(self._backbone, drafter, batch).argmax(-1)
-            same += int((drafted_BG == full_BG)[scored_BG].sum())
-            count += int(scored_BG.sum())
+            full_BN, drafted_BN = (self._backbone.head(h).argmax(-1) for h in (full_BGD[:, 1:], drafted_BND))
+            scored_BN = batch.target_BG[:, 1:] != IGNORE
+            same += int((drafted_BN == full_BN)[scored_BN].sum())
+            count += int(scored_BN.sum())
         return same / max(1, count)
-
-    @cached_property
-    def _chosen(self) -> list[torch.Tensor]:
-        """The full model's likeliest tokens (B, G) of each selection batch."""
-        full = FullDepth(self._backbone.num_layers)
-        with torch.inference_mode():
-            return [planned_logits(self._backbone, full, batch).argmax(-1) for batch in self._models.selection_batches]
 
     @cached_property
     def _backbone(self) -> Backbone:

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from skiplab.engine.batch import collate
+from skiplab.engine.draft_forward import full_and_drafted_states
 from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import FullDepth
 from skiplab.engine.speculative import Speculative
@@ -53,12 +55,20 @@ def test_the_base_is_taken_as_it_is_or_a_training_is_shared() -> None:
 def test_the_loss_is_that_of_full_depth_and_of_the_drafter_which_full_depth_teaches() -> None:
     made, batch = module(speedup=2, training="drafter").eval(), batches()[0]
     assert isinstance(made.policy, Speculative)
-    full_BGV, drafted_BGV = (
-        planned_logits(made.backbone, policy, batch) for policy in (FullDepth(6), made.policy.drafter)
+    full_BGD, drafted_BND = full_and_drafted_states(made.backbone, made.policy.drafter, batch, length=4)
+    full_BGV, drafted_BNV, target_BN = (
+        made.backbone.head(full_BGD),
+        made.backbone.head(drafted_BND),
+        batch.target_BG[:, 1:],
     )
-    expected = token_loss(full_BGV, batch.target_BG) + token_loss(drafted_BGV, batch.target_BG)
-    expected = expected + divergence(drafted_BGV, full_BGV, batch.target_BG)
-    torch.testing.assert_close(made.loss(batch), expected)
+    expected = token_loss(full_BGV, batch.target_BG) + token_loss(drafted_BNV, target_BN)
+    torch.testing.assert_close(made.loss(batch), expected + divergence(drafted_BNV, full_BGV[:, 1:], target_BN))
+
+
+def test_outputs_of_one_token_have_nothing_to_draft() -> None:
+    made, batch = module(speedup=2, training="drafter"), collate([[5, 6]], [[3]], 0)
+    full_BGV = planned_logits(made.backbone, FullDepth(6), batch)
+    torch.testing.assert_close(made.loss(batch), token_loss(full_BGV, batch.target_BG))
 
 
 def test_each_batch_has_a_plan_of_its_own() -> None:

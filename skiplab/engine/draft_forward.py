@@ -1,0 +1,99 @@
+"""The parallel forward of drafts: what a drafter computes in rounds, over all positions at once.
+
+Before a round's first token a drafter attends to keys and values of full depth, which verifications wrote, and from
+there on to its own. Under its plan alone (`planned_states`) it would attend to its own throughout. For a drafter of the
+bottom layers both are the same; for others training the latter leaves most drafts unaccepted.
+
+Shapes: B rows, P prompt columns, G generated columns, N = G - 1 generated columns that are fed, S key positions, D
+hidden size, H key/value heads, K head size, L layers.
+"""
+
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from skiplab.engine.backbone import Backbone, Context
+from skiplab.engine.batch import Batch
+from skiplab.engine.kv_cache import KVStore
+from skiplab.engine.parallel_forward import forward, positions
+from skiplab.engine.policy import ExitPolicy
+from skiplab.schedules.exit_schedule import layer_steps
+
+
+def full_and_drafted_states(
+    backbone: Backbone, drafter: ExitPolicy, batch: Batch, *, length: int, first: int = 0
+) -> tuple[Tensor, Tensor]:
+    """States (B, G, D) at full depth, and those (B, N, D) with which a drafter predicts all tokens but the first.
+
+    Args:
+        drafter: its plans must be nested.
+        length: tokens that are drafted in a round; all are accepted.
+        first: tokens of the first round that were drafted before the first one here.
+    """
+    kept = _Kept()
+    full_BTD = forward(backbone, batch.input_BT, batch.prompt_mask_BP, cache=kept)
+    prompt, fed = batch.prompt_columns, batch.decode_steps
+    valid_BT = torch.cat([batch.prompt_mask_BP, batch.prompt_mask_BP.new_ones(len(full_BTD), fed)], dim=1)
+    position_BN = positions(valid_BT)[:, prompt:]
+    h_BND = backbone.embed(batch.input_BT[:, prompt:], position_BN)
+    mask_B1NS = _mask(valid_BT, fed, length, first, h_BND.dtype)
+    context = Context(mask_B1NS, None, backbone.rotary(position_BN))
+    for layer, steps in enumerate(layer_steps(drafter.plan, backbone.num_layers, fed)):
+        # The prompt's pass is the first step.
+        if (count := steps - 1) > 0:
+            own = replace(_leading(context, fed, count), cache=_Joined(*kept.layers[layer]))
+            run_BND = backbone.layer(layer, h_BND[:, :count], own)
+            h_BND = torch.cat([run_BND, h_BND[:, count:]], dim=1)
+    return full_BTD[:, prompt - 1 :], h_BND
+
+
+def _mask(valid_BT: Tensor, fed: int, length: int, first: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask (B, 1, N, P + N + N) over the keys of full depth, and then the drafter's own."""
+    column_N = torch.arange(fed, device=valid_BT.device)
+    start_N1 = ((column_N + first) // length * length - first).clamp(min=0)[:, None]
+    own_NN = (column_N >= start_N1) & (column_N <= column_N[:, None])
+    column_S = torch.arange(valid_BT.shape[1], device=valid_BT.device)
+    before_NS = column_S < valid_BT.shape[1] - fed + start_N1
+    seen_BNS = torch.cat([valid_BT[:, None] & before_NS, own_NN.expand(len(valid_BT), -1, -1)], dim=-1)
+    return torch.zeros_like(seen_BNS, dtype=dtype).masked_fill_(~seen_BNS, -torch.inf)[:, None]
+
+
+def _leading(context: Context, fed: int, count: int) -> Context:
+    """The context of the first `count` of the columns that are fed."""
+    mask_B1NS = context.mask_B1QS
+    assert mask_B1NS is not None
+    keys = mask_B1NS.shape[-1] - fed + count
+    return Context(
+        mask_B1NS[:, :, :count, :keys], None, context.rotary and context.rotary.map(lambda part: part[:, :count])
+    )
+
+
+@final
+class _Kept(KVStore):
+    """Keeps each layer's keys and values, for gradients too."""
+
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
+
+    def seek(self, place: int) -> None:
+        pass
+
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.layers.append((key_BHTK, value_BHTK))
+        return key_BHTK, value_BHTK
+
+
+@final
+class _Joined(KVStore):
+    """Keys and values of one layer at full depth, followed by its own."""
+
+    def __init__(self, key_BHTK: Tensor, value_BHTK: Tensor) -> None:
+        self._keys, self._values = [key_BHTK], [value_BHTK]
+
+    def seek(self, place: int) -> None:
+        pass
+
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return torch.cat([self._keys[0], key_BHTK], dim=2), torch.cat([self._values[0], value_BHTK], dim=2)
