@@ -83,7 +83,8 @@ def reduced_softmax_confidence(backbone: Backbone, batches: Sequence[Batch], voc
     probability, so the response approximates the one over the whole vocabulary. Deviation from dynamic pruning (arXiv
     2410.18952), which takes the top tokens of each row at its first exit: here one set serves all rows.
     """
-    reduced = backbone.reduced_head(frequent_targets(batches, vocabulary))
+    size = backbone.model.config.vocab_size
+    reduced = backbone.reduced_head(frequent_targets(batches, vocabulary, vocabulary=size))
     return lambda h_ND, below_ND, head: softmax_response(reduced(h_ND))
 
 

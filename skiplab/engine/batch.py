@@ -52,11 +52,16 @@ class Part(NamedTuple):
     weight: float
 
 
-def frequent_targets(batches: Sequence[Batch], count: int) -> Tensor:
-    """The `count` most frequent generated tokens of some batches, or all that there are; the most frequent first."""
+def frequent_targets(batches: Sequence[Batch], count: int, *, vocabulary: int = 0) -> Tensor:
+    """The `count` most frequent generated tokens of some batches, the most frequent first.
+
+    If so many do not occur, the lowest ids follow, which a BPE tokenizer gave to the most frequent tokens.
+
+    Args:
+        vocabulary: size of the vocabulary; 0 goes up to the largest id that occurs.
+    """
     tokens_N = torch.cat([batch.target_BG[batch.target_BG != IGNORE] for batch in batches])
-    ids_U, count_U = tokens_N.unique(return_counts=True)
-    return ids_U[count_U.argsort(descending=True, stable=True)[:count]]
+    return tokens_N.bincount(minlength=vocabulary).argsort(descending=True, stable=True)[:count]
 
 
 def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
