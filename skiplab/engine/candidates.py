@@ -36,8 +36,8 @@ class Candidates:
     def admit(self, prompt: Iterable[int]) -> None:
         """Let a prompt's tokens be drafted."""
         before = self._prompts.keys()
-        kept = [token for token in dict.fromkeys(prompt) if token not in self._frequent]
-        after = dict.fromkeys([token for token in before if token not in set(kept)] + kept)
+        own = {token: None for token in prompt if token not in self._frequent}
+        after = {token: None for token in before if token not in own} | own
         for token in list(after)[: max(0, len(after) - len(self._frequent))]:
             del after[token]
         if after.keys() != before:
