@@ -95,7 +95,7 @@ def test_one_token_leaves_nothing_to_draft() -> None:
 
 
 def test_gradients_reach_full_depth_through_its_keys_and_values() -> None:
-    """Layer 4 is not among those that draft, and layer 5's keys and values come from its states."""
+    """Layer 1 does not draft, but the keys and values of full depth above it come from its states."""
     backbone = tiny_backbone()
     _, drafted_BND = full_and_drafted_states(backbone, DRAFTERS["skip"], examples(), length=2)
     drafted_BND.square().sum().backward()

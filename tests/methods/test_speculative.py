@@ -56,11 +56,8 @@ def test_the_loss_is_that_of_full_depth_and_of_the_drafter_which_full_depth_teac
     made, batch = module(speedup=2, training="drafter").eval(), batches()[0]
     assert isinstance(made.policy, Speculative)
     full_BGD, drafted_BND = full_and_drafted_states(made.backbone, made.policy.drafter, batch, length=4)
-    full_BGV, drafted_BNV, target_BN = (
-        made.backbone.head(full_BGD),
-        made.backbone.head(drafted_BND),
-        batch.target_BG[:, 1:],
-    )
+    full_BGV, drafted_BNV = made.backbone.head(full_BGD), made.backbone.head(drafted_BND)
+    target_BN = batch.target_BG[:, 1:]
     expected = token_loss(full_BGV, batch.target_BG) + token_loss(drafted_BNV, target_BN)
     torch.testing.assert_close(made.loss(batch), expected + divergence(drafted_BNV, full_BGV[:, 1:], target_BN))
 
