@@ -17,6 +17,7 @@ from skiplab.backbones.shapes import OPTSpec
 from skiplab.data.module import TextData
 from skiplab.data.restaurants import Restaurants
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import group_by_prompt
 from skiplab.engine.policy import Planned
 from skiplab.evaluation.generate import generate, generate_hf, perplexity
 from skiplab.jobs.scaling import scaling
@@ -143,12 +144,12 @@ def scores(ranks: Ranks) -> dict[str, Any]:
     policy = Planned([(0, 1, 2, 3), (0, 3)])
     outputs = generate(model, policy, data(), data().items("test"), batch_size=3, ranks=ranks)
     by_library = generate_hf(model, data(), data().items("test"), batch_size=3, ranks=ranks)
-    batches = data().batches("test")
+    groups = group_by_prompt(data().test_pairs, data().pad_id, size=3)
     return {
         "tokens": outputs.tokens,
         "depths": outputs.depths,
         "generate": by_library.tokens,
-        "perplexity": perplexity(model, policy, batches, ranks),
+        "perplexity": perplexity(model, policy, groups, ranks),
     }
 
 

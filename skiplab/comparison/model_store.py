@@ -20,7 +20,7 @@ from skiplab.comparison.base_outputs import BaseOutputs
 from skiplab.comparison.session import Session
 from skiplab.data.module import TextData
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.batch import Batch
+from skiplab.engine.batch import Batch, PromptGroup, group_by_prompt
 from skiplab.methods.base import ExitModule, Setup, TrainedModule
 from skiplab.methods.full import Full
 from skiplab.methods.spec import MethodSpec
@@ -90,11 +90,14 @@ class ModelStore:
 
     @cached_property
     def selection_batches(self) -> list[Batch]:
-        return self._batches("selection")
+        batches = self._prepared.data.batches("selection")
+        return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in batches]
 
     @cached_property
-    def test_batches(self) -> list[Batch]:
-        return self._batches("test")
+    def test_groups(self) -> list[PromptGroup]:
+        data = self._prepared.data
+        groups = group_by_prompt(data.test_pairs, data.pad_id, size=data.batch_size)
+        return [group.to(self._prepared.device) for group in groups]
 
     def resolved(self, spec: MethodSpec) -> MethodSpec:
         """The spec with its schedule solved for the base's output lengths."""
@@ -255,10 +258,6 @@ class ModelStore:
         if not self._ranks.is_first:
             with retrainable(folder):
                 copy_whole(probe, folder / "model.safetensors")
-
-    def _batches(self, split: str) -> list[Batch]:
-        batches = self._prepared.data.batches(split)
-        return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in batches]
 
     def _setup(self, backbone: Backbone) -> Setup:
         return Setup(

@@ -117,7 +117,7 @@ class Settings:
         figures: Row = {
             **_given("target_speedup", module and module.target_speedup),
             **_given("threshold", getattr(policy, "threshold", None)),
-            **_given("perplexity", perplexity(backbone, policy, self._models.test_batches, self._ranks)),
+            **_given("perplexity", perplexity(backbone, policy, self._models.test_groups, self._ranks)),
             **_given("prefill_layer_speedup", self._prefill_layer_speedup(policy)),
         }
         if place is not None:

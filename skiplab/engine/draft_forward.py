@@ -9,14 +9,13 @@ hidden size, H key/value heads, K head size, L layers.
 """
 
 from dataclasses import replace
-from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone, Context
 from skiplab.engine.batch import Batch
-from skiplab.engine.kv_cache import KVStore
+from skiplab.engine.kv_cache import ContinuedKV, KeptKV
 from skiplab.engine.parallel_forward import forward, positions
 from skiplab.engine.policy import ExitPolicy
 from skiplab.schedules.exit_schedule import layer_steps
@@ -32,7 +31,7 @@ def full_and_drafted_states(
         length: tokens that are drafted in a round; all are accepted.
         first: tokens of the first round that were drafted before the first one here.
     """
-    kept = _Kept()
+    kept = KeptKV()
     full_BTD = forward(backbone, batch.input_BT, batch.prompt_mask_BP, cache=kept)
     prompt, fed = batch.prompt_columns, batch.decode_steps
     valid_BT = torch.cat([batch.prompt_mask_BP, batch.prompt_mask_BP.new_ones(len(full_BTD), fed)], dim=1)
@@ -43,7 +42,7 @@ def full_and_drafted_states(
     for layer, steps in enumerate(layer_steps(drafter.plan, backbone.num_layers, fed)):
         # The prompt's pass is the first step.
         if (count := steps - 1) > 0:
-            own = replace(_leading(context, fed, count), cache=_Joined(*kept.layers[layer]))
+            own = replace(_leading(context, fed, count), cache=ContinuedKV(*kept.layers[layer]))
             run_BND = backbone.layer(layer, h_BND[:, :count], own)
             h_BND = torch.cat([run_BND, h_BND[:, count:]], dim=1)
     return full_BTD[:, prompt - 1 :], h_BND
@@ -68,32 +67,3 @@ def _leading(context: Context, fed: int, count: int) -> Context:
     return Context(
         mask_B1NS[:, :, :count, :keys], None, context.rotary and context.rotary.map(lambda part: part[:, :count])
     )
-
-
-@final
-class _Kept(KVStore):
-    """Keeps each layer's keys and values, for gradients too."""
-
-    def __init__(self) -> None:
-        self.layers: list[tuple[Tensor, Tensor]] = []
-
-    def seek(self, place: int) -> None:
-        pass
-
-    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self.layers.append((key_BHTK, value_BHTK))
-        return key_BHTK, value_BHTK
-
-
-@final
-class _Joined(KVStore):
-    """Keys and values of one layer at full depth, followed by its own."""
-
-    def __init__(self, key_BHTK: Tensor, value_BHTK: Tensor) -> None:
-        self._keys, self._values = [key_BHTK], [value_BHTK]
-
-    def seek(self, place: int) -> None:
-        pass
-
-    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([self._keys[0], key_BHTK], dim=2), torch.cat([self._values[0], value_BHTK], dim=2)

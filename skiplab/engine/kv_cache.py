@@ -52,6 +52,39 @@ class KVStore(ABC):
 
 
 @final
+class KeptKV(KVStore):
+    """Keeps the keys and values (B, H, T, K) of each layer that runs, as they come and with their gradients.
+
+    Attributes:
+        layers: by the layer's index.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def seek(self, place: int) -> None:
+        pass
+
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.layers[layer_idx] = key_BHTK, value_BHTK
+        return key_BHTK, value_BHTK
+
+
+@final
+class ContinuedKV(KVStore):
+    """Keys and values (B, H, T, K) of one layer's earlier positions; its own follow, and are dropped."""
+
+    def __init__(self, key_BHTK: Tensor, value_BHTK: Tensor) -> None:
+        self._keys, self._values = [key_BHTK], [value_BHTK]
+
+    def seek(self, place: int) -> None:
+        pass
+
+    def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return torch.cat([self._keys[0], key_BHTK], dim=2), torch.cat([self._values[0], value_BHTK], dim=2)
+
+
+@final
 class GivenKV(KVStore):
     """Keys and values of one layer that are known before it runs; it attends to these, and its own are dropped."""
 

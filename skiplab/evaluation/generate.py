@@ -8,20 +8,19 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 
 from skiplab.data.module import Item, TextData
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.batch import IGNORE, Batch, left_pad
+from skiplab.engine.batch import PromptGroup, left_pad
 from skiplab.engine.decode import decode_request
 from skiplab.engine.generation import GREEDY, GenerationOptions, own_generation_config_aside
 from skiplab.engine.out_of_memory import Halving
 from skiplab.engine.packed_linear import prepack
-from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import ExitPolicy, RowwisePolicy
 from skiplab.engine.request import Decoding
 from skiplab.evaluation.metric import Metric, Outputs, with_text
 from skiplab.evaluation.significance import seed_item_interval
+from skiplab.evaluation.teacher_forced import policy_losses
 from skiplab.utils.distributed import ALONE, Ranks
 from skiplab.utils.progress import Progress
 
@@ -230,21 +229,20 @@ def _mean(values: Sequence[Any]) -> Any:
 
 
 @torch.inference_mode()
-def perplexity(backbone: Backbone, policy: ExitPolicy, batches: Sequence[Batch], ranks: Ranks = ALONE) -> float | None:
+def perplexity(
+    backbone: Backbone, policy: ExitPolicy, groups: Sequence[PromptGroup], ranks: Ranks = ALONE
+) -> float | None:
     """Teacher-forced perplexity of the references under the policy's plans; None if rows decide when to exit.
 
-    The ranks share the batches; losses are summed in the order of the batches, so that the result does not depend on
+    The ranks share the groups; losses are summed in the order of the groups, so that the result does not depend on
     the number of ranks.
     """
     if isinstance(policy, RowwisePolicy):
         return None
 
-    def summed(batch: Batch) -> tuple[float, int]:
-        logits_BGV = planned_logits(backbone, policy, batch).float()
-        loss = F.cross_entropy(
-            logits_BGV.flatten(0, 1), batch.target_BG.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
-        return float(loss), int((batch.target_BG != IGNORE).sum())
+    def summed(group: PromptGroup) -> tuple[float, int]:
+        losses_G, counts_G = policy_losses(backbone, policy, group)
+        return float(losses_G.sum()), int(counts_G.sum())
 
-    losses, counts = zip(*ranks.share(batches, summed), strict=True)
+    losses, counts = zip(*ranks.share(groups, summed), strict=True)
     return math.exp(sum(losses) / sum(counts))

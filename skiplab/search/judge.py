@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, final
 
@@ -12,8 +12,9 @@ from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.session import Session
 from skiplab.comparison.timed_systems import spread_workload, time_systems
 from skiplab.data.module import Item
+from skiplab.data.pairs import Pair
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.batch import Batch, collate
+from skiplab.engine.batch import PromptGroup, group_by_prompt
 from skiplab.engine.packed_linear import prepack
 from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, PromptPlanned
 from skiplab.evaluation.bertscore import BERTScore
@@ -112,7 +113,7 @@ class Judge:
         """Loss of the once-for-all model on the examples for the profile, drawn by the search's seed."""
         examples = self._prepared.data.selection_pairs
         pairs = random.Random(self._spec.seed).sample(examples, min(self._spec.profile_items, len(examples)))
-        return Continuations(self._weights("once_for_all"), self._batches(pairs)).loss
+        return Continuations(self._weights("once_for_all"), self._groups(pairs)).loss
 
     def _judged(self, plan: NestedPlan, training: Mapping[str, Any], report: Report | None) -> dict[str, float]:
         found = self.planned(plan, training)
@@ -125,7 +126,7 @@ class Judge:
         if not policy.prompt.is_whole:
             found["loss"] = self._prompted_loss(backbone, policy)
         elif tuned:
-            found["loss"] = Continuations(backbone, self._batches(self._prepared.data.selection_pairs)).loss(plan)
+            found["loss"] = Continuations(backbone, self._groups(self._prepared.data.selection_pairs)).loss(plan)
         else:
             found["loss"] = self._continuations.loss(plan)
         if self._spec.decodes:
@@ -138,7 +139,7 @@ class Judge:
 
     def _prompted_loss(self, backbone: Backbone, policy: ExitPolicy) -> float:
         """Mean cross entropy of the selection items, whose prompts have to be read anew for each prompt plan."""
-        mean = perplexity(backbone, policy, self._batches(self._prepared.data.selection_pairs))
+        mean = perplexity(backbone, policy, self._groups(self._prepared.data.selection_pairs))
         assert mean is not None
         return math.log(mean)
 
@@ -173,7 +174,7 @@ class Judge:
         return self._other(self._spec.fidelity)
 
     def _other(self, weights: str) -> Continuations:
-        return Continuations(self._weights(weights), self._batches(self._prepared.data.selection_pairs))
+        return Continuations(self._weights(weights), self._groups(self._prepared.data.selection_pairs))
 
     def _weights(self, name: str) -> Backbone:
         if name == "base":
@@ -181,13 +182,9 @@ class Judge:
         spec = self._models.spec(OnceForAll, speedup=1.0)
         return self._models.module(spec, self._prepared.config.seeds[0], None).backbone
 
-    def _batches(self, pairs: Sequence[Any]) -> list[Batch]:
-        """Batches of examples of similar length, to minimise padding."""
-        ordered = sorted(pairs, key=lambda pair: (len(pair[1]), len(pair[0])))
-        parts = [ordered[first : first + _BATCH] for first in range(0, len(ordered), _BATCH)]
-        sides = [tuple(zip(*part, strict=True)) for part in parts]
-        made = [collate(prompts, targets, self._prepared.data.pad_id) for prompts, targets in sides]
-        return [Batch(*(tensor.to(self._prepared.device) for tensor in batch)) for batch in made]
+    def _groups(self, pairs: Iterable[Pair]) -> list[PromptGroup]:
+        found = group_by_prompt(pairs, self._prepared.data.pad_id, size=_BATCH)
+        return [group.to(self._prepared.device) for group in found]
 
     @cached_property
     def _items(self) -> list[Item]:

@@ -6,22 +6,33 @@ import pytest
 import torch
 
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.batch import IGNORE, Batch, collate
-from skiplab.engine.policy import Planned
-from skiplab.evaluation.teacher_forced import Continuations
+from skiplab.engine.batch import IGNORE, Batch, PromptGroup, group_by_prompt
+from skiplab.engine.policy import ExitPolicy, Planned, PromptPlanned
+from skiplab.evaluation.teacher_forced import Continuations, policy_losses
 from skiplab.methods.distillation import planned_loss
 from skiplab.schedules.nested_plan import NestedPlan, random_plan
+from skiplab.schedules.prompt_spec import PromptSpec
 from tests.tiny import EOS, PAD, prompts
 
 
-def batches() -> list[Batch]:
-    def batch(seed: int, rows: list[list[int]]) -> Batch:
-        targets = [[*target, EOS] for target in prompts(len(rows), seed=seed, longest=11)]
-        return collate(rows, targets, PAD)
+def groups() -> list[PromptGroup]:
+    """Prompts of several references, of one, and of one length, and references of one token."""
 
-    # The second batch has no padding in its prompts, the third has one token per output.
-    equal = [[5, 6, 7]] * 3
-    return [batch(1, prompts(5)), batch(2, equal), collate(prompts(4), [[EOS]] * 4, PAD)]
+    def targets(count: int, seed: int) -> list[list[int]]:
+        return [[*target, EOS] for target in prompts(count, seed=seed, longest=11)]
+
+    several = [(prompt, target) for prompt in prompts(3) for target in targets(4, len(prompt))]
+    several += zip(prompts(3, seed=5), targets(3, seed=6), strict=True)
+    equal = zip([[5, 6, 7], [5, 6, 8]], targets(2, seed=2), strict=True)
+    return [
+        group
+        for pairs in (several, equal, [(prompt, [EOS]) for prompt in prompts(4)])
+        for group in group_by_prompt(pairs, PAD, size=4)
+    ]
+
+
+def batches() -> list[Batch]:
+    return [batch for group in groups() for batch in group.batches]
 
 
 def plans() -> list[NestedPlan]:
@@ -35,7 +46,7 @@ def plans() -> list[NestedPlan]:
 
 @torch.inference_mode()
 def test_loss_is_that_of_the_parallel_forward(backbone: Backbone) -> None:
-    read = Continuations(backbone, batches())
+    read = Continuations(backbone, groups())
     for plan in plans():
         parts = [planned_loss(backbone, Planned(plan.plans()), batch) for batch in batches()]
         counts = [int((batch.target_BG != IGNORE).sum()) for batch in batches()]
@@ -43,8 +54,28 @@ def test_loss_is_that_of_the_parallel_forward(backbone: Backbone) -> None:
         assert read.loss(plan) == pytest.approx(expected, rel=1e-5)
 
 
+ENDS = PromptSpec(form="ends", from_layer=4, last=2).plan(6, (0, 5))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "policy",
+    [Planned([(0, 2, 5), (0, 5), (5,)]), PromptPlanned(Planned([tuple(range(6)), (0, 5)]), ENDS)],
+    ids=["layers of the prompt", "part of the prompt"],
+)
+def test_loss_of_a_policy_is_that_of_the_parallel_forward(backbone: Backbone, policy: ExitPolicy) -> None:
+    for group in groups():
+        losses_G, counts_G = policy_losses(backbone, policy, group)
+        parts = [
+            float(planned_loss(backbone, policy, batch)) * int((batch.target_BG != IGNORE).sum())
+            for batch in group.batches
+        ]
+        assert float(losses_G.sum()) == pytest.approx(sum(parts), rel=1e-5)
+        assert int(counts_G.sum()) == sum(int((batch.target_BG != IGNORE).sum()) for batch in group.batches)
+
+
 def test_losses_by_step_add_up(backbone: Backbone) -> None:
-    read, plan = Continuations(backbone, batches()), plans()[-1]
+    read, plan = Continuations(backbone, groups()), plans()[-1]
     losses_G, counts_G = read.loss_by_step(plan)
     assert counts_G.tolist() == [
         sum(int((batch.target_BG[:, step] != IGNORE).sum()) for batch in batches() if batch.target_BG.shape[1] > step)
