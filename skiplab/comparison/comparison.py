@@ -1,8 +1,8 @@
 """Run one comparison: make the settings one after another, time them interleaved, then write the results."""
 
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from time import monotonic, sleep
 from typing import final
 
@@ -102,14 +102,34 @@ class Comparison:
     ) -> None:
         """Make all settings in order; those that other processes have claimed are tried again later."""
         waiting = {entry: f"[{number}/{len(self._cases)}]" for number, entry in enumerate(self._cases, start=1)}
+        ahead: Iterator[Entry] | None = None
         while waiting and go_on():
             # The full model comes first: all others are compared with its outputs.
             turn = [self._full_entry] if self._full_entry in waiting else order(list(waiting))
             made = [entry for entry in turn if go_on() and self._claim_and_attempt(entry, waiting[entry])]
             for entry in made:
                 del waiting[entry]
-            if not made:
+            if made:
+                continue
+            ahead = ahead or iter(order(list(waiting)))
+            if self._full_entry in waiting and (entry := next(ahead, None)) is not None:
+                self._train_ahead(entry)
+            else:
                 sleep(_POLL_SECONDS)
+
+    def _train_ahead(self, entry: Entry) -> None:
+        """Train for a setting that cannot be made yet, because another process is still making the full model."""
+        case = self._cases[entry]
+        parts = trainings(entry, case, self._models)
+        if case is None or self._claims is None or not parts:
+            return
+        with self._claims.attempt(parts) as mine:
+            if mine:
+                self._session.screen.phase(f"training for {entry.label}")
+                # The setting's own attempt reports an error.
+                with suppress(Exception):
+                    for spec in case.candidates:
+                        self._models.module(spec, entry.seed, None)
 
     def _claim_and_attempt(self, entry: Entry, counter: str) -> bool:
         """Attempt a setting unless another process has claimed it or its training; returns whether it was attempted."""

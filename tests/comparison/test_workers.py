@@ -14,6 +14,7 @@ import pytest
 
 from skiplab.comparison.claims import Claims
 from skiplab.comparison.comparison import Comparison
+from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.prepare import ConfigurationError, prepare
 from skiplab.comparison.session import Session, open_session, open_tracker
 from skiplab.comparison.worker_count import worker_count
@@ -78,6 +79,22 @@ def test_two_workers_in_turns_make_what_one_process_makes(alone: Path, tmp_path:
     # The parent process repeats no finished setting, but retries settings that failed in earlier runs.
     assert compare(config, tmp_path / "run") is False
     assert made() == first
+    assert compared(tmp_path) == compared(alone)
+
+
+def test_a_worker_trains_while_another_makes_the_full_model(alone: Path, tmp_path: Path) -> None:
+    config = small_config(tmp_path, *SETTINGS, "tracking.uri=null")
+    prepared = prepare(config)
+    session = Session(prepared, RunFolder(tmp_path / "run"))
+    models, claims = ModelStore(session), Claims(tmp_path / "run" / "claims", "run")
+    specs = [(spec, case.entry.seed) for case in prepared.cases for spec in case.candidates]
+    needed = models.trainings_left(specs)
+    assert len(needed) > 2
+    with claims.attempt([prepared.cases[0].entry.key]):
+        # One training fails.
+        Comparison(session).work(claims, lambda: len(models.trainings_left(specs)) > 1)
+    assert not list((tmp_path / "run").glob("settings/*"))
+    assert compare(config, tmp_path / "run") is False
     assert compared(tmp_path) == compared(alone)
 
 
