@@ -24,7 +24,7 @@ from torch import Tensor
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch, frequent_targets
 from skiplab.engine.candidates import Candidates
-from skiplab.engine.draft_length import DraftCounts, Drafting, Outcome
+from skiplab.engine.draft_length import DraftCounts, Drafting, DraftLength, Outcome
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy, PromptPlanned
 from skiplab.engine.row_choice import Chooser, choose
@@ -62,6 +62,11 @@ class Speculative(ExitPolicy):
         self.drafting = drafting
         self._num_layers = num_layers
         self._plan = terminate_plan(num_layers)
+        self._lengths: dict[int, DraftLength] = {}
+
+    def length(self, rows: int) -> DraftLength:
+        """The chooser of the number of drafts for batches of so many rows; what it learns serves all later ones."""
+        return self._lengths.setdefault(rows, self.drafting.chooser())
 
     def fitted(self, valid: Sequence[Batch]) -> ExitPolicy:
         """With the ids of the tokens that may be drafted, if their number is given."""
@@ -98,16 +103,19 @@ class Verified:
 class Rounds:
     """Draft and verify, round by round, for the decoding rows of a batch.
 
+    Args:
+        rows: of a full batch.
+
     Attributes:
         counts: what was drafted and accepted.
     """
 
-    def __init__(self, backbone: Backbone, policy: Speculative, live: LiveRows) -> None:
+    def __init__(self, backbone: Backbone, policy: Speculative, live: LiveRows, *, rows: int) -> None:
         policy.drafting.check_fits(backbone.max_positions)
         self._device = backbone.device
         self._policy = policy
         self._live = live
-        self._length = policy.drafting.chooser()
+        self._length = policy.length(rows)
         self._candidates = _candidates(backbone, policy.drafting)
         self.counts = DraftCounts()
 

@@ -15,7 +15,7 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import collate
 from skiplab.engine.continuous import Engine
 from skiplab.engine.decode import decode, decode_request, decode_steps
-from skiplab.engine.draft_length import DraftCounts, Drafting
+from skiplab.engine.draft_length import DraftCounts, Drafting, Outcome
 from skiplab.engine.generation import GenerationOptions
 from skiplab.engine.kept_batches import DraftBatches
 from skiplab.engine.kv_cache import KVCache
@@ -170,6 +170,21 @@ def test_counts_and_depths_say_what_a_round_cost() -> None:
     assert found.drafts == DraftCounts(verifications=4, drafted=12, accepted=12, layers=4 * (3 * 5 + 6))
     assert found.drafts
     assert found.drafts.figures == {"tokens_per_verification": 4, "layers_per_token": 21 / 4, "draft_acceptance": 1}
+
+
+def test_what_a_batch_teaches_about_draft_lengths_serves_later_ones() -> None:
+    policy = Speculative(DRAFTERS["exit"], 6, Drafting(adaptive=True))
+    assert policy.length(2) is not policy.length(3)
+    # Drafts do not pay, says the first batch.
+    policy.length(2).observe(Outcome(drafted=4, accepted=[0, 0], draft_seconds=100.0, verify_seconds=1.0))
+    policy.length(2).observe(Outcome(drafted=0, accepted=[0, 0], draft_seconds=0.0, verify_seconds=1.0))
+    drafted = {}
+    for rows in (2, 3):
+        found = decode(BACKBONES["llama"], policy, prompts(rows), max_new_tokens=9, eos_id=None, pad_id=PAD)
+        assert found.drafts is not None
+        drafted[rows] = found.drafts.drafted
+    assert drafted[2] == 0
+    assert drafted[3] > 0
 
 
 def test_drafting_ends_with_confidence() -> None:
