@@ -48,6 +48,7 @@ class SelfSpeculative(PlannedModule):
 
     Attributes:
         keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
+        drafting: `draft` as an object.
     """
 
     keywords_of: ClassVar[type] = ScheduleSpec
@@ -66,7 +67,7 @@ class SelfSpeculative(PlannedModule):
         super().__init__(setup)
         drafting = Drafting(**(draft or {}))
         drafting.check_fits(setup.backbone.max_positions)
-        self._drafter, self._drafting = _drafter(setup, kind, layers, schedule, options), drafting
+        self._drafter, self.drafting = _drafter(setup, kind, layers, schedule, options), drafting
         self.policy = Speculative(self._drafter.policy, setup.backbone.num_layers, drafting)
         self.trains = training != "none"
         self._training = training
@@ -74,7 +75,7 @@ class SelfSpeculative(PlannedModule):
     @property
     def setting(self) -> str:
         trained = {"none": "", "drafter": " trained", "any_plan": " trained for any plan"}[self._training]
-        return f"{self._drafter.name} {self._drafting}{trained}"
+        return f"{self._drafter.name} {self.drafting}{trained}"
 
     @property
     def target_speedup(self) -> None:

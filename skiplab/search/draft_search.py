@@ -61,7 +61,7 @@ class DraftSearch:
         return figures["decode_speedup"]
 
     def _figures(self, params: dict[str, Any]) -> Row:
-        drafted, full = self._timed(self._drafting(params).policy)
+        drafted, full = self._timed(self._drafting(params).exit_policy(self._models.selection_batches))
         return {**drafted.row(full), "draft_agreement": self._agreement(self._layers(params), params["length"])}
 
     def _timed(self, policy: ExitPolicy) -> tuple[Timing, Timing]:
@@ -98,10 +98,16 @@ class DraftSearch:
         return same / max(1, count)
 
     @cached_property
-    def _backbone(self) -> Backbone:
-        """With the weights of the first drafting method of the configuration."""
+    def _module(self) -> SelfSpeculative:
+        """The first drafting method of the configuration, for its weights and the tokens that may be drafted."""
         case = next(case for case in self._prepared.cases if case.candidates[0].method is SelfSpeculative)
-        return self._models.module(case.candidates[0], case.entry.seed, None).backbone
+        module = self._models.module(case.candidates[0], case.entry.seed, None)
+        assert isinstance(module, SelfSpeculative)
+        return module
+
+    @property
+    def _backbone(self) -> Backbone:
+        return self._module.backbone
 
     @cached_property
     def _packed(self) -> Backbone:
@@ -124,7 +130,8 @@ class DraftSearch:
 
     def _drafting(self, params: dict[str, Any]) -> SelfSpeculative:
         setup = Setup(self._backbone, self._models.lengths, Optimization(learning_rate=1.0))
-        return SelfSpeculative(setup, **hyperparameters(params, self._backbone.num_layers))
+        vocabulary = self._module.drafting.vocabulary
+        return SelfSpeculative(setup, **hyperparameters(params, self._backbone.num_layers, vocabulary))
 
     def _row(self, params: dict[str, Any], figures: Row, costs: DraftCosts | None) -> Row:
         setting, seed = self._drafting(params).setting, self._prepared.config.seeds[0]

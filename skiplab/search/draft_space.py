@@ -26,7 +26,12 @@ def suggest(trial: Suggests, options: Drafts) -> dict[str, Any]:
     }
 
 
-def hyperparameters(params: dict[str, Any], num_layers: int) -> dict[str, Any]:
-    """A trial's parameters as keywords of `SelfSpeculative`."""
+def hyperparameters(params: dict[str, Any], num_layers: int, vocabulary: Any = None) -> dict[str, Any]:
+    """A trial's parameters as keywords of `SelfSpeculative`.
+
+    Args:
+        vocabulary: of `Drafting`; not searched.
+    """
     layers = draft_layers(params["kind"], params["depth"], num_layers)
-    return {"layers": list(layers), "draft": {"length": params["length"], "threshold": params["threshold"]}}
+    drafting = {"length": params["length"], "threshold": params["threshold"], "vocabulary": vocabulary}
+    return {"layers": list(layers), "draft": drafting}

@@ -15,6 +15,7 @@ def config(folder: Path, *overrides: str) -> DictConfig:
     small = (
         "tracking.uri=null", f"drafts.storage=sqlite:///{folder}/optuna.db", "drafts.trials=10", "drafts.depth=[1,3]",
         "drafts.length=[1,3]", "drafts.threshold=[0.5]", "trainer.max_epochs=1", "methods.speculative.passes=1",
+        "methods.speculative.draft.vocabulary=20",
     )  # fmt: skip
     return small_config(folder, *small, *overrides, experiment="search_draft")
 
@@ -32,6 +33,7 @@ def test_a_search_is_resumed_and_its_drafters_are_ranked(tmp_path: Path, capsys:
         assert 1 <= row["tokens_per_verification"] <= 4
         assert 0 <= row["draft_agreement"] <= 1
         assert row["method"] == "speculative"
+        assert row["setting"].endswith(" of 20 tokens")
     assert "times as fast as full depth" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "run" / "report.html").is_file()
 

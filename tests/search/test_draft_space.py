@@ -25,4 +25,5 @@ def test_kinds_differ() -> None:
 
 def test_parameters_become_hyperparameters() -> None:
     params = {"kind": "spaced", "depth": 2, "length": 5, "threshold": 0.6}
-    assert hyperparameters(params, 6) == {"layers": [0, 5], "draft": {"length": 5, "threshold": 0.6}}
+    draft = {"length": 5, "threshold": 0.6, "vocabulary": 100}
+    assert hyperparameters(params, 6, 100) == {"layers": [0, 5], "draft": draft}
