@@ -56,6 +56,10 @@ def test_without_arguments_the_experiments_are_listed(tmp_path: Path) -> None:
         (["experiment=compare_clam"], "error: experiment=compare_clam is unknown; did you mean compare_calm?"),
         ([COMPARISON, "trainer.max_epoch=2"], "error: trainer.max_epoch is not in this configuration; did you mean"),
         (
+            [COMPARISON, "benchmark={round:3}"],
+            "error: benchmark is not in this configuration with all these entries. It has batch_sizes, prompts, ",
+        ),
+        (
             ["smok"],
             "overrides such as experiment=NAME; did you mean experiment=smoke?",
         ),

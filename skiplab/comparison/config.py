@@ -70,7 +70,7 @@ class Benchmark(Section):
     narrow: Annotated[Number, Field(gt=0)] | None
     warmup: Annotated[int, Field(ge=0)]
     layers_at: PositiveInt | None
-    assisted: dict[Literal["hf_prompt_lookup", "hf_assistant_early_exit"], list[PositiveInt]]
+    assisted: dict[Literal["hf_prompt_lookup", "hf_assistant_early_exit"], list[PositiveInt]] | None
 
     @property
     def timing(self) -> Rounds:

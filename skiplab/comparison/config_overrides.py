@@ -45,6 +45,9 @@ def _meant(key: str, given: str | None, overrides: Sequence[str]) -> str:
         return ""
     known = ["experiment", "method", *_keys(config)]
     parent, _, name = key.rpartition(".")
+    if key in known:
+        entries = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == key]
+        return f" with all these entries. It has {', '.join(entries)}; +{key}.NAME=VALUE adds one"
     if meant := did_you_mean(key, known, cutoff=0.8):
         return meant
     siblings = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent]

@@ -24,7 +24,7 @@ def hf_entries(config: RunConfig) -> dict[Entry, Mapping[str, Any]]:
     # `generate` decodes greedily, whatever the settings do.
     setting = "full depth" if config.generation.is_default else "full depth greedy"
     found: dict[Entry, Mapping[str, Any]] = {Entry("hf_generate", setting, seed): {}}
-    for name, values in config.benchmark.assisted.items():
+    for name, values in (config.benchmark.assisted or {}).items():
         option, label = _ASSISTED[name]
         found |= {Entry(name, label.format(value), seed): {option: value} for value in values}
     return found

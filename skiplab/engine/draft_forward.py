@@ -8,7 +8,7 @@ Shapes: B rows, P prompt columns, G generated columns, N = G - 1 generated colum
 hidden size, H key/value heads, K head size, L layers.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,20 +21,38 @@ from skiplab.engine.policy import ExitPolicy
 from skiplab.schedules.exit_schedule import layer_steps
 
 
-def full_and_drafted_states(
-    backbone: Backbone, drafter: ExitPolicy, batch: Batch, *, length: int, first: int = 0
-) -> tuple[Tensor, Tensor]:
-    """States (B, G, D) at full depth, and those (B, N, D) with which a drafter predicts all tokens but the first.
+@dataclass(frozen=True)
+class FullPass:
+    """A batch after its pass at full depth.
+
+    Attributes:
+        states_BGD: the states from which the generated tokens come.
+        kept: keys and values of all layers and columns.
+    """
+
+    batch: Batch
+    states_BGD: Tensor
+    kept: KeptKV
+
+
+def full_pass(backbone: Backbone, batch: Batch) -> FullPass:
+    """Pass a batch through all layers."""
+    kept = KeptKV()
+    h_BTD = forward(backbone, batch.input_BT, batch.prompt_mask_BP, cache=kept)
+    return FullPass(batch, h_BTD[:, batch.prompt_columns - 1 :], kept)
+
+
+def drafted_states(backbone: Backbone, drafter: ExitPolicy, full: FullPass, *, length: int, first: int = 0) -> Tensor:
+    """The states (B, N, D) with which a drafter predicts all tokens but the first.
 
     Args:
         drafter: its plans must be nested.
         length: tokens that are drafted in a round; all are accepted.
         first: tokens of the first round that were drafted before the first one here.
     """
-    kept = KeptKV()
-    full_BTD = forward(backbone, batch.input_BT, batch.prompt_mask_BP, cache=kept)
+    batch = full.batch
     prompt, fed = batch.prompt_columns, batch.decode_steps
-    valid_BT = torch.cat([batch.prompt_mask_BP, batch.prompt_mask_BP.new_ones(len(full_BTD), fed)], dim=1)
+    valid_BT = torch.cat([batch.prompt_mask_BP, batch.prompt_mask_BP.new_ones(len(batch.input_BT), fed)], dim=1)
     position_BN = positions(valid_BT)[:, prompt:]
     h_BND = backbone.embed(batch.input_BT[:, prompt:], position_BN)
     mask_B1NS = _mask(valid_BT, fed, length, first, h_BND.dtype)
@@ -42,10 +60,10 @@ def full_and_drafted_states(
     for layer, steps in enumerate(layer_steps(drafter.plan, backbone.num_layers, fed)):
         # The prompt's pass is the first step.
         if (count := steps - 1) > 0:
-            own = replace(_leading(context, fed, count), cache=ContinuedKV(*kept.layers[layer]))
+            own = replace(_leading(context, fed, count), cache=ContinuedKV(*full.kept.layers[layer]))
             run_BND = backbone.layer(layer, h_BND[:, :count], own)
             h_BND = torch.cat([run_BND, h_BND[:, count:]], dim=1)
-    return full_BTD[:, prompt - 1 :], h_BND
+    return h_BND
 
 
 def _mask(valid_BT: Tensor, fed: int, length: int, first: int, dtype: torch.dtype) -> Tensor:

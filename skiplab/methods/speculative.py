@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.batch import Batch
-from skiplab.engine.draft_forward import full_and_drafted_states
+from skiplab.engine.draft_forward import drafted_states, full_pass
 from skiplab.engine.draft_length import Drafting
 from skiplab.engine.policy import ExitPolicy, Planned
 from skiplab.engine.speculative import Speculative
@@ -90,14 +90,13 @@ class SelfSpeculative(PlannedModule):
 
     def loss(self, batch: Batch) -> Tensor:
         backbone, targets = self.backbone, batch.target_BG
-        full_BGD, drafted_BND = full_and_drafted_states(
-            backbone, self._trained_plan(batch), batch, length=_ROUND, first=self._first()
-        )
-        loss = lm_loss(backbone, full_BGD, targets)
+        full = full_pass(backbone, batch)
+        loss = lm_loss(backbone, full.states_BGD, targets)
         if not batch.decode_steps:
             # The prompt's pass gives the only tokens.
             return loss
-        taught = Taught(backbone, full_BGD[:, 1:].detach(), weight=1.0)
+        drafted_BND = drafted_states(backbone, self._trained_plan(batch), full, length=_ROUND, first=self._first())
+        taught = Taught(backbone, full.states_BGD[:, 1:].detach(), weight=1.0)
         return loss + lm_loss(backbone, drafted_BND, targets[:, 1:], taught)
 
     def _first(self) -> int:

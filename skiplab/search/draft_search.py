@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
+from torch import Tensor
 
 from skiplab.benchmarking.timing import Timing, Workload, engine_system, interleave
 from skiplab.comparison.config_drafts import Drafts
@@ -15,7 +16,7 @@ from skiplab.comparison.session import Session
 from skiplab.comparison.timed_systems import spread_workload
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import IGNORE
-from skiplab.engine.draft_forward import full_and_drafted_states
+from skiplab.engine.draft_forward import FullPass, drafted_states, full_pass
 from skiplab.engine.packed_linear import prepack
 from skiplab.engine.policy import ExitPolicy, FullDepth, Planned
 from skiplab.methods.base import Optimization, Setup
@@ -86,16 +87,19 @@ class DraftSearch:
         """
         drafter = Planned([terminate_plan(self._backbone.num_layers), layers])
         same, count = 0, 0
-        for batch in self._models.selection_batches:
-            if not batch.decode_steps:
-                continue
-            full_BGD, drafted_BND = full_and_drafted_states(self._backbone, drafter, batch, length=length)
-            # The first token comes from the prompt, which runs at full depth.
-            full_BN, drafted_BN = (self._backbone.head(h).argmax(-1) for h in (full_BGD[:, 1:], drafted_BND))
-            scored_BN = batch.target_BG[:, 1:] != IGNORE
-            same += int((drafted_BN == full_BN)[scored_BN].sum())
+        for full, chosen_BN in self._full:
+            drafted_BND = drafted_states(self._backbone, drafter, full, length=length)
+            scored_BN = full.batch.target_BG[:, 1:] != IGNORE
+            drafted_M = self._backbone.head(drafted_BND[scored_BN]).argmax(-1)
+            same += int((drafted_M == chosen_BN[scored_BN]).sum())
             count += int(scored_BN.sum())
         return same / max(1, count)
+
+    @cached_property
+    def _full(self) -> list[tuple[FullPass, Tensor]]:
+        """The selection batches after their pass at full depth, and its choices (B, N) of all tokens but the first."""
+        passes = [full_pass(self._backbone, batch) for batch in self._models.selection_batches if batch.decode_steps]
+        return [(full, self._backbone.head(full.states_BGD[:, 1:]).argmax(-1)) for full in passes]
 
     @cached_property
     def _module(self) -> SelfSpeculative:

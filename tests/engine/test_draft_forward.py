@@ -6,7 +6,7 @@ from torch import Tensor
 
 from skiplab.engine.backbone import Backbone, Context
 from skiplab.engine.batch import Batch, collate
-from skiplab.engine.draft_forward import full_and_drafted_states
+from skiplab.engine.draft_forward import drafted_states, full_pass
 from skiplab.engine.kv_cache import KVCache
 from skiplab.engine.parallel_forward import causal_mask, planned_states, positions
 from skiplab.engine.policy import ExitPolicy, FullDepth, Planned, Scheduled
@@ -24,6 +24,10 @@ DRAFTERS: dict[str, ExitPolicy] = {
 def examples() -> Batch:
     prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
     return collate(prompts, [[3, 4, 5, 6, 7, 8, 9, 10], [6] * 8, [9, 8, 7, 6, 5, 4, 3, 11]], PAD)
+
+
+def drafted(backbone: Backbone, drafter: ExitPolicy, batch: Batch, length: int, first: int = 0) -> Tensor:
+    return drafted_states(backbone, drafter, full_pass(backbone, batch), length=length, first=first)
 
 
 def in_rounds(backbone: Backbone, drafter: ExitPolicy, batch: Batch, length: int, first: int) -> Tensor:
@@ -70,7 +74,7 @@ def run(
 @torch.inference_mode()
 def test_drafts_see_full_depth_before_their_round(layout: str, drafter: ExitPolicy, length: int, first: int) -> None:
     backbone, batch = tiny_backbone(layout), examples()
-    full_BGD, drafted_BND = full_and_drafted_states(backbone, drafter, batch, length=length, first=first)
+    full_BGD, drafted_BND = full_pass(backbone, batch).states_BGD, drafted(backbone, drafter, batch, length, first)
     torch.testing.assert_close(full_BGD, planned_states(backbone, FullDepth(6), batch), rtol=1e-4, atol=1e-4)
     # The values reach 5.
     torch.testing.assert_close(drafted_BND, in_rounds(backbone, drafter, batch, length, first), rtol=1e-4, atol=1e-4)
@@ -83,22 +87,21 @@ def test_bottom_layers_draft_what_they_compute_alone(layout: str) -> None:
     backbone, batch, drafter = tiny_backbone(layout), examples(), Planned([ALL, terminate_plan(2)])
     alone_BGD = planned_states(backbone, drafter, batch)
     for length in (1, 4, 20):
-        _, drafted_BND = full_and_drafted_states(backbone, drafter, batch, length=length)
+        drafted_BND = drafted(backbone, drafter, batch, length)
         torch.testing.assert_close(drafted_BND, alone_BGD[:, 1:], rtol=1e-4, atol=1e-4)
 
 
 def test_one_token_leaves_nothing_to_draft() -> None:
     backbone = tiny_backbone()
-    full_BGD, drafted_BND = full_and_drafted_states(backbone, DRAFTERS["skip"], collate([[5, 6]], [[3]], PAD), length=4)
-    assert full_BGD.shape[1] == 1
-    assert drafted_BND.shape[1] == 0
+    full = full_pass(backbone, collate([[5, 6]], [[3]], PAD))
+    assert full.states_BGD.shape[1] == 1
+    assert drafted_states(backbone, DRAFTERS["skip"], full, length=4).shape[1] == 0
 
 
 def test_gradients_reach_full_depth_through_its_keys_and_values() -> None:
     """Layer 1 does not draft, but the keys and values of full depth above it come from its states."""
     backbone = tiny_backbone()
-    _, drafted_BND = full_and_drafted_states(backbone, DRAFTERS["skip"], examples(), length=2)
-    drafted_BND.square().sum().backward()
+    drafted(backbone, DRAFTERS["skip"], examples(), 2).square().sum().backward()
     assert 1 not in DRAFTERS["skip"].plan(1)
     gradient = next(backbone.layers[1].parameters()).grad
     assert gradient is not None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skiplab.engine.batch import collate
-from skiplab.engine.draft_forward import full_and_drafted_states
+from skiplab.engine.draft_forward import drafted_states, full_pass
 from skiplab.engine.parallel_forward import planned_logits
 from skiplab.engine.policy import FullDepth
 from skiplab.engine.speculative import Speculative
@@ -55,8 +55,9 @@ def test_the_base_is_taken_as_it_is_or_a_training_is_shared() -> None:
 def test_the_loss_is_that_of_full_depth_and_of_the_drafter_which_full_depth_teaches() -> None:
     made, batch = module(speedup=2, training="drafter").eval(), batches()[0]
     assert isinstance(made.policy, Speculative)
-    full_BGD, drafted_BND = full_and_drafted_states(made.backbone, made.policy.drafter, batch, length=4)
-    full_BGV, drafted_BNV = made.backbone.head(full_BGD), made.backbone.head(drafted_BND)
+    full = full_pass(made.backbone, batch)
+    drafted_BND = drafted_states(made.backbone, made.policy.drafter, full, length=4)
+    full_BGV, drafted_BNV = made.backbone.head(full.states_BGD), made.backbone.head(drafted_BND)
     target_BN = batch.target_BG[:, 1:]
     expected = token_loss(full_BGV, batch.target_BG) + token_loss(drafted_BNV, target_BN)
     torch.testing.assert_close(made.loss(batch), expected + divergence(drafted_BNV, full_BGV[:, 1:], target_BN))
