@@ -24,11 +24,13 @@ class Outcome:
     Attributes:
         drafted: drafts per row.
         accepted: accepted drafts, by row.
+        expected: as many as the drafter's probabilities promised, averaged over rows.
         draft_seconds, verify_seconds: time of all drafts, and of the verification.
     """
 
     drafted: int
     accepted: list[int]
+    expected: float
     draft_seconds: float
     verify_seconds: float
 
@@ -73,7 +75,8 @@ class Drafting:
 
     Args:
         length: tokens drafted per round, or the most if `adaptive`.
-        adaptive: choose the number by what was accepted and by measured times; 0 if drafting does not pay.
+        adaptive: draft as long as it pays, by the drafter's confidence, what was accepted and measured times; not at
+            all if it never does.
         threshold: a round drafts no further once the product of a row's draft probabilities, averaged over rows, is
             below this; None never stops for this reason.
         vocabulary: the tokens that may be drafted beside those of the prompt: so many of the task's most frequent
@@ -115,7 +118,7 @@ class Drafting:
 
     def chooser(self) -> "DraftLength":
         """A new chooser of the number of drafts."""
-        return AdaptiveLength(self.length) if self.adaptive else FixedLength(self.length)
+        return (AdaptiveLength if self.adaptive else FixedLength)(self.length, self.threshold)
 
     def __str__(self) -> str:
         """Such as `drafts 4`, `drafts up to 4 above 0.5 of 1000 tokens`."""
@@ -125,11 +128,33 @@ class Drafting:
 
 
 class DraftLength(ABC):
-    """Chooses the number of drafts, round by round."""
+    """Chooses the number of drafts, round by round.
+
+    Args:
+        most: the most drafts of a round.
+        threshold: as for `Drafting`.
+    """
+
+    def __init__(self, most: int, threshold: float | None = None) -> None:
+        self._most = most
+        self._threshold = threshold
+
+    @property
+    @abstractmethod
+    def asks(self) -> bool:
+        """Whether `goes_on` depends on the confidence."""
 
     @abstractmethod
     def next(self) -> int:
-        """Drafts of the next round; 0 runs a plain step at full depth."""
+        """The most drafts of the next round; 0 runs a plain step at full depth."""
+
+    def goes_on(self, confidence: float) -> bool:
+        """Whether a round drafts further.
+
+        Args:
+            confidence: the product of a row's draft probabilities so far, averaged over rows.
+        """
+        return self._threshold is None or confidence >= self._threshold
 
     @abstractmethod
     def observe(self, outcome: Outcome) -> None:
@@ -138,13 +163,14 @@ class DraftLength(ABC):
 
 @final
 class FixedLength(DraftLength):
-    """The same number in every round."""
+    """The same number in every round, or fewer by the threshold."""
 
-    def __init__(self, length: int) -> None:
-        self._length = length
+    @property
+    def asks(self) -> bool:
+        return self._threshold is not None
 
     def next(self) -> int:
-        return self._length
+        return self._most
 
     def observe(self, outcome: Outcome) -> None:
         pass
@@ -152,77 +178,116 @@ class FixedLength(DraftLength):
 
 @final
 class AdaptiveLength(DraftLength):
-    """The number with the highest expected speed, from the measured acceptance and times; 0 if drafting does not pay.
+    """A round drafts as long as the next draft is expected to gain more tokens than its time would gain otherwise.
 
-    Acceptance is a running estimate over drafts; a round's time is linear in its number of drafts, with a slope and an
-    intercept fitted to recent rounds. The first two rounds, and later one of every `_EXPLORE`, are spent on learning.
-
-    Args:
-        most: the largest number.
+    The next draft gains a token if all drafts so far and itself are accepted. The probability of the former is the
+    drafter's confidence, corrected by how many drafts it promised and how many were accepted; that of the latter is the
+    share of drafts that were accepted. Its time is that of a draft and of one more position to verify. Rounds have no
+    drafts if those that had some were slower. The first rounds, and later one of every `_EXPLORE`, are spent on
+    learning.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, threshold: float | None = None) -> None:
+        super().__init__(most, threshold)
         self._rounds = 0
-        self._accepted, self._rejected = 0.0, 0.0
-        self._draft = _RunningMean()
-        self._verify: dict[int, _RunningMean] = {}
+        self._accepted, self._rejected, self._expected = 0.0, 0.0, 0.0
+        self._draft = _RunningMean(_KEEP)
+        self._verify = {drafts: _RunningMean(_KEEP) for drafts in (False, True)}
+        self._drafted = _RunningMean(_KEEP)
+        # Of rounds with drafts.
+        self._tokens, self._seconds = _RunningMean(_REMEMBER), _RunningMean(_REMEMBER)
+
+    @property
+    def asks(self) -> bool:
+        return True
 
     def next(self) -> int:
         if self._rounds < len(_FIRST):
             return self._most * _FIRST[self._rounds]
-        best = max(range(self._most + 1), key=self._speed)
-        if self._rounds % _EXPLORE == 0:
-            # So that neither the cost of a plain step nor acceptance becomes out of date.
-            return 0 if best else 1
-        return best
+        # So that neither the cost of a plain step nor acceptance becomes out of date.
+        explores = self._rounds % _EXPLORE == 0
+        return self._most if self._pays != explores else 0
+
+    def goes_on(self, confidence: float) -> bool:
+        if not super().goes_on(confidence):
+            return False
+        if not self._verify[False].known:
+            return True
+        trust = (self._accepted + 1) / (self._expected + 1)
+        gain = min(1.0, trust * confidence) * self.acceptance
+        return gain > (self._draft.value + self._column_seconds) * max(self._plain_rate, self._rate)
 
     def observe(self, outcome: Outcome) -> None:
         self._rounds += 1
-        tested = [(accepted, accepted < outcome.drafted) for accepted in outcome.accepted]
-        if outcome.drafted:
-            self._accepted = _REMEMBER * self._accepted + sum(accepted for accepted, _ in tested) / len(tested)
-            self._rejected = _REMEMBER * self._rejected + sum(failed for _, failed in tested) / len(tested)
-            self._draft.add(outcome.draft_seconds / outcome.drafted)
-        self._verify.setdefault(outcome.drafted, _RunningMean()).add(outcome.verify_seconds)
+        self._verify[outcome.drafted > 0].add(outcome.verify_seconds)
+        if not outcome.drafted:
+            return
+        accepted = sum(outcome.accepted) / len(outcome.accepted)
+        failed = sum(count < outcome.drafted for count in outcome.accepted) / len(outcome.accepted)
+        self._accepted = _REMEMBER * self._accepted + accepted
+        self._rejected = _REMEMBER * self._rejected + failed
+        self._expected = _REMEMBER * self._expected + outcome.expected
+        self._draft.add(outcome.draft_seconds / outcome.drafted)
+        self._drafted.add(outcome.drafted)
+        self._tokens.add(1 + accepted)
+        self._seconds.add(outcome.draft_seconds + outcome.verify_seconds)
 
     @property
     def acceptance(self) -> float:
         """The estimated probability that a draft is accepted."""
         return (self._accepted + 0.5) / (self._accepted + self._rejected + 1)
 
-    def _speed(self, length: int) -> float:
-        seconds = length * self._draft.value + self._verify_seconds(length)
-        return expected_tokens(self.acceptance, length) / seconds
+    @property
+    def _pays(self) -> bool:
+        return self._rate > self._plain_rate
 
-    def _verify_seconds(self, length: int) -> float:
-        """Measured, or on the line through the shortest and the longest that were."""
-        if length in self._verify:
-            return self._verify[length].value
-        low, high = min(self._verify), max(self._verify)
-        slope = (self._verify[high].value - self._verify[low].value) / max(1, high - low)
-        return self._verify[low].value + slope * (length - low)
+    @property
+    def _rate(self) -> float:
+        """Tokens per second and row of rounds with drafts."""
+        return self._tokens.value / max(self._seconds.value, _INSTANT)
+
+    @property
+    def _plain_rate(self) -> float:
+        return 1 / max(self._verify[False].value, _INSTANT)
+
+    @property
+    def _column_seconds(self) -> float:
+        """Time of one more position in a verification."""
+        if not self._verify[True].known:
+            return 0.0
+        return max(0.0, self._verify[True].value - self._verify[False].value) / self._drafted.value
 
 
 class _RunningMean:
-    """Recent values count more."""
+    """Recent values count more.
 
-    def __init__(self) -> None:
+    Args:
+        keep: the weight of earlier values, per value.
+    """
+
+    def __init__(self, keep: float) -> None:
+        self._keep = keep
         self._sum, self._weight = 0.0, 0.0
 
     def add(self, value: float) -> None:
-        self._sum = _KEEP * self._sum + value
-        self._weight = _KEEP * self._weight + 1
+        self._sum = self._keep * self._sum + value
+        self._weight = self._keep * self._weight + 1
+
+    @property
+    def known(self) -> bool:
+        return self._weight > 0
 
     @property
     def value(self) -> float:
         return self._sum / self._weight if self._weight else 0.0
 
 
-# Weight of earlier rounds, per round: for times, and for acceptance, which varies more.
+# Weights of earlier rounds, per round: of times, and of what was accepted, which varies more.
 _KEEP = 0.9
 _REMEMBER = 0.97
 # One round of so many is spent on learning.
 _EXPLORE = 24
-# The first rounds: the longest, to learn the acceptance, and none, to learn the cost of a plain step.
-_FIRST = (1, 0)
+# Whether the first rounds draft, to learn acceptance and the cost of a plain step.
+_FIRST = (1, 0, 1, 1, 1)
+# Seconds; shorter ones are taken for this.
+_INSTANT = 1e-9

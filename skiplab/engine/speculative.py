@@ -133,7 +133,7 @@ class Rounds:
         """
         length = min(self._length.next(), max(room) - 1)
         started = time.perf_counter()
-        drafts, layers = self._draft(choosers, length)
+        drafts, layers, expected = self._draft(choosers, length)
         drafted = time.perf_counter()
         rows = self._live.decoding
         token_BT = self._tensor([[row.tokens[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
@@ -143,6 +143,7 @@ class Rounds:
         outcome = Outcome(
             drafted=len(drafts[0]),
             accepted=[len(tokens) - 1 for tokens in found],
+            expected=expected,
             draft_seconds=drafted - started,
             verify_seconds=time.perf_counter() - drafted,
         )
@@ -155,11 +156,11 @@ class Rounds:
             row.column += len(tokens)
         return [Verified(*gained) for gained in zip(found, logits_BTV, strict=True)]
 
-    def _draft(self, choosers: Sequence[Chooser], length: int) -> tuple[list[list[int]], int]:
-        """Each row's drafts, and the number of layers that ran for them."""
+    def _draft(self, choosers: Sequence[Chooser], length: int) -> tuple[list[list[int]], int, float]:
+        """Each row's drafts, the layers that ran for them, and how many the drafter expects a row to keep."""
         rows = self._live.decoding
         drafts: list[list[int]] = [[] for _ in rows]
-        probability_B, layers = torch.ones(len(rows), device=self._device), 0
+        probability_B, layers, expected = torch.ones(len(rows), device=self._device), 0, 0.0
         for offset in range(length):
             newest = [[draft[-1] if draft else row.tokens[-1]] for row, draft in zip(rows, drafts, strict=True)]
             plan = self._deepest(rows, offset)
@@ -168,12 +169,13 @@ class Rounds:
             ahead = [chooser.after(draft) for chooser, draft in zip(choosers, drafts, strict=True)]
             for draft, token in zip(drafts, choose(logits_BV, ahead), strict=True):
                 draft.append(token)
-            if self._policy.drafting.threshold is not None:
+            if self._length.asks:
                 chosen_B1 = self._tensor([draft[-1:] for draft in drafts])
                 probability_B *= logits_BV.float().softmax(-1).gather(1, chosen_B1)[:, 0]
-                if float(probability_B.mean()) < self._policy.drafting.threshold:
+                expected += (confidence := float(probability_B.mean()))
+                if not self._length.goes_on(confidence):
                     break
-        return drafts, layers
+        return drafts, layers, expected
 
     def _deepest(self, rows: Sequence[LiveRow], offset: int) -> LayerPlan:
         """The plan of all rows. One plan keeps them in one pass; a deeper one drafts no worse."""

@@ -29,19 +29,21 @@ class Taught(NamedTuple):
         h_BGD: states that the teacher's head takes.
         weight: of the divergence.
         temperature: of the divergence, as in `divergence`.
+        alone: whether the divergence is the whole loss, without the cross entropy of the references.
     """
 
     teacher: Backbone
     h_BGD: Tensor
-    weight: float
+    weight: float = 1.0
     temperature: float = 1.0
+    alone: bool = False
 
 
 def lm_loss(backbone: Backbone, h_BGD: Tensor, target_BG: Tensor, taught: Taught | None = None) -> Tensor:
     """Mean cross entropy of generated tokens under the head's logits of their states, in nats.
 
     Args:
-        taught: adds the mean divergence from these distributions, times its weight.
+        taught: adds the mean divergence from these distributions, times its weight, or takes its place.
     """
     return exits_loss(backbone, [h_BGD], [1.0], target_BG, taught)
 
@@ -79,12 +81,12 @@ def _whole(backbone: Backbone, h_ND: Tensor, target_BG: Tensor, taught: Taught |
     """The loss of one exit, with gradients by autograd."""
     real = target_BG != IGNORE
     logits_NV, target_N = backbone.head(h_ND), target_BG[real]
-    loss = F.cross_entropy(logits_NV, target_N)
     if taught is None:
-        return loss
+        return F.cross_entropy(logits_NV, target_N)
     with torch.no_grad():
         taught_NV = taught.teacher.head(taught.h_BGD[real])
-    return loss + taught.weight * divergence(logits_NV, taught_NV, target_N, temperature=taught.temperature)
+    distance = taught.weight * divergence(logits_NV, taught_NV, target_N, temperature=taught.temperature)
+    return distance if taught.alone else F.cross_entropy(logits_NV, target_N) + distance
 
 
 class _Head(NamedTuple):
@@ -94,14 +96,15 @@ class _Head(NamedTuple):
         share_M: weights of the states' losses, at most 1, so that float16 holds their gradients.
         dtype: of the products.
         train: whether gradients are wanted.
-        taught: the teacher's head weight and what it multiplies, weight and temperature of the divergence.
+        theirs: the teacher's head weight and what it multiplies.
     """
 
     target_M: Tensor
     share_M: Tensor
     dtype: torch.dtype
     train: bool
-    taught: tuple[Tensor, Tensor, float, float] | None
+    taught: Taught | None
+    theirs: tuple[Tensor, Tensor] | None
 
     @classmethod
     def of(
@@ -113,14 +116,14 @@ class _Head(NamedTuple):
         if taught is not None:
             with torch.no_grad():
                 x_ME = taught.teacher.head_input(taught.h_BGD[real_BG])
-            theirs = (taught.teacher.head_weight.detach().to(dtype), x_ME.to(dtype), taught.weight, taught.temperature)
-        return cls(target_M, share_M, dtype, torch.is_grad_enabled(), theirs)
+            theirs = taught.teacher.head_weight.detach().to(dtype), x_ME.to(dtype)
+        return cls(target_M, share_M, dtype, torch.is_grad_enabled(), taught, theirs)
 
     def to_gradient_(self, part: slice, logits_RV: Tensor) -> Tensor:
         """The loss of a part of the states, summed; the logits become its gradient."""
         taught_RV = None
-        if self.taught is not None:
-            weight_VE, x_ME, *_ = self.taught
+        if self.theirs is not None:
+            weight_VE, x_ME = self.theirs
             taught_RV = x_ME[part] @ weight_VE.t()
         target_R, share_R = self.target_M[part, None], self.share_M[part, None]
         on_cpu = logits_RV.device.type == "cpu"
@@ -128,15 +131,22 @@ class _Head(NamedTuple):
         loss = share_R.new_zeros(())
         for first in range(0, len(logits_RV), rows):
             block = slice(first, first + rows)
-            gradient_RV, losses_R = _cross_entropy(logits_RV[block], target_R[block])
-            if taught_RV is not None and self.taught is not None:
-                *_, weight, temperature = self.taught
-                slope_RV, distances_R = _divergence(logits_RV[block], taught_RV[block], temperature)
-                gradient_RV.add_(slope_RV, alpha=weight)
-                losses_R = losses_R + weight * distances_R
+            block_taught_RV = None if taught_RV is None else taught_RV[block]
+            gradient_RV, losses_R = self._gradient(logits_RV[block], target_R[block], block_taught_RV)
             loss += (losses_R * share_R[block]).sum()
             logits_RV[block] = gradient_RV.mul_(share_R[block])
         return loss
+
+    def _gradient(self, logits_RV: Tensor, target_R1: Tensor, taught_RV: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Gradient (R, V) and value (R, 1) of each row's loss, in float32."""
+        if self.taught is None or taught_RV is None:
+            return _cross_entropy(logits_RV, target_R1)
+        slope_RV, distance_R1 = _divergence(logits_RV, taught_RV, self.taught.temperature)
+        slope_RV, distance_R1 = slope_RV.mul_(self.taught.weight), self.taught.weight * distance_R1
+        if self.taught.alone:
+            return slope_RV, distance_R1
+        gradient_RV, loss_R1 = _cross_entropy(logits_RV, target_R1)
+        return gradient_RV.add_(slope_RV), loss_R1 + distance_R1
 
 
 def _cross_entropy(logits_RV: Tensor, target_R1: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Self-speculative decoding (arXiv 2309.08168, 2404.16710) with any plan as the drafter, as a method of a comparison.
 
 The output is that of the same weights at full depth. Without a training these are the base's, so the output is the full
-model's; with one, full depth is trained together with the drafter, whose teacher it is.
+model's; with one, the base teaches full depth and the drafter together.
 
 Shapes: B rows, G generated columns, D hidden size.
 """
@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch
 from skiplab.engine.draft_forward import drafted_states, full_pass
 from skiplab.engine.draft_length import Drafting
-from skiplab.engine.policy import ExitPolicy, Planned
+from skiplab.engine.parallel_forward import planned_states
+from skiplab.engine.policy import ExitPolicy, FullDepth, Planned
 from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import PlannedModule, Setup
 from skiplab.methods.given_plan import GivenPlan, budget_of
@@ -42,9 +44,10 @@ class SelfSpeculative(PlannedModule):
         schedule: a schedule file, or what one holds, in place of these. With it or `layers`, keywords of `ScheduleSpec`
             must be at their defaults; `speedup` is ignored.
         draft: keywords of `Drafting`.
-        training: `none` takes the base unchanged. The others add up the loss at full depth and that of drafts in
-            rounds, whose targets are the references and the distributions at full depth: `drafter` trains the plan that
-            drafts, `any_plan` a new random plan for each batch, so that one model serves all drafters.
+        training: `none` takes the base unchanged. The others add up two losses: the divergence of full depth from the
+            base's next-token distributions, which it is to keep, and that of drafts in rounds, with the cross entropy
+            of the references. `drafter` trains the plan that drafts, `any_plan` a new random plan for each batch, so
+            that one model serves all drafters.
 
     Attributes:
         keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
@@ -83,21 +86,26 @@ class SelfSpeculative(PlannedModule):
 
     def shared_recipe(self) -> Mapping[str, Any]:
         """Draft lengths share a training; so do drafters, if any plan is trained."""
-        rounds = {"round": _ROUND}
-        if self._training == "any_plan":
-            return {"loss": "full_and_any_plan", **rounds}
-        return {"loss": "full_and_drafter", **rounds, **self._drafter.plain}
+        shared = {"loss": f"base_to_full_references_to_{self._training}", "round": _ROUND}
+        return shared if self._training == "any_plan" else {**shared, **self._drafter.plain}
 
     def loss(self, batch: Batch) -> Tensor:
         backbone, targets = self.backbone, batch.target_BG
         full = full_pass(backbone, batch)
-        loss = lm_loss(backbone, full.states_BGD, targets)
+        with torch.no_grad():
+            base_BGD = planned_states(self._base, FullDepth(self._base.num_layers), batch)
+        loss = lm_loss(backbone, full.states_BGD, targets, Taught(self._base, base_BGD, alone=True))
         if not batch.decode_steps:
             # The prompt's pass gives the only tokens.
             return loss
         drafted_BND = drafted_states(backbone, self._trained_plan(batch), full, length=_ROUND, first=self._first())
-        taught = Taught(backbone, full.states_BGD[:, 1:].detach(), weight=1.0)
-        return loss + lm_loss(backbone, drafted_BND, targets[:, 1:], taught)
+        return loss + lm_loss(backbone, drafted_BND, targets[:, 1:], Taught(self._base, base_BGD[:, 1:]))
+
+    @property
+    def _base(self) -> Backbone:
+        if self.teacher is None:
+            raise ValueError("training of drafters needs the base, whose output is to be kept: give Setup a teacher")
+        return self.teacher
 
     def _first(self) -> int:
         """Where the first round begins: at random in training."""

@@ -1,47 +1,94 @@
 """The number of drafts that pays."""
 
 import random
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
 from skiplab.engine.draft_length import AdaptiveLength, DraftCounts, Drafting, FixedLength, Outcome, expected_tokens
 
 
-def simulate(most: int, *, acceptance: float, draft: float, column: float, rounds: int = 400) -> list[int]:
-    """Lengths chosen where a draft takes `draft` and each verified position `column` of a plain step's time."""
-    rng, length, chosen = random.Random(0), AdaptiveLength(most), []
-    for _ in range(rounds):
-        count = length.next()
-        chosen.append(count)
-        accepted = next((place for place in range(count) if rng.random() > acceptance), count)
-        length.observe(Outcome(count, [accepted], count * draft, 1 + count * column))
-    return chosen
+class Times(NamedTuple):
+    """Times of a draft and of a verified position, relative to a plain step."""
+
+    draft: float
+    column: float
+
+    def of(self, count: int) -> float:
+        return 1 + count * (self.draft + self.column)
 
 
-def fastest(most: int, acceptance: float, draft: float, column: float) -> int:
-    return max(range(most + 1), key=lambda k: expected_tokens(acceptance, k) / (1 + k * (draft + column)))
+CHEAP, MIDDLING, DEAR = Times(0.1, 0.02), Times(0.3, 0.05), Times(0.5, 0.5)
+
+
+def simulate(
+    most: int, times: Times, acceptance: Callable[[random.Random], float], *, claimed: float | None = None
+) -> tuple[float, list[int]]:
+    """The speed of later rounds relative to plain steps, and their numbers of drafts.
+
+    Args:
+        acceptance: draws a draft's probability to be accepted, which is also the drafter's confidence.
+        claimed: the drafter's confidence if it is another.
+    """
+    rng, length, tokens, seconds, drafted = random.Random(0), AdaptiveLength(most), 0.0, 0.0, []
+    for number in range(2000):
+        count, accepted, confidence, expected, going = 0, 0, 1.0, 0.0, True
+        for _ in range(length.next()):
+            count += 1
+            probability = acceptance(rng)
+            going = going and rng.random() < probability
+            accepted += going
+            confidence *= probability if claimed is None else claimed
+            expected += confidence
+            if not length.goes_on(confidence):
+                break
+        length.observe(Outcome(count, [accepted], expected, count * times.draft, 1 + count * times.column))
+        if number >= 100:
+            tokens, seconds = tokens + 1 + accepted, seconds + times.of(count)
+            drafted.append(count)
+    return tokens / seconds, drafted
+
+
+def fastest(most: int, acceptance: float, times: Times) -> float:
+    """The speed of the best number, if each draft has this probability to be accepted."""
+    return max(expected_tokens(acceptance, count) / times.of(count) for count in range(most + 1))
 
 
 @pytest.mark.parametrize("acceptance", [0.1, 0.5, 0.7, 0.95])
-@pytest.mark.parametrize(("draft", "column"), [(0.1, 0.02), (0.3, 0.05), (0.5, 0.5)])
-def test_most_rounds_have_about_the_fastest_length(acceptance: float, draft: float, column: float) -> None:
-    def speed(count: int) -> float:
-        return expected_tokens(acceptance, count) / (1 + count * (draft + column))
+@pytest.mark.parametrize("times", [CHEAP, MIDDLING, DEAR], ids=["cheap", "middling", "dear"])
+@pytest.mark.parametrize("claimed", [None, 0.9], ids=["calibrated", "claims 0.9"])
+def test_the_speed_is_about_that_of_the_best_number(acceptance: float, times: Times, claimed: float | None) -> None:
+    speed, _ = simulate(8, times, lambda rng: acceptance, claimed=claimed)
+    assert speed > 0.93 * fastest(8, acceptance, times)
 
-    later = simulate(8, acceptance=acceptance, draft=draft, column=column)[50:]
-    mean = sum(map(speed, later)) / len(later)
-    assert mean > 0.9 * speed(fastest(8, acceptance, draft, column))
+
+@pytest.mark.parametrize("times", [CHEAP, MIDDLING], ids=["cheap", "middling"])
+def test_confidence_gains_over_any_number(times: Times) -> None:
+    """Six of ten drafts are nearly certain to be accepted, the others mostly are not."""
+    speed, _ = simulate(8, times, lambda rng: 0.95 if rng.random() < 0.6 else 0.3)
+    assert speed > 1.05 * fastest(8, 0.6 * 0.95 + 0.4 * 0.3, times)
 
 
 def test_useless_drafts_cost_little() -> None:
-    later = simulate(4, acceptance=0.0, draft=0.5, column=0.1)[10:]
-    assert sum(later) <= len(later) / 20
+    speed, drafted = simulate(4, Times(0.5, 0.1), lambda rng: 0.0, claimed=0.99)
+    assert sum(drafted) <= len(drafted) / 20
+    assert speed > 0.95
 
 
 def test_a_fixed_length_stays() -> None:
     length = FixedLength(3)
-    length.observe(Outcome(3, [0], 1.0, 1.0))
+    length.observe(Outcome(3, [0], 0.0, 1.0, 1.0))
     assert length.next() == 3
+    assert not length.asks
+    assert length.goes_on(0.0)
+
+
+def test_a_threshold_ends_a_round_of_either_kind() -> None:
+    for length in (FixedLength(3, 0.5), AdaptiveLength(3, 0.5)):
+        assert length.asks
+        assert length.goes_on(0.5)
+        assert not length.goes_on(0.49)
 
 
 def test_expected_tokens_is_the_closed_form() -> None:

@@ -176,8 +176,8 @@ def test_what_a_batch_teaches_about_draft_lengths_serves_later_ones() -> None:
     policy = Speculative(DRAFTERS["exit"], 6, Drafting(adaptive=True))
     assert policy.length(2) is not policy.length(3)
     # Drafts do not pay, says the first batch.
-    policy.length(2).observe(Outcome(drafted=4, accepted=[0, 0], draft_seconds=100.0, verify_seconds=1.0))
-    policy.length(2).observe(Outcome(drafted=0, accepted=[0, 0], draft_seconds=0.0, verify_seconds=1.0))
+    for drafts in (4, 0, 4, 4, 4):
+        policy.length(2).observe(Outcome(drafts, [0, 0], expected=0.0, draft_seconds=25.0 * drafts, verify_seconds=1.0))
     drafted = {}
     for rows in (2, 3):
         found = decode(BACKBONES["llama"], policy, prompts(rows), max_new_tokens=9, eos_id=None, pad_id=PAD)

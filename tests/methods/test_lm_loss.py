@@ -9,8 +9,8 @@ from torch import Tensor
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import IGNORE
 from skiplab.methods import lm_loss as module
-from skiplab.methods.lm_loss import exits_loss, lm_loss
-from skiplab.methods.losses import token_loss
+from skiplab.methods.lm_loss import Taught, exits_loss, lm_loss
+from skiplab.methods.losses import divergence, token_loss
 from tests.tiny import LAYOUTS, VOCABULARY, tiny_backbone
 
 TARGET = torch.tensor([[3, 4, 5, IGNORE], [7, IGNORE, IGNORE, IGNORE], [9, 8, 7, 6]])
@@ -53,6 +53,22 @@ def test_parts_have_the_loss_and_gradients_that_autograd_finds(layout: str) -> N
     torch.testing.assert_close(loss, expected)
     assert expected_gradients.pop(1) is not None
     assert gradients.pop(1) is None
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+@pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_divergence_is_added_or_is_the_whole_loss(alone: bool) -> None:
+    backbone, teacher = tiny_backbone(), tiny_backbone(seed=1)
+    h_BGD, other_BGD, taught_BGD = exit_states(backbone)
+    other_BGD = h_BGD.detach().clone().requires_grad_()
+    logits_BGV = backbone.head(h_BGD)
+    distance = divergence(logits_BGV, teacher.head(taught_BGD).detach(), TARGET, temperature=2)
+    expected = 0.5 * distance if alone else token_loss(logits_BGV, TARGET) + 0.5 * distance
+    expected, expected_gradients = loss_and_gradients(backbone, expected, [h_BGD])
+    loss = lm_loss(backbone, other_BGD, TARGET, Taught(teacher, taught_BGD, weight=0.5, temperature=2, alone=alone))
+    loss, gradients = loss_and_gradients(backbone, loss, [other_BGD])
+    torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients, expected_gradients)
 
 

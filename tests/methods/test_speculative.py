@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import collate
 from skiplab.engine.draft_forward import drafted_states, full_pass
 from skiplab.engine.parallel_forward import planned_logits
@@ -16,9 +17,12 @@ from skiplab.methods.speculative import SelfSpeculative
 from tests.evaluation.test_teacher_forced import batches
 from tests.tiny import tiny_backbone
 
+BASE = tiny_backbone()
 
-def module(**options: Any) -> SelfSpeculative:
-    return SelfSpeculative(Setup(tiny_backbone(), [6, 9, 12], Optimization(learning_rate=1e-3)), **options)
+
+def module(backbone: Backbone | None = None, **options: Any) -> SelfSpeculative:
+    optimization = Optimization(learning_rate=1e-3)
+    return SelfSpeculative(Setup(backbone or tiny_backbone(), [6, 9, 12], optimization, teacher=BASE), **options)
 
 
 SCHEDULE = {"name": "found", "num_layers": 6, "plans": [{"from_step": 1, "layers": [0, 5]}]}
@@ -52,21 +56,29 @@ def test_the_base_is_taken_as_it_is_or_a_training_is_shared() -> None:
     assert module(**any_plan, speedup=2).recipe == module(**any_plan, layers=[0, 3]).recipe
 
 
-def test_the_loss_is_that_of_full_depth_and_of_the_drafter_which_full_depth_teaches() -> None:
-    made, batch = module(speedup=2, training="drafter").eval(), batches()[0]
+def test_the_base_teaches_full_depth_and_the_drafter() -> None:
+    made, batch = module(tiny_backbone(seed=1), speedup=2, training="drafter").eval(), batches()[0]
     assert isinstance(made.policy, Speculative)
     full = full_pass(made.backbone, batch)
     drafted_BND = drafted_states(made.backbone, made.policy.drafter, full, length=4)
     full_BGV, drafted_BNV = made.backbone.head(full.states_BGD), made.backbone.head(drafted_BND)
-    target_BN = batch.target_BG[:, 1:]
-    expected = token_loss(full_BGV, batch.target_BG) + token_loss(drafted_BNV, target_BN)
-    torch.testing.assert_close(made.loss(batch), expected + divergence(drafted_BNV, full_BGV[:, 1:], target_BN))
+    base_BGV, target_BG = planned_logits(BASE, FullDepth(6), batch), batch.target_BG
+    of_full = divergence(full_BGV, base_BGV, target_BG)
+    target_BN = target_BG[:, 1:]
+    of_drafts = token_loss(drafted_BNV, target_BN) + divergence(drafted_BNV, base_BGV[:, 1:], target_BN)
+    torch.testing.assert_close(made.loss(batch), of_full + of_drafts)
 
 
-def test_outputs_of_one_token_have_nothing_to_draft() -> None:
+def test_full_depth_that_is_the_bases_has_no_loss_alone() -> None:
+    """Outputs of one token leave nothing to draft."""
     made, batch = module(speedup=2, training="drafter"), collate([[5, 6]], [[3]], 0)
-    full_BGV = planned_logits(made.backbone, FullDepth(6), batch)
-    torch.testing.assert_close(made.loss(batch), token_loss(full_BGV, batch.target_BG))
+    assert float(made.loss(batch).detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_training_without_the_base_is_refused() -> None:
+    made = SelfSpeculative(Setup(BASE, [6, 9, 12], Optimization(learning_rate=1e-3)), speedup=2, training="drafter")
+    with pytest.raises(ValueError, match="needs the base, whose output is to be kept: give Setup a teacher"):
+        made.loss(batches()[0])
 
 
 def test_each_batch_has_a_plan_of_its_own() -> None:
