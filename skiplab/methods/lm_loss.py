@@ -173,6 +173,7 @@ class _InParts(torch.autograd.Function):
         w_VE = weight_VE.to(head.dtype)
         loss = head.share_M.new_zeros(())
         x_grad_ME, w_grad_VE = torch.empty_like(x_ME), None
+        trains_head = ctx.needs_input_grad[1]
         rows = max(1, _PART // len(w_VE))
         with torch.autocast(x_ME.device.type, enabled=False):
             for first in range(0, len(x_ME), rows):
@@ -182,6 +183,7 @@ class _InParts(torch.autograd.Function):
                 loss += head.to_gradient_(part, logits_RV)
                 if head.train:
                     x_grad_ME[part] = logits_RV @ w_VE
+                if head.train and trains_head:
                     added_VE = logits_RV.t() @ x_RE
                     w_grad_VE = added_VE.to(weight_VE.dtype) if w_grad_VE is None else w_grad_VE.add_(added_VE)
         ctx.save_for_backward(x_grad_ME, w_grad_VE)
@@ -191,4 +193,4 @@ class _InParts(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         # Scaled in place: the gradient of the head's weight is as large as the weight.
         x_grad_ME, w_grad_VE = ctx.saved_tensors
-        return x_grad_ME.mul_(grads[0]), w_grad_VE.mul_(grads[0]), None
+        return x_grad_ME.mul_(grads[0]), None if w_grad_VE is None else w_grad_VE.mul_(grads[0]), None

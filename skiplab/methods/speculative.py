@@ -46,8 +46,8 @@ class SelfSpeculative(PlannedModule):
         draft: keywords of `Drafting`.
         training: `none` takes the base unchanged. The others add up two losses: the divergence of full depth from the
             base's next-token distributions, which it is to keep, and that of drafts in rounds, with the cross entropy
-            of the references. `drafter` trains the plan that drafts, `any_plan` a new random plan for each batch, so
-            that one model serves all drafters.
+            of the references. `drafter` trains the layers that draft, under their plan, `any_plan` all weights, under a
+            new random plan for each batch, so that one model serves all drafters.
 
     Attributes:
         keywords_of: the dataclass whose fields are the further keywords, by which a configuration is checked.
@@ -87,7 +87,16 @@ class SelfSpeculative(PlannedModule):
     def shared_recipe(self) -> Mapping[str, Any]:
         """Draft lengths share a training; so do drafters, if any plan is trained."""
         shared = {"loss": f"base_to_full_references_to_{self._training}", "round": _ROUND}
-        return shared if self._training == "any_plan" else {**shared, **self._drafter.plain}
+        if self._training == "any_plan":
+            return shared
+        return {**shared, "trained": "layers of the drafter", **self._drafter.plain}
+
+    def setup(self, stage: str) -> None:
+        """Freeze all but a drafter's layers, so that full depth keeps the rest; any plan may need all weights."""
+        if stage == "fit" and self._training == "drafter":
+            self.backbone.requires_grad_(requires_grad=False)
+            for layer in self._drafter.policy.plan(1):
+                self.backbone.layers[layer].requires_grad_()
 
     def loss(self, batch: Batch) -> Tensor:
         backbone, targets = self.backbone, batch.target_BG

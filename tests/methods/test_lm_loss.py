@@ -105,6 +105,17 @@ def test_only_logits_of_real_tokens_are_computed_and_none_twice(monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("in_parts")
+def test_a_frozen_head_gets_no_gradient() -> None:
+    backbone = tiny_backbone()
+    backbone.requires_grad_(requires_grad=False)
+    (h_BGD, *_), (other_BGD, *_) = exit_states(backbone), exit_states(backbone)
+    token_loss(backbone.head(h_BGD), TARGET).backward()
+    lm_loss(backbone, other_BGD, TARGET).backward()
+    torch.testing.assert_close(other_BGD.grad, h_BGD.grad)
+    assert backbone.head_weight.grad is None
+
+
+@pytest.mark.usefixtures("in_parts")
 @torch.inference_mode()
 def test_without_gradients_the_loss_is_the_same() -> None:
     backbone = tiny_backbone()

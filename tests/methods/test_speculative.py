@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import collate
@@ -67,6 +68,22 @@ def test_the_base_teaches_full_depth_and_the_drafter() -> None:
     target_BN = target_BG[:, 1:]
     of_drafts = token_loss(drafted_BNV, target_BN) + divergence(drafted_BNV, base_BGV[:, 1:], target_BN)
     torch.testing.assert_close(made.loss(batch), of_full + of_drafts)
+
+
+def test_only_the_layers_of_a_drafter_are_trained() -> None:
+    made = module(speedup=2, decay="constant", training="drafter")
+    made.setup("fit")
+    made.loss(batches()[0]).backward()
+    trained = [index for index, layer in enumerate(made.backbone.layers) if all(_gradients(layer))]
+    assert trained == [0, 4, 5]
+    assert sum(_gradients(made.backbone)) == sum(len(_gradients(made.backbone.layers[index])) for index in trained)
+    any_plan = module(speedup=2, training="any_plan")
+    any_plan.setup("fit")
+    assert all(weight.requires_grad for weight in any_plan.parameters())
+
+
+def _gradients(part: nn.Module) -> list[bool]:
+    return [weight.grad is not None for weight in part.parameters()]
 
 
 def test_full_depth_that_is_the_bases_has_no_loss_alone() -> None:
