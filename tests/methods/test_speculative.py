@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import collate
 from skiplab.engine.draft_forward import drafted_states, full_pass
 from skiplab.engine.parallel_forward import planned_logits
@@ -21,9 +20,9 @@ from tests.tiny import tiny_backbone
 BASE = tiny_backbone()
 
 
-def module(backbone: Backbone | None = None, **options: Any) -> SelfSpeculative:
-    optimization = Optimization(learning_rate=1e-3)
-    return SelfSpeculative(Setup(backbone or tiny_backbone(), [6, 9, 12], optimization, teacher=BASE), **options)
+def module(seed: int = 0, /, **options: Any) -> SelfSpeculative:
+    setup = Setup(tiny_backbone(seed=seed), [6, 9, 12], Optimization(learning_rate=1e-3), teacher=BASE)
+    return SelfSpeculative(setup, **options)
 
 
 SCHEDULE = {"name": "found", "num_layers": 6, "plans": [{"from_step": 1, "layers": [0, 5]}]}
@@ -58,7 +57,7 @@ def test_the_base_is_taken_as_it_is_or_a_training_is_shared() -> None:
 
 
 def test_the_base_teaches_full_depth_and_the_drafter() -> None:
-    made, batch = module(tiny_backbone(seed=1), speedup=2, training="drafter").eval(), batches()[0]
+    made, batch = module(1, speedup=2, training="drafter").eval(), batches()[0]
     assert isinstance(made.policy, Speculative)
     full = full_pass(made.backbone, batch)
     drafted_BND = drafted_states(made.backbone, made.policy.drafter, full, length=4)
