@@ -70,29 +70,27 @@ class KeptKV(KVStore):
         return key_BHTK, value_BHTK
 
 
-@final
-class ContinuedKV(KVStore):
-    """Keys and values (B, H, T, K) of one layer's earlier positions; its own follow, and are dropped."""
+class KnownKV(KVStore, ABC):
+    """Keys and values (B, H, T, K) of one layer that are known before it runs; its own are dropped."""
 
     def __init__(self, key_BHTK: Tensor, value_BHTK: Tensor) -> None:
         self._keys, self._values = [key_BHTK], [value_BHTK]
 
     def seek(self, place: int) -> None:
         pass
+
+
+@final
+class ContinuedKV(KnownKV):
+    """Those of earlier positions; the layer attends to its own, too, which follow."""
 
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         return torch.cat([self._keys[0], key_BHTK], dim=2), torch.cat([self._values[0], value_BHTK], dim=2)
 
 
 @final
-class GivenKV(KVStore):
-    """Keys and values of one layer that are known before it runs; it attends to these, and its own are dropped."""
-
-    def __init__(self, key_BHTK: Tensor, value_BHTK: Tensor) -> None:
-        self._keys, self._values = [key_BHTK], [value_BHTK]
-
-    def seek(self, place: int) -> None:
-        pass
+class GivenKV(KnownKV):
+    """The layer attends to these alone."""
 
     def update(self, key_BHTK: Tensor, value_BHTK: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         return self._keys[0], self._values[0]
