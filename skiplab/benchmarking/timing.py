@@ -17,11 +17,13 @@ from torch import Tensor
 
 from skiplab.benchmarking.rounds import Round, Rounds
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.decode import DecodeResult, decode
+from skiplab.engine.decode import DecodeResult, decode_request
 from skiplab.engine.draft_length import DraftCounts
 from skiplab.engine.fast_path import recorded_batches
+from skiplab.engine.generation import GREEDY, GenerationOptions
 from skiplab.engine.policy import ExitPolicy
 from skiplab.engine.recorded_batches import RecordedBatches, unrecordable
+from skiplab.engine.request import Decoding
 from skiplab.utils.peak_memory import peak_memory
 from skiplab.utils.progress import Progress
 
@@ -78,12 +80,18 @@ System = Callable[[Sequence[Sequence[int]], Sequence[int], int, Clock], DecodeRe
 
 
 def engine_system(
-    backbone: Backbone, policy: ExitPolicy, workload: Workload | None = None, *, record: bool = True
+    backbone: Backbone,
+    policy: ExitPolicy,
+    workload: Workload | None = None,
+    *,
+    options: GenerationOptions = GREEDY,
+    record: bool = True,
 ) -> System:
     """skiplab's decode under a policy.
 
     Args:
         workload: on a GPU, the first call records steps for the shape of this workload; None records none.
+        options: how tokens are chosen, one output per prompt. Ends of sequence are ignored.
         record: as in `StepGraphs`.
     """
 
@@ -97,10 +105,9 @@ def engine_system(
         )  # fmt: skip
 
     def run(prompts: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, clock: Clock) -> DecodeResult:
-        return decode(
-            backbone, policy, prompts, max_new_tokens=lengths, eos_id=None, pad_id=pad_id, on_step=clock.on_step,
-            graphs=graphs(),
-        )  # fmt: skip
+        decoding = Decoding(options, max(lengths), eos_id=None, pad_id=pad_id, device=backbone.device)
+        request = decoding.request(prompts, limits=lengths)
+        return decode_request(backbone, policy, request, on_step=clock.on_step, graphs=graphs())
 
     return run
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.draft_length import Drafting
 
 
 @final
@@ -51,3 +52,16 @@ class Candidates:
             self._head = self._backbone.reduced_head(self._ids_K)
         logits = self._head(h_BTD)
         return logits.new_full((*logits.shape[:-1], self._vocabulary), -torch.inf).index_copy_(-1, self._ids_K, logits)
+
+
+def draft_candidates(backbone: Backbone, drafting: Drafting) -> Candidates | None:
+    """The tokens that may be drafted; None is all.
+
+    Raises:
+        ValueError: only their number is given.
+    """
+    if isinstance(drafting.vocabulary, int):
+        raise ValueError(
+            f"draft vocabulary={drafting.vocabulary} is a number of tokens; `fitted` finds them on validation batches"
+        )
+    return None if drafting.vocabulary is None else Candidates(backbone, drafting.vocabulary)

@@ -136,6 +136,12 @@ class GenerationOptions:
         return replace(self, seed=None) == type(self)()
 
     @property
+    def depends_on_scores_alone(self) -> bool:
+        """Whether a token is a function of its step's scores and random key: greedy decoding, or sampling with warpers,
+        up to the tokenizer's end of sequence."""
+        return replace(self, do_sample=False, num_return_sequences=1, **_SAMPLING_DEFAULTS) == type(self)()
+
+    @property
     def warped_by(self) -> tuple[Any, ...]:
         """The values that `warpers` depends on."""
         return tuple(getattr(self, name) for name in _SAMPLING_OPTIONS if name != "seed") if self.do_sample else ()
@@ -152,6 +158,9 @@ def own_generation_config_aside(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = kept  # type: ignore[assignment]
 
 
+_SAMPLING_DEFAULTS = {
+    field.name: field.default for field in fields(GenerationOptions) if field.name in _SAMPLING_OPTIONS
+}
 _NAMES = tuple(field.name for field in fields(GenerationOptions))
 _INTEGERS = ("max_new_tokens", "min_new_tokens", "top_k", "no_repeat_ngram_size", "seed", "num_return_sequences")
 _SEQUENCES = ("eos_token_id", "suppress_tokens", "begin_suppress_tokens", "stop_strings")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch, frequent_targets
-from skiplab.engine.candidates import Candidates
+from skiplab.engine.candidates import draft_candidates
 from skiplab.engine.draft_length import DraftCounts, Drafting, DraftLength, Outcome
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy, PromptPlanned
@@ -116,7 +116,7 @@ class Rounds:
         self._policy = policy
         self._live = live
         self._length = policy.length(rows)
-        self._candidates = _candidates(backbone, policy.drafting)
+        self._candidates = draft_candidates(backbone, policy.drafting)
         self.counts = DraftCounts()
 
     def admit(self, prompt: Sequence[int]) -> None:
@@ -183,15 +183,6 @@ class Rounds:
 
     def _tensor(self, values: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, device=self._device)
-
-
-def _candidates(backbone: Backbone, drafting: Drafting) -> Candidates | None:
-    """The head for drafts; None is the full model's."""
-    if isinstance(drafting.vocabulary, int):
-        raise ValueError(
-            f"draft vocabulary={drafting.vocabulary} is a number of tokens; `fitted` finds them on validation batches"
-        )
-    return None if drafting.vocabulary is None else Candidates(backbone, drafting.vocabulary)
 
 
 def verify(logits_BTV: Tensor, drafts: Sequence[Sequence[int]], choosers: Sequence[Chooser]) -> list[list[int]]:

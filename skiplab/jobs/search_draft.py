@@ -5,7 +5,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from skiplab.comparison.config_drafts import Drafts
-from skiplab.comparison.config_generation import check_greedy
 from skiplab.comparison.prepare import ConfigurationError, Prepared, configuring, prepare
 from skiplab.comparison.session import open_session
 from skiplab.methods.speculative import SelfSpeculative
@@ -23,12 +22,14 @@ def search_draft(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
     """
     prepared = prepare(cfg)
     options: Drafts = prepared.config.section("drafts")
-    check_greedy(prepared.config.generation, "drafters are timed")
     _check(prepared, options)
     with configuring():
         study = open_study(
             open_storage(options.storage), options.study, directions={"decode_speedup": "maximize"},
-            identity={"space": options.model_dump(include={"kind", "depth", "length", "threshold", "batch_size"})},
+            identity={
+                "space": options.model_dump(include={"kind", "depth", "length", "threshold", "batch_size"}),
+                "generation": prepared.config.plain["generation"],
+            },
             sampler=new_sampler("tpe", options.seed),
         )  # fmt: skip
     session = open_session(prepared, run_dir, ranks=ranks, free=("drafts.trials", "drafts.storage"))
@@ -39,6 +40,11 @@ def search_draft(cfg: DictConfig, run_dir: Path, ranks: Ranks = ALONE) -> bool:
 
 
 def _check(prepared: Prepared, options: Drafts) -> None:
+    if not prepared.config.generation.depends_on_scores_alone:
+        raise ConfigurationError(
+            "drafters are timed in greedy decoding, or in sampling with only temperature, top_k, top_p, min_p, "
+            "typical_p, epsilon_cutoff, eta_cutoff and seed; leave out other options of generation"
+        )
     layers = prepared.probe().backbone.num_layers
     if options.depth[1] >= layers:
         raise ConfigurationError(

@@ -42,7 +42,7 @@ def write_findings(session: Session, rows: Sequence[Row], costs: DraftCosts | No
     if errors is not None:
         described |= {"draft_model_errors": vars(errors)}
     write_results(folder, job="search_draft", experiment=config.tracking.experiment, environment=described, rows=rows)
-    found = sentences(rows, errors)
+    found = sentences(rows, errors, sampled=config.generation.do_sample)
     table = flat_table("Fastest drafters", list(rows[:_SHOWN]), "speed", ("method", "setting"))
     page = html.Page(
         title=config.tracking.experiment,
@@ -64,14 +64,14 @@ def write_findings(session: Session, rows: Sequence[Row], costs: DraftCosts | No
     session.screen.print(f"report: {folder / 'report.html'}")
 
 
-def sentences(rows: Sequence[Row], errors: ModelErrors | None) -> list[str]:
+def sentences(rows: Sequence[Row], errors: ModelErrors | None, *, sampled: bool) -> list[str]:
     """The fastest drafter, and how well drafters can be told apart without timing them."""
     best = rows[0]
     low, high = best["decode_speedup_quartiles"]
     found = [
         f"{best['setting']} decodes {best['decode_speedup']:.2f} times as fast as full depth "
-        f"(quartiles {low:.2f} to {high:.2f}), with {best['tokens_per_verification']:.2f} tokens per verification at "
-        f"batch size {best['batch_size']}."
+        f"{'in sampling' if sampled else 'in greedy decoding'} (quartiles {low:.2f} to {high:.2f}), with "
+        f"{best['tokens_per_verification']:.2f} tokens per verification at batch size {best['batch_size']}."
     ]
     if errors is not None:
         found += [

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, final
 
-import torch
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
-from torch import Tensor
 
 from skiplab.benchmarking.timing import Timing, Workload, engine_system, interleave
 from skiplab.comparison.config_drafts import Drafts
@@ -15,14 +13,14 @@ from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.session import Session
 from skiplab.comparison.timed_systems import spread_workload
 from skiplab.engine.backbone import Backbone
-from skiplab.engine.batch import IGNORE
-from skiplab.engine.draft_forward import FullPass, drafted_states, full_pass
 from skiplab.engine.packed_linear import prepack
 from skiplab.engine.policy import ExitPolicy, FullDepth, Planned
+from skiplab.engine.speculative import Speculative
 from skiplab.methods.base import Optimization, Setup
 from skiplab.methods.speculative import SelfSpeculative
 from skiplab.reporting.results import Row
 from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
+from skiplab.search.draft_agreement import DraftAgreement
 from skiplab.search.draft_cost import DraftCosts, Measured, ModelErrors, evaluated
 from skiplab.search.draft_space import draft_layers, hyperparameters, suggest
 
@@ -63,43 +61,32 @@ class DraftSearch:
 
     def _figures(self, params: dict[str, Any]) -> Row:
         drafted, full = self._timed(self._drafting(params).exit_policy(self._models.selection_batches))
-        return {**drafted.row(full), "draft_agreement": self._agreement(self._layers(params), params["length"])}
+        drafter = Planned([terminate_plan(self._backbone.num_layers), self._layers(params)])
+        return {**drafted.row(full), "draft_agreement": self._agreement.share(drafter, params["length"])}
 
     def _timed(self, policy: ExitPolicy) -> tuple[Timing, Timing]:
-        systems: Mapping[str, ExitPolicy] = {"full": FullDepth(self._backbone.num_layers), "drafts": policy}
-        options = self._prepared.config.benchmark
+        policies: Mapping[str, ExitPolicy] = {"full": FullDepth(self._backbone.num_layers), "drafts": policy}
+        config, workload = self._prepared.config, self._workload
         timings, errors = interleave(
-            {name: engine_system(self._packed, one, self._workload) for name, one in systems.items()},
-            self._workload,
-            rounds=options.timing,
+            {
+                name: engine_system(self._packed, one, workload, options=config.generation)
+                for name, one in policies.items()
+            },
+            workload,
+            rounds=config.benchmark.timing,
             device=self._prepared.device,
         )
         for error in errors.values():
             raise error
         return timings["drafts"], timings["full"]
 
-    @torch.inference_mode()
-    def _agreement(self, layers: LayerPlan, length: int) -> float:
-        """Share of target tokens at which a drafter's likeliest token is the full model's, in one parallel pass.
-
-        Args:
-            length: drafts per round.
-        """
-        drafter = Planned([terminate_plan(self._backbone.num_layers), layers])
-        same, count = 0, 0
-        for full, chosen_BN in self._full:
-            drafted_BND = drafted_states(self._backbone, drafter, full, length=length)
-            scored_BN = full.batch.target_BG[:, 1:] != IGNORE
-            drafted_M = self._backbone.head(drafted_BND[scored_BN]).argmax(-1)
-            same += int((drafted_M == chosen_BN[scored_BN]).sum())
-            count += int(scored_BN.sum())
-        return same / max(1, count)
-
     @cached_property
-    def _full(self) -> list[tuple[FullPass, Tensor]]:
-        """The selection batches after their pass at full depth, and its choices (B, N) of all tokens but the first."""
-        passes = [full_pass(self._backbone, batch) for batch in self._models.selection_batches if batch.decode_steps]
-        return [(full, self._backbone.head(full.states_BGD[:, 1:]).argmax(-1)) for full in passes]
+    def _agreement(self) -> DraftAgreement:
+        policy = self._module.exit_policy(self._models.selection_batches)
+        assert isinstance(policy, Speculative)
+        return DraftAgreement(
+            self._backbone, self._models.selection_batches, policy.drafting, self._prepared.config.generation
+        )
 
     @cached_property
     def _module(self) -> SelfSpeculative:

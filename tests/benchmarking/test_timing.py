@@ -13,12 +13,30 @@ from skiplab.benchmarking.timing import (
     interleave,
     quartiles,
 )
-from skiplab.engine.policy import FullDepth, Scheduled
+from skiplab.engine.draft_length import Drafting
+from skiplab.engine.generation import GenerationOptions
+from skiplab.engine.policy import FullDepth, Planned, Scheduled
+from skiplab.engine.speculative import Speculative
 from skiplab.schedules.exit_schedule import ExitSchedule
 from tests.tiny import PAD, prompts, tiny_backbone
 
 CPU = torch.device("cpu")
 WORKLOAD = Workload(prompts=prompts(5), lengths=[4, 7, 3, 9, 2], batch_size=2, pad_id=PAD)
+
+
+def test_sampled_tokens_are_timed_without_ends_of_sequence() -> None:
+    backbone = tiny_backbone()
+    options = GenerationOptions(do_sample=True, temperature=1.0, top_k=0, seed=3)
+    system = engine_system(backbone, FullDepth(6), options=options)
+    drafting = Speculative(Planned([tuple(range(6)), (0, 5)]), 6, Drafting(length=2))
+    drafts = engine_system(backbone, drafting, options=options)
+    for rows, lengths in WORKLOAD.batches():
+        full, drafted = system(rows, lengths, PAD, Clock(CPU)), drafts(rows, lengths, PAD, Clock(CPU))
+        assert full is not None
+        assert drafted is not None
+        assert list(map(len, full.sequences())) == lengths
+        assert full.sequences() == drafted.sequences()
+        assert full.sequences() != engine_system(backbone, FullDepth(6))(rows, lengths, PAD, Clock(CPU)).sequences()  # type: ignore[union-attr]
 
 
 def test_every_system_generates_the_requested_lengths() -> None:

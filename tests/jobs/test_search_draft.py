@@ -38,13 +38,21 @@ def test_a_search_is_resumed_and_its_drafters_are_ranked(tmp_path: Path, capsys:
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+def test_drafters_are_searched_in_sampling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sampling = config(tmp_path, "drafts.trials=8", "generation=skipdecode_paper")
+    assert search_draft(sampling, tmp_path / "run")
+    assert "as fast as full depth in sampling" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(ConfigurationError, match="belongs to another search \\(it differs in generation\\)"):
+        search_draft(config(tmp_path, "drafts.trials=8"), tmp_path / "greedy")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["drafts.depth=[1,4]"], "drafts.depth must end below the 4 layers of the backbone, got \\[1, 4\\]"),
         (["drafts.length=[3,2]"], "drafts.length must be an ascending range, got \\[3, 2\\]"),
         (["method=skipdecode"], "needs a drafting method, whose weights it takes; add method=speculative"),
-        (["generation=skipdecode_paper"], "drafters are timed only with greedy decoding"),
+        (["generation.repetition_penalty=1.2"], "or in sampling with only temperature, top_k, .*; leave out other"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
