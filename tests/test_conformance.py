@@ -199,7 +199,7 @@ def test_recorded_steps_give_the_same_tokens(engine: Backbone, policies: list[Ex
 def test_prepacked_weights_give_the_same_tokens(
     engine: Backbone, policies: list[ExitPolicy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_linear, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(packed_linear, "_SMALL_BYTES", 0)
     fast = packed_linear.prepack(engine, rows=4)
     rows = prompts(4)
     for policy in policies:

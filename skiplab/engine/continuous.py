@@ -96,7 +96,7 @@ class Engine:
             passes = RecordedPasses(backbone, cache, rows=slots, recorder=recorder)
         self._cache = cache
         self._live = LiveRows(backbone, cache, runner, columns=0, passes=passes)
-        self._rounds = Rounds(backbone, policy, self._live, rows=slots) if isinstance(policy, Speculative) else None
+        self._rounds = Rounds(backbone, policy, self._live) if isinstance(policy, Speculative) else None
 
     @property
     def active(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from skiplab.engine.backbone import Backbone, Context, Rotary
 from skiplab.engine.depth_order import LayerRun, exchanges, layer_runs
+from skiplab.engine.draft_rounds import Tally
 from skiplab.engine.kv_cache import KVCache, Place
 from skiplab.engine.policy import ExitPolicy, Head
 from skiplab.engine.recorded_layers import RecordedPasses
@@ -34,6 +35,7 @@ class LiveRow:
         depths: number of layers that ran for each of these tokens.
         plan: the layers of its next step.
         prompt: its prompt, if layers lack positions of it; None if every layer has the columns below `column`.
+        drafts: what became of tokens that were drafted for it.
     """
 
     index: int
@@ -45,6 +47,7 @@ class LiveRow:
     plan: LayerPlan = ()
     ended: bool = False
     prompt: RowPrompt | None = None
+    drafts: Tally = field(default_factory=Tally)
 
     @property
     def step(self) -> int:

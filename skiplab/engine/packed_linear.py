@@ -1,7 +1,8 @@
 """Linear layers with weights packed for fast decoding on a CPU; all other modules are the backbone's own.
 
-The layer modules of transformers stay as they are: only their `nn.Linear` children are replaced. The oneDNN operators
-are internal in torch; where they are missing, weights stay as they are.
+The layer modules of transformers stay as they are: only their `nn.Linear` children are replaced, and the attention
+function that they call (`grouped_attention.py`). The oneDNN operators are internal in torch; where they are missing,
+weights stay as they are.
 
 Shapes: N rows of the product, I and O input and output features.
 """
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.grouped_attention import group_queries
 
-# Smaller weights stay in the CPU cache, where their layout matters little.
-_CACHE_BYTES = 2**20
+# With smaller weights, a call of the packed product costs more than the layout saves.
+_SMALL_BYTES = 2**17
 _TINY = 1e-30
 
 
@@ -32,7 +34,7 @@ def prepack(backbone: Backbone, *, rows: int) -> Backbone:
         return backbone
 
     def stored(linear: nn.Linear) -> nn.Module:
-        if linear.weight.nbytes < _CACHE_BYTES:
+        if linear.weight.nbytes < _SMALL_BYTES:
             return linear
         if linear.weight.dtype == torch.float32 and rows == 1:
             return TransposedLinear(linear)
@@ -216,7 +218,9 @@ def replaced(backbone: Backbone, other: Callable[[nn.Module], nn.Module]) -> Bac
 
 
 def _replace_linear(backbone: Backbone, stored: Callable[[nn.Linear], nn.Module]) -> Backbone:
-    return replaced(backbone, lambda module: stored(module) if isinstance(module, nn.Linear) else module)
+    twin = replaced(backbone, lambda module: stored(module) if isinstance(module, nn.Linear) else module)
+    group_queries(twin.model)
+    return twin
 
 
 def _packs(dtype: torch.dtype) -> bool:

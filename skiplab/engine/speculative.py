@@ -24,7 +24,8 @@ from torch import Tensor
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch, frequent_targets
 from skiplab.engine.candidates import draft_candidates
-from skiplab.engine.draft_length import DraftCounts, Drafting, DraftLength, Outcome
+from skiplab.engine.draft_length import DraftCounts, Drafting
+from skiplab.engine.draft_rounds import DraftLength, Outcome, chooser
 from skiplab.engine.live_rows import LiveRow, LiveRows
 from skiplab.engine.policy import ExitPolicy, PromptPlanned
 from skiplab.engine.row_choice import Chooser, choose
@@ -65,8 +66,11 @@ class Speculative(ExitPolicy):
         self._lengths: dict[int, DraftLength] = {}
 
     def length(self, rows: int) -> DraftLength:
-        """The chooser of the number of drafts for batches of so many rows; what it learns serves all later ones."""
-        return self._lengths.setdefault(rows, self.drafting.chooser())
+        """The chooser of the number of drafts for about so many rows; what it learns serves all later rounds of them.
+
+        Numbers of rows that round up to the same power of two share one.
+        """
+        return self._lengths.setdefault((rows - 1).bit_length(), chooser(self.drafting))
 
     def fitted(self, valid: Sequence[Batch]) -> ExitPolicy:
         """With the ids of the tokens that may be drafted, if their number is given."""
@@ -103,19 +107,15 @@ class Verified:
 class Rounds:
     """Draft and verify, round by round, for the decoding rows of a batch.
 
-    Args:
-        rows: of a full batch.
-
     Attributes:
         counts: what was drafted and accepted.
     """
 
-    def __init__(self, backbone: Backbone, policy: Speculative, live: LiveRows, *, rows: int) -> None:
+    def __init__(self, backbone: Backbone, policy: Speculative, live: LiveRows) -> None:
         policy.drafting.check_fits(backbone.max_positions)
         self._device = backbone.device
         self._policy = policy
         self._live = live
-        self._length = policy.length(rows)
         self._candidates = draft_candidates(backbone, policy.drafting)
         self.counts = DraftCounts()
 
@@ -131,11 +131,11 @@ class Rounds:
             choosers: how each row's next token is chosen.
             room: tokens that each row may still generate; a row may gain more, which its caller drops.
         """
-        length = min(self._length.next(), max(room) - 1)
-        started = time.perf_counter()
-        drafts, layers, expected = self._draft(choosers, length)
-        drafted = time.perf_counter()
         rows = self._live.decoding
+        length = self._policy.length(len(rows))
+        started = time.perf_counter()
+        drafts, layers, promised = self._draft(choosers, length, max(room) - 1)
+        drafted = time.perf_counter()
         token_BT = self._tensor([[row.tokens[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
         full = self._policy.plan(0)
         logits_BTV = self._live.look_ahead(token_BT, full)
@@ -143,11 +143,11 @@ class Rounds:
         outcome = Outcome(
             drafted=len(drafts[0]),
             accepted=[len(tokens) - 1 for tokens in found],
-            expected=expected,
+            promised=promised,
             draft_seconds=drafted - started,
             verify_seconds=time.perf_counter() - drafted,
         )
-        self._length.observe(outcome)
+        length.observe(outcome, [row.drafts for row in rows])
         self.counts.verifications += len(rows)
         self.counts.drafted += outcome.drafted * len(rows)
         self.counts.accepted += sum(outcome.accepted)
@@ -156,12 +156,17 @@ class Rounds:
             row.column += len(tokens)
         return [Verified(*gained) for gained in zip(found, logits_BTV, strict=True)]
 
-    def _draft(self, choosers: Sequence[Chooser], length: int) -> tuple[list[list[int]], int, float]:
-        """Each row's drafts, the layers that ran for them, and how many the drafter expects a row to keep."""
+    def _draft(
+        self, choosers: Sequence[Chooser], length: DraftLength, most: int
+    ) -> tuple[list[list[int]], int, list[float]]:
+        """Each row's drafts, the layers that ran for them, and what the drafter promised of them."""
         rows = self._live.decoding
         drafts: list[list[int]] = [[] for _ in rows]
-        probability_B, layers, expected = torch.ones(len(rows), device=self._device), 0, 0.0
-        for offset in range(length):
+        probability_B, confidences = torch.ones(len(rows), device=self._device), [1.0] * len(rows)
+        layers, promised, tallies = 0, list[float](), [row.drafts for row in rows]
+        for offset in range(min(length.next(), most)):
+            if not length.goes_on(confidences, tallies):
+                break
             newest = [[draft[-1] if draft else row.tokens[-1]] for row, draft in zip(rows, drafts, strict=True)]
             plan = self._deepest(rows, offset)
             logits_BV = self._live.look_ahead(self._tensor(newest), plan, offset=offset, head=self._candidates)[:, -1]
@@ -169,13 +174,12 @@ class Rounds:
             ahead = [chooser.after(draft) for chooser, draft in zip(choosers, drafts, strict=True)]
             for draft, token in zip(drafts, choose(logits_BV, ahead), strict=True):
                 draft.append(token)
-            if self._length.asks:
+            if length.asks:
                 chosen_B1 = self._tensor([draft[-1:] for draft in drafts])
                 probability_B *= logits_BV.float().softmax(-1).gather(1, chosen_B1)[:, 0]
-                expected += (confidence := float(probability_B.mean()))
-                if not self._length.goes_on(confidence):
-                    break
-        return drafts, layers, expected
+                confidences = probability_B.tolist()
+                promised.append(sum(confidences) / len(rows))
+        return drafts, layers, promised
 
     def _deepest(self, rows: Sequence[LiveRow], offset: int) -> LayerPlan:
         """The plan of all rows. One plan keeps them in one pass; a deeper one drafts no worse."""

@@ -46,7 +46,7 @@ class SpeculativeRun(BatchRun):
         columns = prompt_columns + prefilled.longest - 1 + policy.drafting.length
         runner = step_runner(backbone, policy, cache, rows=rows, columns=columns)
         self._live = LiveRows(backbone, cache, runner, columns=columns, passes=passes)
-        self._rounds = Rounds(backbone, policy, self._live, rows=rows)
+        self._rounds = Rounds(backbone, policy, self._live)
         self._prefilled = prefilled
         self._choices = [request.row_choice(row, prompt_BP.device) for row in range(rows)]
         self._prompts: list[list[int]] = prompt_BP.tolist()

@@ -29,7 +29,7 @@ def kinds(backbone: Backbone) -> dict[str, int]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_path_has_modules_of_the_same_kinds(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(packed_linear, "_SMALL_BYTES", 0)
     backbone = tiny_backbone(layout)
     found = kinds(backbone)
     assert found["attention"] == 6

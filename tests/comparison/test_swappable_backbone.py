@@ -21,7 +21,7 @@ def tokens(backbone: Backbone) -> list[list[int]]:
 def test_it_decodes_with_the_weights_that_it_loaded(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_linear, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(packed_linear, "_SMALL_BYTES", 0)
     expected: dict[Path, list[list[int]]] = {}
     for seed in (0, 1):
         backbone = tiny_backbone(layout, seed)

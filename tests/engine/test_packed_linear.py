@@ -34,7 +34,7 @@ POLICIES = {
 
 @pytest.fixture(autouse=True)
 def _pack_small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(module, "_SMALL_BYTES", 0)
 
 
 def kinds(backbone: Backbone) -> set[type]:

@@ -15,7 +15,8 @@ from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import collate
 from skiplab.engine.continuous import Engine
 from skiplab.engine.decode import decode, decode_request, decode_steps
-from skiplab.engine.draft_length import DraftCounts, Drafting, Outcome
+from skiplab.engine.draft_length import DraftCounts, Drafting
+from skiplab.engine.draft_rounds import Outcome, Tally
 from skiplab.engine.generation import GenerationOptions
 from skiplab.engine.kept_batches import DraftBatches
 from skiplab.engine.kv_cache import KVCache
@@ -174,10 +175,13 @@ def test_counts_and_depths_say_what_a_round_cost() -> None:
 
 def test_what_a_batch_teaches_about_draft_lengths_serves_later_ones() -> None:
     policy = Speculative(DRAFTERS["exit"], 6, Drafting(adaptive=True))
+    assert policy.length(3) is policy.length(4)
     assert policy.length(2) is not policy.length(3)
-    # Drafts do not pay, says the first batch.
-    for drafts in (4, 0, 4, 4, 4):
-        policy.length(2).observe(Outcome(drafts, [0, 0], expected=0.0, draft_seconds=25.0 * drafts, verify_seconds=1.0))
+    # Drafts do not pay, say the first batches.
+    for drafts in (4, 0, 4):
+        outcome = Outcome(drafts, [0], [0.0] * drafts, draft_seconds=25.0 * drafts, verify_seconds=1.0)
+        for rows in (1, 2):
+            policy.length(rows).observe(outcome, [Tally()])
     drafted = {}
     for rows in (2, 3):
         found = decode(BACKBONES["llama"], policy, prompts(rows), max_new_tokens=9, eos_id=None, pad_id=PAD)

@@ -78,7 +78,7 @@ def test_a_loaded_method_gives_the_comparisons_tokens(
     expected = generate(module.backbone, module.exit_policy([]), DATA, items, batch_size=5).tokens
     assert load_method(tmp_path).tokens(PROMPTS) == expected
     assert load_method(tmp_path, fast=False).tokens(PROMPTS, batch_size=3) == expected
-    monkeypatch.setattr(packed_linear, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(packed_linear, "_SMALL_BYTES", 0)
     packed = load_method(tmp_path)
     assert packed.tokens(PROMPTS) == expected
     assert [row for prompt in PROMPTS for row in packed.tokens(prompt)] == expected

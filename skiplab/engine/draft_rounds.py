@@ -1,0 +1,246 @@
+"""How many tokens a round drafts before its verification. No torch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from skiplab.engine.draft_length import Drafting
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a round.
+
+    Attributes:
+        drafted: drafts per row.
+        accepted: accepted drafts, by row.
+        promised: for each draft, the product of a row's draft probabilities so far, averaged over rows; empty if nobody
+            asked for them.
+        draft_seconds, verify_seconds: time of all drafts, and of the verification.
+    """
+
+    drafted: int
+    accepted: Sequence[int]
+    promised: Sequence[float]
+    draft_seconds: float
+    verify_seconds: float
+
+    @property
+    def mean_accepted(self) -> float:
+        """Accepted drafts, averaged over rows."""
+        return sum(self.accepted) / len(self.accepted)
+
+    @property
+    def rejected(self) -> Sequence[bool]:
+        """Whether a draft was rejected, by row."""
+        return [count < self.drafted for count in self.accepted]
+
+
+@final
+@dataclass
+class Tally:
+    """Accepted and rejected drafts; those after a rejected one are not counted. Recent rounds weigh more."""
+
+    accepted: float = 0.0
+    rejected: float = 0.0
+
+    def add(self, accepted: float, rejected: float, keep: float) -> None:
+        """Count a round.
+
+        Args:
+            keep: the weight of earlier rounds.
+        """
+        self.accepted = keep * self.accepted + accepted
+        self.rejected = keep * self.rejected + rejected
+
+    def share(self, expected: float, weight: float) -> float:
+        """The share of accepted drafts, taken together with so many that were accepted as expected."""
+        return (self.accepted + weight * expected) / (self.accepted + self.rejected + weight)
+
+
+class DraftLength(ABC):
+    """Chooses the number of drafts, round by round.
+
+    Args:
+        most: the most drafts of a round.
+        threshold: as for `Drafting`.
+    """
+
+    def __init__(self, most: int, threshold: float | None = None) -> None:
+        self._most = most
+        self._threshold = threshold
+
+    @property
+    @abstractmethod
+    def asks(self) -> bool:
+        """Whether `goes_on` depends on the confidence."""
+
+    @abstractmethod
+    def next(self) -> int:
+        """Begin a round: its most drafts; 0 runs a plain step at full depth."""
+
+    def goes_on(self, confidences: Sequence[float], rows: Sequence[Tally]) -> bool:
+        """Whether the round drafts one token more.
+
+        Args:
+            confidences: by row, the product of its draft probabilities in this round; 1 before the first.
+            rows: by row, what became of its drafts.
+        """
+        return self._threshold is None or sum(confidences) >= self._threshold * len(confidences)
+
+    def observe(self, outcome: Outcome, rows: Sequence[Tally]) -> None:
+        """Learn from a round."""
+        for row, accepted, rejected in zip(rows, outcome.accepted, outcome.rejected, strict=True):
+            row.add(accepted, rejected, _ROW_KEEP)
+
+
+@final
+class FixedLength(DraftLength):
+    """The same number in every round, or fewer by the threshold."""
+
+    @property
+    def asks(self) -> bool:
+        return self._threshold is not None
+
+    def next(self) -> int:
+        return self._most
+
+
+@final
+class AdaptiveLength(DraftLength):
+    """A round drafts as long as the next draft is expected to gain tokens faster than the round would without it.
+
+    Without drafts a row gains one token in the time of a plain step. A draft gains one more if all before it and itself
+    are accepted. The probability of the former is the drafter's confidence, corrected by how often as many drafts were
+    accepted when it was as confident; that of the latter is the share of the row's drafts that were accepted, or for a
+    row with few of all rows'. Its time is that of a draft and of one more position to verify.
+
+    The first rounds are spent on learning, and later one after every `_EXPLORE` of the other kind.
+    """
+
+    def __init__(self, most: int, threshold: float | None = None) -> None:
+        super().__init__(most, threshold)
+        self._rounds = 0
+        # Rounds since the last one with and without drafts.
+        self._since = dict.fromkeys((False, True), 0)
+        self._all = Tally()
+        # By number of drafts: how often all were accepted, and how much more often that was promised.
+        self._depths = [Tally() for _ in range(most)]
+        self._draft, self._drafted = _RunningMean(), _RunningMean()
+        self._verify = {drafts: _RunningMean() for drafts in (False, True)}
+        self._round = _Round()
+
+    @property
+    def asks(self) -> bool:
+        return True
+
+    def next(self) -> int:
+        starts = self._rounds < len(_FIRST)
+        plain = not _FIRST[self._rounds] if starts else self._since[False] >= _EXPLORE
+        self._round = _Round(self._verify[False].value, learns=starts or self._since[True] >= _EXPLORE)
+        return 0 if plain else self._most
+
+    def goes_on(self, confidences: Sequence[float], rows: Sequence[Tally]) -> bool:
+        if not super().goes_on(confidences, rows):
+            return False
+        gain, seconds = self._gain(confidences, rows), self._draft.value + self._column_seconds
+        free = self._round.learns and not self._round.drafts
+        if not free and gain * self._round.seconds <= seconds * self._round.tokens:
+            return False
+        self._round.add(gain, seconds)
+        return True
+
+    def observe(self, outcome: Outcome, rows: Sequence[Tally]) -> None:
+        super().observe(outcome, rows)
+        drafts = outcome.drafted > 0
+        self._rounds += 1
+        self._since = {kind: 0 if kind == drafts else count + 1 for kind, count in self._since.items()}
+        self._verify[drafts].add(outcome.verify_seconds)
+        if not drafts:
+            return
+        self._all.add(outcome.mean_accepted, sum(outcome.rejected) / len(outcome.rejected), _REMEMBER)
+        for count, promised in enumerate(outcome.promised, 1):
+            kept = sum(accepted >= count for accepted in outcome.accepted) / len(outcome.accepted)
+            self._depths[count - 1].add(kept, promised - kept, _REMEMBER)
+        self._draft.add(outcome.draft_seconds / outcome.drafted)
+        self._drafted.add(outcome.drafted)
+
+    @property
+    def acceptance(self) -> float:
+        """The estimated probability that a draft is accepted, over all rows."""
+        return self._all.share(0.5, 1.0)
+
+    def _gain(self, confidences: Sequence[float], rows: Sequence[Tally]) -> float:
+        """Tokens that the next draft is expected to gain, averaged over rows."""
+        drafts, usual = self._round.drafts, self.acceptance
+        trust = self._depths[drafts - 1].share(1.0, 1.0) if drafts else 1.0
+        gains = [
+            min(1.0, trust * confidence) * row.share(usual, _ROW_WEIGHT)
+            for confidence, row in zip(confidences, rows, strict=True)
+        ]
+        return sum(gains) / len(gains)
+
+    @property
+    def _column_seconds(self) -> float:
+        """Time of one more position in a verification."""
+        if not self._verify[True].known:
+            return 0.0
+        return max(0.0, self._verify[True].value - self._verify[False].value) / self._drafted.value
+
+
+def chooser(drafting: Drafting) -> DraftLength:
+    """A new chooser of the number of drafts."""
+    return (AdaptiveLength if drafting.adaptive else FixedLength)(drafting.length, drafting.threshold)
+
+
+@dataclass
+class _Round:
+    """What a round is expected to give and take, per row.
+
+    Attributes:
+        learns: its first draft need not pay.
+    """
+
+    seconds: float = 0.0
+    tokens: float = 1.0
+    drafts: int = 0
+    learns: bool = False
+
+    def add(self, tokens: float, seconds: float) -> None:
+        """Count a draft."""
+        self.tokens += tokens
+        self.seconds += seconds
+        self.drafts += 1
+
+
+class _RunningMean:
+    """Recent values count more."""
+
+    def __init__(self) -> None:
+        self._sum, self._weight = 0.0, 0.0
+
+    def add(self, value: float) -> None:
+        self._sum = _KEEP * self._sum + value
+        self._weight = _KEEP * self._weight + 1
+
+    @property
+    def known(self) -> bool:
+        return self._weight > 0
+
+    @property
+    def value(self) -> float:
+        return self._sum / self._weight if self._weight else 0.0
+
+
+# Weights of earlier rounds, per round: of times, of what was accepted, which varies more, and of a row's drafts.
+_KEEP = 0.9
+_REMEMBER = 0.97
+_ROW_KEEP = 0.9
+# As many drafts, accepted like all rows', count with a row's own.
+_ROW_WEIGHT = 4.0
+# One round is spent on learning after so many of the other kind.
+_EXPLORE = 24
+# Whether the first rounds draft, to learn acceptance and the cost of a plain step.
+_FIRST = (True, False, True)
