@@ -128,8 +128,8 @@ class AdaptiveLength(DraftLength):
         self._all = Tally()
         # By number of drafts: how often all were accepted, and how much more often that was promised.
         self._depths = [Tally() for _ in range(most)]
-        self._draft, self._drafted = _RunningMean(), _RunningMean()
-        self._verify = {drafts: _RunningMean() for drafts in (False, True)}
+        # Seconds by number of drafts: to draft, and to verify.
+        self._drafting, self._verifying = _Line(), _Line()
         self._round = _Round()
 
     @property
@@ -139,13 +139,13 @@ class AdaptiveLength(DraftLength):
     def next(self) -> int:
         starts = self._rounds < len(_FIRST)
         plain = not _FIRST[self._rounds] if starts else self._since[False] >= _EXPLORE
-        self._round = _Round(self._verify[False].value, learns=starts or self._since[True] >= _EXPLORE)
+        self._round = _Round(self._verifying.at_zero, learns=starts or self._since[True] >= _EXPLORE)
         return 0 if plain else self._most
 
     def goes_on(self, confidences: Sequence[float], rows: Sequence[Tally]) -> bool:
         if not super().goes_on(confidences, rows):
             return False
-        gain, seconds = self._gain(confidences, rows), self._draft.value + self._column_seconds
+        gain, seconds = self._gain(confidences, rows), self._drafting.slope + self._verifying.slope
         free = self._round.learns and not self._round.drafts
         if not free and gain * self._round.seconds <= seconds * self._round.tokens:
             return False
@@ -157,15 +157,14 @@ class AdaptiveLength(DraftLength):
         drafts = outcome.drafted > 0
         self._rounds += 1
         self._since = {kind: 0 if kind == drafts else count + 1 for kind, count in self._since.items()}
-        self._verify[drafts].add(outcome.verify_seconds)
+        self._drafting.add(outcome.drafted, outcome.draft_seconds)
+        self._verifying.add(outcome.drafted, outcome.verify_seconds)
         if not drafts:
             return
         self._all.add(outcome.mean_accepted, sum(outcome.rejected) / len(outcome.rejected), _REMEMBER)
         for count, promised in enumerate(outcome.promised, 1):
             kept = sum(accepted >= count for accepted in outcome.accepted) / len(outcome.accepted)
             self._depths[count - 1].add(kept, promised - kept, _REMEMBER)
-        self._draft.add(outcome.draft_seconds / outcome.drafted)
-        self._drafted.add(outcome.drafted)
 
     @property
     def acceptance(self) -> float:
@@ -181,13 +180,6 @@ class AdaptiveLength(DraftLength):
             for confidence, row in zip(confidences, rows, strict=True)
         ]
         return sum(gains) / len(gains)
-
-    @property
-    def _column_seconds(self) -> float:
-        """Time of one more position in a verification."""
-        if not self._verify[True].known:
-            return 0.0
-        return max(0.0, self._verify[True].value - self._verify[False].value) / self._drafted.value
 
 
 def chooser(drafting: Drafting) -> DraftLength:
@@ -215,27 +207,32 @@ class _Round:
         self.drafts += 1
 
 
-class _RunningMean:
-    """Recent values count more."""
+class _Line:
+    """Least squares of values by a count; recent ones weigh more."""
 
     def __init__(self) -> None:
-        self._sum, self._weight = 0.0, 0.0
+        self._weight, self._x, self._y, self._xx, self._xy = 0.0, 0.0, 0.0, 0.0, 0.0
 
-    def add(self, value: float) -> None:
-        self._sum = _KEEP * self._sum + value
-        self._weight = _KEEP * self._weight + 1
+    def add(self, x: float, y: float) -> None:
+        sums = (self._weight, self._x, self._y, self._xx, self._xy)
+        new = (1.0, x, y, x * x, x * y)
+        self._weight, self._x, self._y, self._xx, self._xy = (
+            _REMEMBER * known + one for known, one in zip(sums, new, strict=True)
+        )
 
     @property
-    def known(self) -> bool:
-        return self._weight > 0
+    def slope(self) -> float:
+        """Not below 0; 0 as long as only one count has occurred."""
+        spread = self._weight * self._xx - self._x**2
+        return max(0.0, self._weight * self._xy - self._x * self._y) / spread if spread > 1e-6 else 0.0
 
     @property
-    def value(self) -> float:
-        return self._sum / self._weight if self._weight else 0.0
+    def at_zero(self) -> float:
+        """The value for a count of 0."""
+        return (self._y - self.slope * self._x) / self._weight if self._weight else 0.0
 
 
-# Weights of earlier rounds, per round: of times, of what was accepted, which varies more, and of a row's drafts.
-_KEEP = 0.9
+# Weights of earlier rounds, per round: of times and of what was accepted, and of a row's drafts.
 _REMEMBER = 0.97
 _ROW_KEEP = 0.9
 # As many drafts, accepted like all rows', count with a row's own.
