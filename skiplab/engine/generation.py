@@ -158,9 +158,7 @@ def own_generation_config_aside(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = kept  # type: ignore[assignment]
 
 
-_SAMPLING_DEFAULTS = {
-    field.name: field.default for field in fields(GenerationOptions) if field.name in _SAMPLING_OPTIONS
-}
+_SAMPLING_DEFAULTS = MappingProxyType({name: getattr(GenerationOptions, name) for name in _SAMPLING_OPTIONS})
 _NAMES = tuple(field.name for field in fields(GenerationOptions))
 _INTEGERS = ("max_new_tokens", "min_new_tokens", "top_k", "no_repeat_ngram_size", "seed", "num_return_sequences")
 _SEQUENCES = ("eos_token_id", "suppress_tokens", "begin_suppress_tokens", "stop_strings")
