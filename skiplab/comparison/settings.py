@@ -14,7 +14,9 @@ from skiplab.comparison.publish import track_outputs
 from skiplab.comparison.save_setting import save_setting, setting_folder
 from skiplab.comparison.session import Session
 from skiplab.data.module import Item
-from skiplab.engine.policy import ExitPolicy, HindsightPolicy
+from skiplab.engine.backbone import Backbone
+from skiplab.engine.policy import ExitPolicy, FullDepth, HindsightPolicy
+from skiplab.engine.speculative import Speculative
 from skiplab.evaluation.calibration import Verdict
 from skiplab.evaluation.generate import Generation, generate, generate_hf, perplexity, quality
 from skiplab.evaluation.significance import seed_item_interval
@@ -108,17 +110,13 @@ class Settings:
         self._session.tracker.log_params({**vars(entry), **({} if place is None else case.candidates[place].params)})
         decoder = self._decoders.make(case, place, run_id)
         backbone, policy, module = decoder.backbone, decoder.policy, decoder.module
-        outputs = generate(
-            backbone, policy, self._data, self._items,
-            batch_size=self._config.decode_batch_size,
-            progress=self._session.screen.counting("batches of the test items"), ranks=self._ranks,
-            options=self._config.generation,
-        )  # fmt: skip
+        outputs = self._generate(backbone, policy)
         figures: Row = {
             **_given("target_speedup", module and module.target_speedup),
             **_given("threshold", getattr(policy, "threshold", None)),
             **_given("perplexity", perplexity(backbone, policy, self._models.test_groups, self._ranks)),
             **_given("prefill_layer_speedup", self._prefill_layer_speedup(policy)),
+            **_given("equal_outputs", self._equal_outputs(decoder, outputs)),
         }
         if place is not None:
             spec = case.candidates[place]
@@ -128,6 +126,28 @@ class Settings:
         if verdict is not None:
             figures |= self._calibration_figures(case, verdict, module, outputs)
         return _Decoded(outputs, place, figures, decoder)
+
+    def _generate(self, backbone: Backbone, policy: ExitPolicy) -> Generation:
+        return generate(
+            backbone, policy, self._data, self._items,
+            batch_size=self._config.decode_batch_size,
+            progress=self._session.screen.counting("batches of the test items"), ranks=self._ranks,
+            options=self._config.generation,
+        )  # fmt: skip
+
+    def _equal_outputs(self, decoder: Decoder, outputs: Generation) -> float | None:
+        """Share of outputs that are full depth's with the same weights, token for token; None if nothing is drafted, or
+        if sampling has no seed."""
+        sampled = self._config.generation.do_sample and self._config.generation.seed is None
+        if sampled or not isinstance(decoder.policy, Speculative):
+            return None
+        full = self._generate(decoder.backbone, FullDepth(decoder.backbone.num_layers))
+        equal = [
+            own == other
+            for drafted, plain in zip(outputs.draws, full.draws, strict=True)
+            for own, other in zip(drafted.tokens, plain.tokens, strict=True)
+        ]
+        return sum(equal) / len(equal)
 
     def _prefill_layer_speedup(self, policy: ExitPolicy) -> float | None:
         """None if every layer runs on whole prompts."""

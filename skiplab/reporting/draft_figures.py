@@ -30,6 +30,16 @@ DRAFT_FIGURES = (
         shown=(Shown(place="speed"),),
     ),
     Figure(
+        name="equal_outputs",
+        meaning="share of test outputs that are full depth's with the same weights, token for token; others differ "
+        "because a verification of several positions rounds differently than a step of one",
+        label="outputs equal to full depth's",
+        unit="share",
+        form="{:.3f}",
+        sense="maximize",
+        shown=(Shown(place="speed"),),
+    ),
+    Figure(
         name="draft_agreement",
         meaning="share of the selection items' target tokens at which the drafter's likeliest token is the full "
         "model's, in one teacher-forced pass",
