@@ -1,6 +1,7 @@
 """One run of `experiment=search_draft`: an Optuna study of drafters by their measured decode speed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, final
 
@@ -13,9 +14,12 @@ from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.session import Session
 from skiplab.comparison.timed_systems import spread_workload
 from skiplab.engine.backbone import Backbone
+from skiplab.engine.batch import Batch, collate
+from skiplab.engine.generation import GenerationOptions
 from skiplab.engine.packed_linear import prepack
 from skiplab.engine.policy import ExitPolicy, FullDepth, Planned
 from skiplab.engine.speculative import Speculative
+from skiplab.evaluation.generate import generate
 from skiplab.methods.base import Optimization, Setup
 from skiplab.methods.speculative import SelfSpeculative
 from skiplab.reporting.results import Row
@@ -84,9 +88,22 @@ class DraftSearch:
     def _agreement(self) -> DraftAgreement:
         policy = self._module.exit_policy(self._models.selection_batches)
         assert isinstance(policy, Speculative)
-        return DraftAgreement(
-            self._backbone, self._models.selection_batches, policy.drafting, self._prepared.config.generation
-        )
+        options = self._prepared.config.generation
+        return DraftAgreement(self._backbone, self._full_outputs(options), policy.drafting, options)
+
+    def _full_outputs(self, options: GenerationOptions) -> list[Batch]:
+        """The full model's outputs for the selection prompts, which are what drafts have to guess."""
+        data, size = self._prepared.data, self._prepared.config.decode_batch_size
+        items = data.items("selection")
+        full = generate(
+            self._backbone, FullDepth(self._backbone.num_layers), data, items, batch_size=size,
+            options=replace(options, num_return_sequences=1),
+        )  # fmt: skip
+        pairs = [(item.prompt_ids, tokens) for item, tokens in zip(items, full.tokens, strict=True)]
+        return [
+            collate(*zip(*pairs[first : first + size], strict=True), data.pad_id)
+            for first in range(0, len(pairs), size)
+        ]
 
     @cached_property
     def _module(self) -> SelfSpeculative:
