@@ -41,8 +41,8 @@ DRAFT_FIGURES = (
     ),
     Figure(
         name="draft_agreement",
-        meaning="share of tokens of the full model's outputs for selection prompts that the drafter chooses too, in one "
-        "teacher-forced pass",
+        meaning="share of tokens of the full model's outputs for selection prompts that the drafter chooses too, in "
+        "one teacher-forced pass",
         label="drafts' agreement, teacher-forced",
         unit="share",
         form="{:.3f}",
