@@ -113,6 +113,7 @@ class MLflowTracker(Tracker):
     ) -> Iterator[str]:
         known = {**tags, **({MLFLOW_PARENT_RUN_ID: parent} if parent else {})}
         tags = {key: str(value) for key, value in known.items()}
+        run_id = run_id or (self._begun(name, parent) if parent or nested else None)
         run_id = self._start(run_id, run_name=name, nested=nested and not parent, tags=tags) or run_id or ""
         try:
             yield run_id
@@ -123,6 +124,15 @@ class MLflowTracker(Tracker):
             self._end("FAILED")
             raise
         self._end("FINISHED")
+
+    @_unless_lost(None)
+    def _begun(self, name: str, parent: str | None) -> str | None:
+        """The run of a process that was killed before it could note the run's id; `parent` None is the active run."""
+        if parent is None and (active := mlflow.active_run()):
+            parent = active.info.run_id
+        running = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and attributes.status = 'RUNNING'"
+        runs = mlflow.search_runs([self._experiment_of(parent)], running, output_format="list") if parent else []
+        return next((run.info.run_id for run in runs if run.info.run_name == name), None)
 
     @_unless_lost("")
     def _start(self, run_id: str | None, **options: Any) -> str:

@@ -47,6 +47,20 @@ def test_a_known_run_is_continued_and_an_unknown_one_created(tracker: Tracker) -
         assert other != first
 
 
+def test_a_run_whose_process_was_killed_at_its_beginning_is_continued(tracker: Tracker) -> None:
+    with tracker.run("whole") as whole:
+        tracker.new_run("other", whole)
+        begun = tracker.new_run("part", whole)
+        for expected in (True, False):
+            # Once finished it is no longer taken for one that was killed.
+            with tracker.run("part", nested=True) as part:
+                assert (part == begun) == expected
+        begun = tracker.new_run("part", whole)
+    # In a process that helps the first one.
+    with tracker.run("part", parent=whole) as part:
+        assert part == begun
+
+
 def test_figures_series_and_artifacts(tracker: Tracker, tmp_path: Path) -> None:
     with tracker.run("parent"), tracker.run("child", nested=True) as run_id:
         tracker.log_figures({"method": "x", "seed": 3, "bleu": 40.0, "bleu_ci95": [39.0, 41.0]}, group="b1/")
