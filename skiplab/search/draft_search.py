@@ -99,10 +99,9 @@ class DraftSearch:
             self._backbone, FullDepth(self._backbone.num_layers), data, items, batch_size=size,
             options=replace(options, num_return_sequences=1),
         )  # fmt: skip
-        pairs = [(item.prompt_ids, tokens) for item, tokens in zip(items, full.tokens, strict=True)]
+        prompts, starts = [item.prompt_ids for item in items], range(0, len(items), size)
         return [
-            collate(*zip(*pairs[first : first + size], strict=True), data.pad_id)
-            for first in range(0, len(pairs), size)
+            collate(prompts[first : first + size], full.tokens[first : first + size], data.pad_id) for first in starts
         ]
 
     @cached_property
