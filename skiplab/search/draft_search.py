@@ -100,9 +100,10 @@ class DraftSearch:
             options=replace(options, num_return_sequences=1),
         )  # fmt: skip
         prompts, starts = [item.prompt_ids for item in items], range(0, len(items), size)
-        return [
+        batches = [
             collate(prompts[first : first + size], full.tokens[first : first + size], data.pad_id) for first in starts
         ]
+        return [Batch(*(tensor.to(self._backbone.device) for tensor in batch)) for batch in batches]
 
     @cached_property
     def _module(self) -> SelfSpeculative:
