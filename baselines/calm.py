@@ -72,10 +72,11 @@ class CALM(EveryLayerTrained):
             **vars(Execution(**execution)),
         )
         exit_layers = parts.exit_layers(setup.backbone.num_layers)
-        check_drawn_exits(parts.exits.drawn, setup.backbone.num_layers)
-        super().__init__(setup, probes=[] if measure is None else measure.probes(setup, exit_layers))
+        drawn = parts.exits.drawn
+        check_drawn_exits(drawn, setup.backbone.num_layers)
+        super().__init__(setup, probes=[] if measure is None else measure.probes(setup, exit_layers, drawn))
         self._parts = parts
-        self.drawn_exits = parts.exits.drawn
+        self.drawn_exits = drawn
         self._exit_layers = exit_layers
 
     @property

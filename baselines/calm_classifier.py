@@ -60,14 +60,20 @@ class ExitClassifier(TrainedModule):
     Args:
         exit_layers: layers whose states it learns from.
         kind: `independent` or `geometric` loss.
+        drawn: how many of these layers take part at a training step, drawn anew for each, since the head's products
+            at every layer are most of the cost. None takes all, as the geometric loss always does.
     """
 
     fitted: Tensor
 
-    def __init__(self, setup: Setup, exit_layers: Sequence[int], kind: ClassifierLoss) -> None:
+    def __init__(
+        self, setup: Setup, exit_layers: Sequence[int], kind: ClassifierLoss, drawn: int | None = None
+    ) -> None:
         super().__init__(setup.optimization, prefix="classifier_")
         self._kind: ClassifierLoss = kind
         self._exit_layers = exit_layers
+        # The geometric loss is a product over successive layers.
+        self._drawn = drawn if kind == "independent" and drawn is not None and drawn < len(exit_layers) else None
         self._frozen_in = {} if setup.decode_dtype is None else {"frozen_dtype": setup.decode_dtype}
         # A weak reference: a policy that keeps the classifier must not keep the model alive.
         self._backbone = ref(setup.backbone)
@@ -83,6 +89,7 @@ class ExitClassifier(TrainedModule):
             "loss": "exit_classifier",
             "kind": self._kind,
             "exit_layers": list(self._exit_layers),
+            **({} if self._drawn is None else {"drawn_exits": self._drawn}),
             **self._frozen_in,
         }
 
@@ -94,10 +101,13 @@ class ExitClassifier(TrainedModule):
 
     def loss(self, batch: Batch) -> Tensor:
         (backbone,) = self.backbones
+        layers = self._exit_layers
+        if self._drawn is not None and self.training:
+            layers = [layers[place] for place in sorted(torch.randperm(len(layers))[: self._drawn].tolist())]
         with torch.no_grad():
             states = generated_states(backbone, batch)
             top_N = backbone.head(states[-1]).argmax(-1)
-            state_END = torch.stack([states[layer + 1] for layer in self._exit_layers])
+            state_END = torch.stack([states[layer + 1] for layer in layers])
             # One layer's logits at a time.
             agrees_EN = torch.stack([backbone.head(h_ND).argmax(-1) == top_N for h_ND in state_END])
         return _LOSSES[self._kind](self.linear(state_END.float())[..., 0], agrees_EN)
@@ -131,8 +141,8 @@ class LearnedClassifier(ConfidenceMeasure):
     def words(self) -> list[str]:
         return ["geometric"] if self.loss == "geometric" else []
 
-    def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
-        return [ExitClassifier(setup, exit_layers, self.loss)]
+    def probes(self, setup: Setup, exit_layers: Sequence[int], drawn: int | None) -> Sequence[TrainedModule]:
+        return [ExitClassifier(setup, exit_layers, self.loss, drawn)]
 
     def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:
         (classifier,) = probes

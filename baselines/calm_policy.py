@@ -24,7 +24,8 @@ class Exits:
     Args:
         first: number of layers that always run, at least 1.
         interval: layers from one exit to the next.
-        drawn: how many exits below the last are trained at a step, as `drawn_exits` of `MultiLayerExit`; None is all.
+        drawn: how many exits below the last are trained at a step, as `drawn_exits` of `MultiLayerExit`, and of how
+            many the classifier learns at a step; None is all.
     """
 
     first: int = 1

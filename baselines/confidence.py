@@ -33,9 +33,13 @@ class ConfidenceMeasure(ABC):
     def words(self) -> list[str]:
         """Parts of a setting's name for options that differ from the defaults."""
 
-    @abstractmethod
-    def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
-        """Small modules to train on the frozen model before the confidence can be computed."""
+    def probes(self, setup: Setup, exit_layers: Sequence[int], drawn: int | None) -> Sequence[TrainedModule]:
+        """Small modules to train on the frozen model before the confidence can be computed; none by default.
+
+        Args:
+            drawn: how many exit layers take part at a training step; None is all.
+        """
+        return []
 
     @abstractmethod
     def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:
@@ -116,9 +120,6 @@ class SoftmaxResponse(ConfidenceMeasure):
     def words(self) -> list[str]:
         return [f"of {self.vocabulary} tokens"] if self.vocabulary is not None else []
 
-    def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
-        return []
-
     def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:
         if self.vocabulary is None:
             return softmax_confidence
@@ -132,9 +133,6 @@ class StateSaturation(ConfidenceMeasure):
     """Cosine of the states above and below a layer."""
 
     def words(self) -> list[str]:
-        return []
-
-    def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
         return []
 
     def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.calm import CALM
 from baselines.calm_classifier import ClassifierLoss, ExitClassifier, geometric_loss, independent_loss
@@ -103,6 +103,31 @@ def test_it_learns_which_predictions_agree_with_the_top_layer(backbone: Backbone
     assert 0.05 < float(agrees_EN.float().mean()) < 0.95
     expected = {"independent": independent_loss, "geometric": geometric_loss}[kind](logit_EN, agrees_EN)
     torch.testing.assert_close(classifier.loss(batch), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_loss_of_drawn_exits_is_that_of_all_in_the_mean(backbone: Backbone) -> None:
+    batch, whole = some_batch(), new_classifier(backbone)
+    some = ExitClassifier(new_setup(backbone), range(1, 5), "independent", drawn=2)
+    some.linear.load_state_dict(whole.linear.state_dict())
+    nn.init.normal_(some.linear.weight, std=0.5)
+    whole.linear.load_state_dict(some.linear.state_dict())
+    losses = [float(some.loss(batch)) for _ in range(200)]
+    assert len({round(loss, 6) for loss in losses}) == math.comb(4, 2)
+    assert sum(losses) / len(losses) == pytest.approx(float(whole.loss(batch)), rel=0.05)
+    assert float(some.eval().loss(batch)) == pytest.approx(float(whole.loss(batch)))
+
+
+def test_calms_drawn_exits_are_the_classifiers_too(backbone: Backbone) -> None:
+    def recipe(**options: Any) -> Any:
+        (probe,) = CALM(new_setup(backbone), threshold=0.5, **options).probes
+        return probe.recipe
+
+    classifier = {"name": "classifier"}
+    assert recipe(confidence=classifier, exits={"drawn": 2})["drawn_exits"] == 2
+    assert "drawn_exits" not in recipe(confidence=classifier)
+    # It goes through the layers in order.
+    assert "drawn_exits" not in recipe(confidence={"name": "classifier", "loss": "geometric"}, exits={"drawn": 2})
 
 
 @pytest.mark.parametrize("kind", ["independent", "geometric"])

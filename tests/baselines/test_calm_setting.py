@@ -127,9 +127,6 @@ def norm_of_the_state() -> Iterator[None]:
         def words(self) -> list[str]:
             return [f"by {self.scale:g}"] if self.scale != 1 else []
 
-        def probes(self, setup: Setup, exit_layers: Sequence[int]) -> Sequence[TrainedModule]:
-            return []
-
         def confidence(self, backbone: Backbone, valid: Sequence[Batch], probes: Sequence[TrainedModule]) -> Confidence:
             return lambda h_ND, below_ND, head: h_ND.norm(dim=-1) * self.scale
 
