@@ -20,6 +20,7 @@ from baselines.confidence import Confidence, ConfidenceMeasure, confidence_measu
 from skiplab.engine.backbone import Backbone
 from skiplab.engine.batch import Batch
 from skiplab.engine.policy import Head
+from skiplab.engine.token_choice import greedy
 from skiplab.methods.base import Setup, TrainedModule
 
 ClassifierLoss = Literal["independent", "geometric"]
@@ -106,10 +107,10 @@ class ExitClassifier(TrainedModule):
             layers = [layers[place] for place in sorted(torch.randperm(len(layers))[: self._drawn].tolist())]
         with torch.no_grad():
             states = generated_states(backbone, batch)
-            top_N = backbone.head(states[-1]).argmax(-1)
+            top_N = greedy(backbone.head(states[-1]))
             state_END = torch.stack([states[layer + 1] for layer in layers])
             # One layer's logits at a time.
-            agrees_EN = torch.stack([backbone.head(h_ND).argmax(-1) == top_N for h_ND in state_END])
+            agrees_EN = torch.stack([greedy(backbone.head(h_ND)) == top_N for h_ND in state_END])
         return _LOSSES[self._kind](self.linear(state_END.float())[..., 0], agrees_EN)
 
     def on_train_end(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from baselines.calm_threshold import Threshold
 from baselines.confidence import Confidence
 from skiplab.engine.policy import AdaptivePolicy, BatchPolicy, Head, HindsightPolicy, Propagation
+from skiplab.engine.token_choice import greedy
 from skiplab.schedules.exit_schedule import LayerPlan, terminate_plan
 
 
@@ -139,8 +140,8 @@ class IdealExit(HindsightPolicy):
         return self._plan
 
     def exit_depths(self, states: Sequence[Tensor], *, step_B: Tensor, head: Head) -> Tensor:
-        top_B = head(states[-1]).argmax(-1)
+        top_B = greedy(head(states[-1]))
         depth_B = torch.full_like(top_B, len(self._plan))
         for layer in reversed(self._exit_layers):
-            depth_B = torch.where(head(states[layer + 1]).argmax(-1) == top_B, layer + 1, depth_B)
+            depth_B = torch.where(greedy(head(states[layer + 1])) == top_B, layer + 1, depth_B)
         return depth_B
