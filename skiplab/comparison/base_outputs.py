@@ -48,16 +48,16 @@ class BaseOutputs:
 
         return self._kept("-".join(filter(None, ("selection-lengths", self._config.decode_dtype, chosen_by))), decoded)
 
-    def training_data(self, count: int) -> TextData:
+    def training_data(self, count: int | None) -> TextData:
         """The task with these outputs per training prompt as targets: the greedy one, and samples close to it.
 
         At temperature 1 a small base's samples are often wrong.
 
         Args:
-            count: 0 keeps the references.
+            count: None keeps the references.
         """
         data = self._session.prepared.data
-        if not count:
+        if count is None:
             return data
 
         def decoded() -> list[list[list[int]]]:

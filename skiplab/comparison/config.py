@@ -205,7 +205,7 @@ class RunConfig(Launch):
     @property
     def base_trainer(self) -> TrainerSpec:
         """The training that makes the base."""
-        return make(type(self.trainer), {**vars(self.trainer), "base_outputs": 0, **self.base.options}, "base")
+        return make(type(self.trainer), {**vars(self.trainer), "base_outputs": None, **self.base.options}, "base")
 
     def section(self, name: str) -> Any:
         """A section that the job needs, but that not every experiment has.

@@ -141,7 +141,7 @@ class ModelStore:
         trainer = self._trainer(spec)
         known = (
             {**trainer.recipe, "outputs_dtype": self._prepared.config.decode_dtype}
-            if trainer.base_outputs
+            if trainer.base_outputs is not None
             else trainer.recipe
         )
         key = fingerprint(base=self._prepared.base_key, trainer=known, seed=seed, training=training)

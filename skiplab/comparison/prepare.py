@@ -112,7 +112,7 @@ def _prepare(cfg: DictConfig) -> Prepared:
     data.check(spec.positions)
     if base_trainer.max_epochs == 0 and not spec.identity:
         raise ValueError("base.max_epochs=0 keeps the base as it is, and its weights are random; choose a checkpoint")
-    if base_trainer.base_outputs:
+    if base_trainer.base_outputs is not None:
         raise ValueError(
             f"the base is trained on the references, got base.base_outputs={base_trainer.base_outputs}; remove it"
         )

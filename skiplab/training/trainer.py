@@ -56,7 +56,7 @@ class TrainerSpec:
             validation loss.
         compile: backend of `torch.compile`, such as inductor, applied to each decoder layer; None compiles nothing.
         base_outputs: number of the base's outputs per prompt that take the place of the references, in trainings of
-            methods (sequence-level distillation, arXiv 1606.07947; of drafters, arXiv 2310.08461); 0 takes the
+            methods (sequence-level distillation, arXiv 1606.07947; of drafters, arXiv 2310.08461); None takes the
             references.
     """
 
@@ -76,7 +76,7 @@ class TrainerSpec:
     gradient_checkpointing: bool = False
     keep: Literal["last", "best"] = "last"
     compile: str | None = None
-    base_outputs: int = 0
+    base_outputs: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_epochs < 0 or self.batch_size < 1:
@@ -94,9 +94,9 @@ class TrainerSpec:
                 f"trainer batch_size={self.batch_size} examples cannot be divided among {self.processes} processes in "
                 f"{self.accumulate} parts each; batch_size counts the examples of an optimizer step over all of them"
             )
-        if self.base_outputs < 0:
+        if self.base_outputs is not None and self.base_outputs < 1:
             raise ValueError(
-                f"trainer base_outputs must be at least 0 (which trains on the references), got {self.base_outputs}"
+                f"trainer base_outputs must be at least 1, or null to train on the references, got {self.base_outputs}"
             )
         if not self.gradient_clip >= 0:
             raise ValueError(f"trainer gradient_clip must be at least 0 (0 disables it), got {self.gradient_clip}")
@@ -124,7 +124,7 @@ class TrainerSpec:
         """The settings that the trained weights depend on, as plain values."""
         recipe = {name: value for name, value in vars(self).items() if name not in PARALLELISM_KEYS}
         # So that weights of versions without these keys are found.
-        later = {"keep": "last", "base_outputs": 0}
+        later = {"keep": "last", "base_outputs": None}
         return {name: value for name, value in recipe.items() if name not in later or value != later[name]}
 
     @property

@@ -56,7 +56,7 @@ def test_validation_keeps_the_references(tmp_path: Path) -> None:
 
 def test_without_outputs_the_task_is_unchanged(tmp_path: Path) -> None:
     known = session(tmp_path)
-    assert BaseOutputs(known, tmp_path / "base", not_called).training_data(0) is known.prepared.data
+    assert BaseOutputs(known, tmp_path / "base", not_called).training_data(None) is known.prepared.data
 
 
 def test_trainings_of_methods_depend_on_the_number_of_outputs_and_the_base_does_not(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_trainings_of_methods_depend_on_the_number_of_outputs_and_the_base_does_
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.base_outputs=-1", "base_outputs must be at least 0"),
+        ("trainer.base_outputs=0", "base_outputs must be at least 1, or null"),
         ("+base.base_outputs=1", "the base is trained on the references, got base.base_outputs=1"),
     ],
 )
