@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skiplab.reporting.curves import Curve, batches_of, by_series, front
-from skiplab.reporting.plot_labels import Labelled, label_points
+from skiplab.reporting.plot_labels import Labelled, label_points, without_shared_ends
 from skiplab.reporting.plot_style import BAND, MUTED, Plot, Style, axes_of, legend_outside, tipped
 from skiplab.reporting.standings import REFERENCES, label_of
 from skiplab.reporting.vocabulary import FIGURES
@@ -126,8 +126,9 @@ def _to_label(drawn: Sequence[Curve], quality: str, batch: int | None) -> list[L
         return point[0].row["method"] not in REFERENCES, point[0].label not in best, worse
 
     found = []
+    short = without_shared_ends({curve.label: curve.row["method"] for curve in drawn})
     for curve, speed, value in sorted(_points(drawn, quality, batch), key=order):
         whole = curve.label in best or curve.row["method"] in REFERENCES
         _, low, high = curve.quality(quality) or (value, value, value)
-        found.append(Labelled(curve.label, speed, value, low, high, whole))
+        found.append(Labelled(short[curve.label], speed, value, low, high, whole))
     return found

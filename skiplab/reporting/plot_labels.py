@@ -38,6 +38,21 @@ class Labelled(NamedTuple):
     main: bool = False
 
 
+def without_shared_ends(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels without the last words that all of a method have, which tell none of them from the others.
+
+    Args:
+        labels: a label's method, which is its first word.
+    """
+    words = {label: label.split() for label in labels}
+    for method in set(labels.values()):
+        ours = [words[label] for label in labels if labels[label] == method]
+        while len(ours) > 1 and len({one[-1] for one in ours}) == 1 and min(map(len, ours)) > 2:
+            for one in ours:
+                one.pop()
+    return {label: " ".join(left) for label, left in words.items()}
+
+
 def label_points(axis: "Axes", points: Sequence[Labelled], path: Sequence[tuple[float, float]] = ()) -> None:
     """Write each label where it covers no point, bar, line or other label; leave out those for which there is no room.
 
@@ -54,7 +69,7 @@ def label_points(axis: "Axes", points: Sequence[Labelled], path: Sequence[tuple[
                 point.label, (point.x, point.y), (right, up), textcoords="offset points", fontsize=_FONT_SIZE,
                 color=INK, ha="left" if right > 0 else "right",
             )  # fmt: skip
-            box = text.get_window_extent().padded(1)
+            box = text.get_window_extent().padded(2)
             within = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
             if within and not box.count_overlaps(taken):
                 taken.append(box)

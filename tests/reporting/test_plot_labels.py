@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 from matplotlib.text import Annotation
 
-from skiplab.reporting.plot_labels import Labelled, label_points
+from skiplab.reporting.plot_labels import Labelled, label_points, without_shared_ends
 from skiplab.reporting.plot_style import axes_of
 
 
@@ -35,3 +35,15 @@ def test_the_label_of_a_main_point_that_stands_apart_has_a_line() -> None:
     figure.draw_without_rendering()
     label_points(axis, crowd)
     assert any(isinstance(text, Annotation) and text.arrow_patch for text in axis.texts)
+
+
+def test_labels_lose_the_last_words_that_all_of_a_method_share() -> None:
+    methods = {
+        "full 1x": "full", "full 1x fine-tuned": "full", "calm state ~2x 6 drawn exits": "calm",
+        "calm softmax ~3x 6 drawn exits": "calm", "multi_layer 2x 6 drawn exits": "multi_layer",
+    }  # fmt: skip
+    assert list(without_shared_ends(methods).values()) == [
+        "full 1x", "full 1x fine-tuned", "calm state ~2x", "calm softmax ~3x", "multi_layer 2x 6 drawn exits",
+    ]  # fmt: skip
+    # A word is left besides the method's name.
+    assert without_shared_ends({"d3 2x far": "d3", "d3 far": "d3"}) == {"d3 2x far": "d3 2x far", "d3 far": "d3 far"}
