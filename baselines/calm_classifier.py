@@ -107,6 +107,10 @@ class ExitClassifier(TrainedModule):
             layers = [layers[place] for place in sorted(torch.randperm(len(layers))[: self._drawn].tolist())]
         with torch.no_grad():
             states = generated_states(backbone, batch)
+        if not len(states[-1]):
+            # All outputs have one token, and a mean over nothing is not a number.
+            return 0 * self.linear(states[-1].float()).sum()
+        with torch.no_grad():
             top_N = greedy(backbone.head(states[-1]))
             state_END = torch.stack([states[layer + 1] for layer in layers])
             # One layer's logits at a time.

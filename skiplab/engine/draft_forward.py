@@ -47,7 +47,8 @@ def drafted_states(backbone: Backbone, drafter: ExitPolicy, full: FullPass, *, l
 
     Args:
         drafter: its plans must be nested.
-        length: tokens that are drafted in a round; all are accepted.
+        length: tokens that are drafted in a round. All are accepted, and the next round follows at once: without the
+            token that a verification adds, every position is drafted, and each place in a round is equally frequent.
         first: tokens of the first round that were drafted before the first one here.
     """
     batch = full.batch

@@ -22,7 +22,8 @@ class DraftCounts:
 
     Attributes:
         verifications: rows that were verified, summed over rounds.
-        drafted, accepted: drafts, and those that the full model confirmed.
+        drafted, accepted: drafts, and those that the full model confirmed; none of those behind a row's limit,
+            which are dropped.
         layers: layer passes that the rows went through, to draft and to verify.
     """
 
@@ -30,6 +31,20 @@ class DraftCounts:
     drafted: int = 0
     accepted: int = 0
     layers: int = 0
+
+    def add(self, drafted: int, accepted: Sequence[int], room: Sequence[int], *, layers: int) -> None:
+        """Count a round.
+
+        Args:
+            drafted: drafts per row.
+            accepted: by row.
+            room: tokens that each row could still generate, at least one: the verification's own and so many drafts.
+            layers: layer passes of each row.
+        """
+        self.verifications += len(accepted)
+        self.drafted += sum(min(drafted, left - 1) for left in room)
+        self.accepted += sum(min(count, left - 1) for count, left in zip(accepted, room, strict=True))
+        self.layers += layers * len(accepted)
 
     @classmethod
     def total(cls, parts: Sequence[Self]) -> Self | None:

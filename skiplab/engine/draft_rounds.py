@@ -19,6 +19,7 @@ class Outcome:
         promised: for each draft, the product of a row's draft probabilities so far, averaged over rows; empty if nobody
             asked for them.
         draft_seconds, verify_seconds: time of all drafts, and of the verification.
+        usual: whether other rounds take as long; not if this one recorded its passes.
     """
 
     drafted: int
@@ -26,6 +27,7 @@ class Outcome:
     promised: Sequence[float]
     draft_seconds: float
     verify_seconds: float
+    usual: bool = True
 
     @property
     def mean_accepted(self) -> float:
@@ -157,8 +159,9 @@ class AdaptiveLength(DraftLength):
         drafts = outcome.drafted > 0
         self._rounds += 1
         self._since = {kind: 0 if kind == drafts else count + 1 for kind, count in self._since.items()}
-        self._drafting.add(outcome.drafted, outcome.draft_seconds)
-        self._verifying.add(outcome.drafted, outcome.verify_seconds)
+        if outcome.usual:
+            self._drafting.add(outcome.drafted, outcome.draft_seconds)
+            self._verifying.add(outcome.drafted, outcome.verify_seconds)
         if not drafts:
             return
         self._all.add(outcome.mean_accepted, sum(outcome.rejected) / len(outcome.rejected), _REMEMBER)
@@ -208,12 +211,16 @@ class _Round:
 
 
 class _Line:
-    """Least squares of values by a count; recent ones weigh more."""
+    """Least squares of values by a count; recent ones weigh more, and one far above its line counts as less."""
 
     def __init__(self) -> None:
         self._weight, self._x, self._y, self._xx, self._xy = 0.0, 0.0, 0.0, 0.0, 0.0
 
     def add(self, x: float, y: float) -> None:
+        expected = self.at_zero + self.slope * x
+        if self._weight > _KNOWN and expected > 0:
+            # The machine was busy with something else.
+            y = min(y, _FAR * expected)
         sums = (self._weight, self._x, self._y, self._xx, self._xy)
         new = (1.0, x, y, x * x, x * y)
         self._weight, self._x, self._y, self._xx, self._xy = (
@@ -235,6 +242,8 @@ class _Line:
 # Weights of earlier rounds, per round: of times and of what was accepted, and of a row's drafts.
 _REMEMBER = 0.97
 _ROW_KEEP = 0.9
+# A time counts as at most so many times what earlier ones let expect, once their weights add up to so much.
+_FAR, _KNOWN = 2.0, 2.5
 # As many drafts, accepted like all rows', count with a row's own.
 _ROW_WEIGHT = 4.0
 # One round is spent on learning after so many of the other kind.

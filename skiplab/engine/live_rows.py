@@ -122,6 +122,11 @@ class LiveRows:
         return self._cache.nbytes
 
     @property
+    def recordings(self) -> int:
+        """Number of recordings made so far, which take longer than the work that they record."""
+        return 0 if self._passes is None else self._passes.recordings
+
+    @property
     def reading(self) -> list[LiveRow]:
         """The rows whose prompts are being read; they are neighbours in `rows` and in the cache."""
         self._arrange()

@@ -77,6 +77,11 @@ class RecordedPasses:
         self._columns = 0
         self._of_width: dict[int, RowTensors] = {}
 
+    @property
+    def recordings(self) -> int:
+        """Number of recordings that the recorder has made."""
+        return self._recorder.count
+
     def grow(self, columns: int) -> None:
         """As `StepRunner.grow`."""
         self._columns = columns

@@ -13,9 +13,13 @@ class Recorder:
 
     Args:
         record: whether a GPU records; otherwise work runs as it is, so that a profiler sees it.
+
+    Attributes:
+        count: number of recordings made.
     """
 
     def __init__(self, device: torch.device, *, record: bool = True) -> None:
+        self.count = 0
         self._pool = torch.cuda.graph_pool_handle() if record and device.type == "cuda" else None
 
     def record(self, work: Callable[[], None], changed: Sequence[Tensor]) -> Callable[[], None]:
@@ -27,6 +31,7 @@ class Recorder:
         """
         if self._pool is None:
             return work
+        self.count += 1
         before = [tensor.clone() for tensor in changed]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

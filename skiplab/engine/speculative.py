@@ -70,7 +70,10 @@ class Speculative(ExitPolicy):
 
         Numbers of rows that round up to the same power of two share one.
         """
-        return self._lengths.setdefault((rows - 1).bit_length(), chooser(self.drafting))
+        size = (rows - 1).bit_length()
+        if size not in self._lengths:
+            self._lengths[size] = chooser(self.drafting)
+        return self._lengths[size]
 
     def fitted(self, valid: Sequence[Batch]) -> ExitPolicy:
         """With the ids of the tokens that may be drafted, if their number is given."""
@@ -129,11 +132,11 @@ class Rounds:
 
         Args:
             choosers: how each row's next token is chosen.
-            room: tokens that each row may still generate; a row may gain more, which its caller drops.
+            room: tokens that each row may still generate, at least one; a row may gain more, which its caller drops.
         """
         rows = self._live.decoding
         length = self._policy.length(len(rows))
-        started = time.perf_counter()
+        recordings, started = self._live.recordings, time.perf_counter()
         drafts, layers, promised = self._draft(choosers, length, max(room) - 1)
         drafted = time.perf_counter()
         token_BT = self._tensor([[row.tokens[-1], *draft] for row, draft in zip(rows, drafts, strict=True)])
@@ -146,12 +149,10 @@ class Rounds:
             promised=promised,
             draft_seconds=drafted - started,
             verify_seconds=time.perf_counter() - drafted,
+            usual=self._live.recordings == recordings,
         )
         length.observe(outcome, [row.drafts for row in rows])
-        self.counts.verifications += len(rows)
-        self.counts.drafted += outcome.drafted * len(rows)
-        self.counts.accepted += sum(outcome.accepted)
-        self.counts.layers += (layers + len(full)) * len(rows)
+        self.counts.add(outcome.drafted, outcome.accepted, room, layers=layers + len(full))
         for row, tokens in zip(rows, found, strict=True):
             row.column += len(tokens)
         return [Verified(*gained) for gained in zip(found, logits_BTV, strict=True)]

@@ -50,7 +50,7 @@ class SpeculativeRun(BatchRun):
         self._prefilled = prefilled
         self._choices = [request.row_choice(row, prompt_BP.device) for row in range(rows)]
         self._prompts: list[list[int]] = prompt_BP.tolist()
-        for prompt in self._prompts:
+        for prompt in request.prompts:
             self._rounds.admit(prompt)
         self._limits = prefilled.limit_B.tolist()
         padding = (~prefilled.mask_BP).sum(1).tolist()

@@ -9,6 +9,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from skiplab.benchmarking.timing import Timing, Workload, engine_system, interleave
+from skiplab.comparison.cases import Case
 from skiplab.comparison.config_drafts import Drafts
 from skiplab.comparison.model_store import ModelStore
 from skiplab.comparison.session import Session
@@ -36,13 +37,17 @@ class DraftSearch:
     """Times drafters one after another, each in turns with full depth on the same weights.
 
     Trials are in Optuna's storage, with all their figures; a resumed search continues after them.
+
+    Args:
+        case: of a drafting method, for its weights and the tokens that may be drafted.
     """
 
-    def __init__(self, session: Session, options: Drafts, study: Study) -> None:
+    def __init__(self, session: Session, options: Drafts, study: Study, case: Case) -> None:
         self._session = session
         self._prepared = session.prepared
         self._options = options
         self._study = study
+        self._case = case
         self._models = ModelStore(session)
 
     def run(self) -> tuple[list[Row], DraftCosts | None, ModelErrors | None]:
@@ -107,9 +112,7 @@ class DraftSearch:
 
     @cached_property
     def _module(self) -> SelfSpeculative:
-        """The first drafting method of the configuration, for its weights and the tokens that may be drafted."""
-        case = next(case for case in self._prepared.cases if case.candidates[0].method is SelfSpeculative)
-        module = self._models.module(case.candidates[0], case.entry.seed, None)
+        module = self._models.module(self._case.candidates[0], self._case.entry.seed, None)
         assert isinstance(module, SelfSpeculative)
         return module
 

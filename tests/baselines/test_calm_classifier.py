@@ -105,6 +105,18 @@ def test_it_learns_which_predictions_agree_with_the_top_layer(backbone: Backbone
     torch.testing.assert_close(classifier.loss(batch), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["independent", "geometric"])
+def test_outputs_of_one_token_teach_nothing(backbone: Backbone, kind: Any) -> None:
+    batch = some_batch()
+    ended = batch.target_BG.clone()
+    ended[:, 1:] = IGNORE
+    classifier = new_classifier(backbone, kind)
+    loss = classifier.loss(batch._replace(target_BG=ended))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in classifier.parameters())
+
+
 @torch.no_grad()
 def test_the_loss_of_drawn_exits_is_that_of_all_in_the_mean(backbone: Backbone) -> None:
     batch, whole = some_batch(), new_classifier(backbone)

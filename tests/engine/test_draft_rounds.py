@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -120,6 +121,20 @@ def test_a_drafter_that_becomes_good_is_found_out() -> None:
         drafted = [one_round(length, [lambda rng: acceptance], [tally], CHEAP, rng).drafted for _ in range(400)]  # noqa: B023
         mean = sum(drafted[200:]) / 200
         assert (mean > 3) == (acceptance == 1.0)
+
+
+@pytest.mark.parametrize("usual", [True, False], ids=["a stall", "a recording"])
+@pytest.mark.parametrize("at", ["draft_seconds", "verify_seconds"])
+def test_one_long_round_changes_little(usual: bool, at: str) -> None:
+    rng, length, tally = random.Random(0), AdaptiveLength(4), Tally()
+
+    def drafted(rounds: int) -> float:
+        return sum(one_round(length, [lambda rng: 0.9], [tally], CHEAP, rng).drafted for _ in range(rounds)) / rounds
+
+    before = drafted(100)
+    odd = Outcome(4, [4], [0.9, 0.81, 0.73, 0.66], 0.4, 1.1)
+    length.observe(replace(odd, usual=usual, **{at: 250.0}), [tally])
+    assert drafted(20) == pytest.approx(before, abs=0.5)
 
 
 def test_a_fixed_length_stays() -> None:

@@ -173,6 +173,19 @@ def test_counts_and_depths_say_what_a_round_cost() -> None:
     assert found.drafts.figures == {"tokens_per_verification": 4, "layers_per_token": 21 / 4, "draft_acceptance": 1}
 
 
+def test_drafts_behind_a_rows_limit_do_not_count() -> None:
+    counts = DraftCounts()
+    # The second row may still generate two tokens, one of them a draft.
+    counts.add(3, [3, 3, 0], [9, 2, 1], layers=20)
+    assert counts == DraftCounts(verifications=3, drafted=4, accepted=4, layers=60)
+    policy = Speculative(DRAFTERS["exit"], 6, Drafting(length=3))
+    limits = [3, 9, 6]
+    found = decode(BACKBONES["llama"], policy, prompts(3), max_new_tokens=limits, eos_id=None, pad_id=PAD)
+    assert found.drafts is not None
+    # All tokens but the first of each row come from a verification or an accepted draft.
+    assert found.drafts.verifications + found.drafts.accepted == sum(limits) - len(limits)
+
+
 def test_what_a_batch_teaches_about_draft_lengths_serves_later_ones() -> None:
     policy = Speculative(DRAFTERS["exit"], 6, Drafting(adaptive=True))
     assert policy.length(3) is policy.length(4)

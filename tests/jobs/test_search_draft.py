@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from skiplab.comparison.prepare import ConfigurationError
-from skiplab.jobs.search_draft import search_draft
+from skiplab.comparison.prepare import ConfigurationError, prepare
+from skiplab.jobs.search_draft import _identity, search_draft
+from skiplab.search.study import open_storage, open_study
 from tests.comparison.small import small_config
 
 
@@ -44,6 +45,26 @@ def test_drafters_are_searched_in_sampling(tmp_path: Path, capsys: pytest.Captur
     assert "as fast as full depth in sampling" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(ConfigurationError, match="belongs to another search \\(it differs in generation\\)"):
         search_draft(config(tmp_path, "drafts.trials=8"), tmp_path / "greedy")
+
+
+@pytest.mark.parametrize(
+    ("override", "differs"),
+    [
+        ("backbone.hidden_size=64", "base"),
+        ("methods.speculative.passes=2", "trainer"),
+        ("methods.speculative.draft.vocabulary=30", "method"),
+        ("benchmark.prompts=3", "benchmark"),
+    ],
+)
+def test_speeds_of_different_models_do_not_mix(tmp_path: Path, override: str, differs: str) -> None:
+    prepared = prepare(config(tmp_path))
+    options = prepared.config.section("drafts")
+    open_study(
+        open_storage(options.storage), options.study, directions={"decode_speedup": "maximize"},
+        identity=_identity(prepared, options, prepared.cases[-1].candidates[0]),
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match=f"belongs to another search \\(it differs in {differs}\\)"):
+        search_draft(config(tmp_path, override), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
