@@ -73,7 +73,8 @@ class Drafting:
         adaptive: draft as long as it pays, by the drafter's confidence, what was accepted of each row's drafts, and
             measured times; not at all if it never does.
         threshold: a round drafts no further once the product of a row's draft probabilities, averaged over rows, is
-            below this; None never stops for this reason.
+            below this; None never stops for this reason. In sampling, too, probabilities are the model's own, before
+            temperature and filters.
         vocabulary: the tokens that may be drafted beside those of the prompt: so many of the task's most frequent
             ones, or these ids; None is all.
 

@@ -20,6 +20,9 @@ from skiplab.engine.policy import ExitPolicy, Head
 from skiplab.engine.sampling import sample
 from skiplab.engine.token_choice import greedy, step_keys
 
+# States whose logits are in memory at a time.
+_STATES = 512
+
 
 @final
 class DraftAgreement:
@@ -48,7 +51,7 @@ class DraftAgreement:
         same, count = 0, 0
         for read in self._read:
             drafted_BND = drafted_states(self._backbone, drafter, read.full, length=length)
-            drafted_M = self._choose(read.head(drafted_BND[read.scored_BN]))
+            drafted_M = self._choose(read.head, drafted_BND[read.scored_BN])
             same += int((drafted_M == read.chosen_M).sum())
             count += len(drafted_M)
         return same / max(1, count)
@@ -57,18 +60,21 @@ class DraftAgreement:
     def _at_full_depth(self, batch: Batch, drafting: Drafting) -> "_Read":
         full = full_pass(self._backbone, batch)
         scored_BN = batch.target_BG[:, 1:] != IGNORE
-        chosen_M = self._choose(self._backbone.head(full.states_BGD[:, 1:][scored_BN]))
+        chosen_M = self._choose(self._backbone.head, full.states_BGD[:, 1:][scored_BN])
         candidates = draft_candidates(self._backbone, drafting)
         if candidates is not None:
             for prompt_P, mask_P in zip(batch.input_BT, batch.prompt_mask_BP, strict=True):
                 candidates.admit(prompt_P[: len(mask_P)][mask_P].tolist())
         return _Read(full, scored_BN, chosen_M, candidates or self._backbone.head)
 
-    def _choose(self, logits_MV: Tensor) -> Tensor:
-        if not self._options.do_sample:
-            return greedy(logits_MV)
-        key_M1 = step_keys([0], len(logits_MV)).T.to(logits_MV.device)
-        return sample(logits_MV.float(), self._options, key_M1)
+    def _choose(self, head: Head, h_MD: Tensor) -> Tensor:
+        """The tokens (M,) of states, with the logits of some of them in memory at a time."""
+        key_M1 = step_keys([0], len(h_MD)).T.to(h_MD.device)
+        parts = zip(h_MD.split(_STATES), key_M1.split(_STATES), strict=True)
+        return torch.cat([self._token(head(part_ND), key_N1) for part_ND, key_N1 in parts])
+
+    def _token(self, logits_NV: Tensor, key_N1: Tensor) -> Tensor:
+        return sample(logits_NV.float(), self._options, key_N1) if self._options.do_sample else greedy(logits_NV)
 
 
 @dataclass(frozen=True)
