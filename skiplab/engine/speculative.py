@@ -202,6 +202,8 @@ def verify(logits_BTV: Tensor, drafts: Sequence[Sequence[int]], choosers: Sequen
     found: list[list[int]] = [[] for _ in drafts]
     for place in range(logits_BTV.shape[1]):
         running = [row for row, draft in enumerate(drafts) if found[row] == list(draft[:place])]
+        if not running:
+            break
         ahead = [choosers[row].after(found[row]) for row in running]
         for row, token in zip(running, choose(logits_BTV[running, place], ahead), strict=True):
             found[row].append(token)
