@@ -107,7 +107,7 @@ def open_study(
         differing = sorted(key for key in known.keys() | whole.keys() if known.get(key) != whole.get(key))
         raise ValueError(
             f"study {name!r} in this storage belongs to another search (it differs in {', '.join(differing)}); choose "
-            "another name with search.study=NAME, or another search.storage"
+            "another name with search.study=NAME (drafts.study=NAME in search_draft), or another storage"
         )
     return study
 
