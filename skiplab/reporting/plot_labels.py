@@ -62,7 +62,7 @@ def label_points(axis: "Axes", points: Sequence[Labelled], path: Sequence[tuple[
         path: corners of a line that labels may not cross.
     """
     taken = [*(_square(axis, point) for point in points), *(_bar(axis, point) for point in points), *_along(axis, path)]
-    inside = axis.get_window_extent()
+    inside = axis.get_window_extent().padded(-8)
     for point in points:
         for right, up in (*_NEAR, *_FAR) if point.main else _NEAR:
             text: Annotation = axis.annotate(
